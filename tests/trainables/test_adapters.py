@@ -1,0 +1,78 @@
+"""The store of adapters: round trips, damage, and what a reader sees while a writer writes."""
+
+import pytest
+import torch
+
+from trainables.adapters import STATE, WEIGHTS, AdapterStore, read_adapter
+from trainables.errors import AdapterError
+from trainables.lora import Adapter
+from trainables.pack import TrainingState
+
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return AdapterStore(tmp_path)
+
+
+def state_at(epoch, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    layers = [{"down.to_q": (torch.randn(6, 2, generator=generator), torch.randn(2, 5, generator=generator))} for _ in range(3)]
+    return TrainingState(Adapter(2, 3.5, layers[0]), layers[1], layers[2], epoch=epoch, step=epoch * 76)
+
+
+def test_a_state_comes_back_as_it_was(store):
+    state = state_at(3)
+    store.save(KEY, state)
+    loaded = store.load_state(KEY, 3)
+    assert (loaded.epoch, loaded.step, loaded.adapter.rank, loaded.adapter.alpha) == (3, 228, 2, 3.5)
+    for ours, theirs in ((state.adapter.layers, loaded.adapter.layers), (state.first_moment, loaded.first_moment), (state.second_moment, loaded.second_moment)):
+        assert all(torch.equal(x, y) for x, y in zip(ours["down.to_q"], theirs["down.to_q"], strict=True))
+
+
+def test_the_longest_state_is_found_up_to_the_epoch_asked_for(store):
+    for epoch in (2, 4, 8):
+        store.save(KEY, state_at(epoch), resumable=epoch != 8)
+    assert store.epochs(KEY) == [2, 4, 8]
+    assert [store.longest_state_epoch(KEY, e) for e in (1, 3, 4, 100)] == [None, 2, 4, 4]
+    assert store.epochs("unknown") == []
+
+
+def test_writing_twice_is_writing_once_and_a_state_can_be_added_later(store):
+    folder = store.save(KEY, state_at(2), resumable=False)
+    weights = (folder / WEIGHTS).read_bytes()
+    store.save(KEY, state_at(2), resumable=True)
+    assert (folder / WEIGHTS).read_bytes() == weights and (folder / STATE).exists()
+    store.save(KEY, state_at(2, seed=1))  # a twin's copy does not replace it
+    assert (folder / WEIGHTS).read_bytes() == weights
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_dropping_states_keeps_the_adapters(store):
+    store.save(KEY, state_at(2))
+    store.drop_states(KEY)
+    assert store.epochs(KEY) == [2] and store.longest_state_epoch(KEY, 9) is None
+
+
+def test_a_writer_that_died_leaves_nothing_that_readers_see(store, monkeypatch):
+    monkeypatch.setattr("trainables.adapters._write_moments", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        store.save(KEY, state_at(2))
+    assert store.epochs(KEY) == [] and list((store.root / KEY).iterdir()) == []
+
+
+def test_a_missing_and_a_damaged_file_each_give_one_line(store):
+    with pytest.raises(AdapterError, match="epoch-00007.*Launch"):
+        store.load_adapter(KEY, 7)
+    folder = store.save(KEY, state_at(2))
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:50])
+    with pytest.raises(AdapterError, match="intact safetensors.*epoch-00002"):
+        store.load_adapter(KEY, 2)
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    path = tmp_path / WEIGHTS
+    torch.save({"x": torch.zeros(1)}, path)
+    with pytest.raises(AdapterError, match="safetensors"):
+        read_adapter(path)

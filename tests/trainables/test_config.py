@@ -1,0 +1,214 @@
+"""TrainConfig and EvalConfig: what they refuse, and which values make another key."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainables.config import (
+    EVAL_PARAMETERS,
+    LENGTH_DEPENDENT_SCHEDULES,
+    LR_SCHEDULES,
+    TRAIN_PARAMETERS,
+    EvalConfig,
+    Prompt,
+    TrainConfig,
+    content_key,
+    evaluation_key,
+    training_key,
+)
+from trainables.errors import ConfigError
+
+# Another legal value for every field; a new field without one fails the tests below.
+OTHER_TRAIN_VALUES: dict[str, Any] = {
+    "train_model": "sd15",
+    "train_vae": "embedded:base",
+    "subject": "photos",
+    "caption": "v3",
+    "rank": 8,
+    "alpha": 8,
+    "dropout": 0.0,
+    "targets": "everything",
+    "learning_rate": 5e-4,
+    "lr_schedule": "constant_with_warmup",
+    "lr_warmup_steps": 10,
+    "weight_decay": 0.0,
+    "max_grad_norm": 0.5,
+    "batch": 4,
+    "caption_dropout": 0.1,
+    "flip": True,
+    "min_snr_gamma": 5.0,
+    "noise_offset": 0.05,
+    "train_seed": 1,
+    "dtype": "bfloat16",
+}
+OTHER_EVAL_VALUES: dict[str, Any] = {
+    "infer_model": "embedded:realistic",
+    "infer_vae": "embedded:base",
+    "guidance": 7.5,
+    "steps": 60,
+    "denoiser": "euler",
+    "infer_dtype": "bfloat16",
+    "prompts": ("{trigger}, close-up",),
+    "negative_prompt": "asymmetric eyes",
+    "images_per_prompt": 8,
+    "eval_seed": 1,
+}
+# These are names of content: the content's digest stands in the key instead.
+DIGESTED = ("train_model", "train_vae", "subject", "infer_model", "infer_vae")
+
+
+def train_key(config: TrainConfig, **changes: Any) -> str:
+    return training_key(config, **({"model_digest": "m", "subject_digest": "s"} | changes))
+
+
+def eval_key(config: EvalConfig, **changes: Any) -> str:
+    given = {"training": "t", "epoch": 100, "model_digest": "m", "reference_digest": "r", "trigger": "J3NN13"}
+    return evaluation_key(config, **(given | changes))
+
+
+def test_no_parameter_belongs_to_both_configs() -> None:
+    assert not set(TRAIN_PARAMETERS) & set(EVAL_PARAMETERS)
+
+
+def test_the_number_of_epochs_is_a_parameter_of_neither() -> None:
+    assert "epochs" not in TRAIN_PARAMETERS + EVAL_PARAMETERS
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"rank": 0}, "`rank` must be a positive integer, but it is 0. Use e.g. 16."),
+        ({"rank": -3}, "`rank` .* -3"),
+        ({"rank": 2.5}, "`rank` .* 2.5"),
+        ({"rank": True}, "`rank` .* True"),
+        ({"rank": "16"}, "`rank` .* '16'"),
+        ({"alpha": -1}, "`alpha` must be a number greater than 0, but it is -1. Use e.g. 16."),
+        ({"alpha": 0}, "`alpha` .* is 0"),
+        ({"learning_rate": math.nan}, "`learning_rate` .* nan"),
+        ({"learning_rate": math.inf}, "`learning_rate` .* inf"),
+        ({"learning_rate": 0.0}, "`learning_rate` .* 0.0"),
+        ({"dropout": 1.0}, "`dropout` must be a number at least 0 and less than 1, but it is 1.0"),
+        ({"dropout": -0.1}, "`dropout` .* -0.1"),
+        ({"caption_dropout": 1.1}, "`caption_dropout` .* 1.1"),
+        ({"batch": 0}, "`batch` .* is 0"),
+        ({"train_seed": -1}, "`train_seed` must be an integer of at least 0, but it is -1"),
+        ({"lr_schedule": "cosin"}, "`lr_schedule` must be one of constant, .*cosine, but it is 'cosin'"),
+        ({"targets": "everything"}, "`targets` .* 'everything'"),
+        ({"dtype": "float16"}, "`dtype` .* 'float16'"),
+        ({"flip": 1}, "`flip` must be True or False, but it is 1"),
+        ({"caption": ""}, "`caption` .* ''"),
+        ({"train_model": None}, "`train_model` .* None"),
+        ({"min_snr_gamma": 0}, "`min_snr_gamma` .* is 0"),
+    ],
+)
+def test_a_train_config_refuses_what_cannot_be_trained(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        TrainConfig(**values)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"guidance": -1}, "`guidance` must be a number at least 0, but it is -1"),
+        ({"guidance": math.nan}, "`guidance` .* nan"),
+        ({"steps": 0}, "`steps` .* is 0"),
+        ({"denoiser": "ddpm"}, "`denoiser` must be one of ddim, .*'ddpm'"),
+        ({"prompts": ()}, "`prompts` must name at least one prompt"),
+        ({"prompts": (3,)}, "`prompts` holds 3"),
+        ({"prompts": (" ",)}, "must not be empty"),
+        ({"negative_prompt": None}, "`negative_prompt` must be text, but it is None"),
+        ({"images_per_prompt": 0}, "`images_per_prompt` .* is 0"),
+        ({"eval_seed": -1}, "`eval_seed` .* -1"),
+    ],
+)
+def test_an_eval_config_refuses_what_cannot_be_scored(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EvalConfig(**values)
+
+
+def test_configs_are_frozen_and_hashable() -> None:
+    assert len({TrainConfig(), TrainConfig(rank=16), TrainConfig(rank=8)}) == 2
+    assert len({EvalConfig(), EvalConfig(guidance=4), EvalConfig(guidance=6)}) == 2
+    with pytest.raises(AttributeError):
+        TrainConfig().rank = 8  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("field", TRAIN_PARAMETERS)
+def test_every_training_value_is_in_the_training_key(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.config.TARGETS", ("attention", "everything"))  # there is one choice so far
+    changed = train_key(replace(TrainConfig(), **{field: OTHER_TRAIN_VALUES[field]})) != train_key(TrainConfig())
+    assert changed == (field not in DIGESTED)
+
+
+@pytest.mark.parametrize("field", EVAL_PARAMETERS)
+def test_every_evaluation_value_is_in_the_evaluation_key(field: str) -> None:
+    changed = eval_key(replace(EvalConfig(), **{field: OTHER_EVAL_VALUES[field]})) != eval_key(EvalConfig())
+    assert changed == (field not in DIGESTED)
+
+
+@pytest.mark.parametrize("digest", ["model_digest", "subject_digest"])
+def test_other_content_makes_another_training(digest: str) -> None:
+    assert train_key(TrainConfig(), **{digest: "other"}) != train_key(TrainConfig())
+
+
+@pytest.mark.parametrize(
+    "given", [{"training": "u"}, {"training": None}, {"epoch": 33}, {"model_digest": "n"}, {"reference_digest": "q"}, {"trigger": "x"}]
+)
+def test_other_content_makes_another_image_set(given: dict[str, Any]) -> None:
+    assert eval_key(EvalConfig(), **given) != eval_key(EvalConfig())
+
+
+def test_the_control_is_one_image_set_whatever_the_epoch() -> None:
+    assert eval_key(EvalConfig(), training=None, epoch=33) == eval_key(EvalConfig(), training=None, epoch=100)
+
+
+def test_prompts_that_differ_only_in_being_seen_make_another_image_set() -> None:
+    seen, unseen = (EvalConfig(prompts=(Prompt(text="{trigger}", seen=seen),)) for seen in (True, False))
+    assert eval_key(seen) != eval_key(unseen)
+
+
+@pytest.mark.parametrize("field, whole", [("alpha", 16), ("dropout", 0), ("weight_decay", 1), ("max_grad_norm", 1), ("noise_offset", 0)])
+def test_a_whole_number_and_its_float_are_one_training(field: str, whole: int) -> None:
+    integer, floating = TrainConfig(**{field: whole}), TrainConfig(**{field: float(whole)})
+    assert integer == floating and train_key(integer) == train_key(floating)
+
+
+def test_a_whole_guidance_and_its_float_are_one_image_set() -> None:
+    assert eval_key(EvalConfig(guidance=6)) == eval_key(EvalConfig(guidance=6.0))
+
+
+def test_a_prompt_is_the_same_as_text_as_record_and_as_prompt() -> None:
+    configs = [EvalConfig(prompts=prompts) for prompts in (("a",), [Prompt(text="a")], ({"text": "a", "seen": True},))]
+    assert len(set(configs)) == 1
+
+
+@pytest.mark.parametrize("lr_schedule", [name for name in LR_SCHEDULES if name not in LENGTH_DEPENDENT_SCHEDULES])
+def test_epochs_are_not_in_the_key_of_a_schedule_that_ignores_the_length(lr_schedule: str) -> None:
+    config = TrainConfig(lr_schedule=lr_schedule)
+    assert train_key(config) == train_key(config, epochs=100) == train_key(config, epochs=300)
+
+
+@pytest.mark.parametrize("lr_schedule", LENGTH_DEPENDENT_SCHEDULES)
+def test_epochs_are_in_the_key_of_a_schedule_that_depends_on_the_length(lr_schedule: str) -> None:
+    config = TrainConfig(lr_schedule=lr_schedule)
+    assert train_key(config, epochs=100) != train_key(config, epochs=300)
+    with pytest.raises(ConfigError, match=f"lr_schedule='{lr_schedule}' depends on the length"):
+        train_key(config)
+
+
+def test_a_key_ignores_the_order_of_names_and_the_type_of_a_samplers_numbers() -> None:
+    assert content_key({"a": 1, "b": 2.0}) == content_key({"b": np.float64(2.0), "a": np.int64(1)})
+
+
+def test_a_key_refuses_what_has_no_value() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        content_key(math.nan)
+
+
+def test_a_prompt_fills_in_the_trigger_and_drops_what_an_empty_one_leaves() -> None:
+    assert Prompt(text="{trigger}, smile").filled("J3NN13") == "J3NN13, smile"
+    assert Prompt(text="{trigger}, smile").filled("") == "smile"

@@ -1,0 +1,121 @@
+"""Batched generation against diffusers' StableDiffusionPipeline with the adapter loaded by diffusers."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from tests.trainables.test_lora import random_adapter
+from trainables.adapters import AdapterStore
+from trainables.config import EvalConfig
+from trainables.errors import AdapterError
+from trainables.frozen import FrozenWork
+from trainables.generate import ImageSet, generate, initial_noise, make_scheduler
+from trainables.lora import SlotLoRA
+from trainables.pack import TrainingState
+
+CONFIG = dict(prompts=("{trigger}, smile", "{trigger}, wink"), images_per_prompt=2, steps=4)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return FrozenWork()
+
+
+@pytest.fixture(scope="module")
+def parts(frozen, tiny_model_dir):
+    return frozen.parts(str(tiny_model_dir), None, "float32")
+
+
+@pytest.fixture(scope="module")
+def adapters(parts):
+    shapes = SlotLoRA(parts.unet).shapes
+    # Larger than a trained one, so that its effect on uint8 pictures is plain.
+    return [random_adapter(shapes, rank=r, alpha=8.0 * r, seed=r) for r in (2, 4)]
+
+
+def config(parts, **changes):
+    return EvalConfig(infer_model=parts.source.name, **{**CONFIG, **changes})
+
+
+def by_pipeline(tiny_model_dir, parts, adapter, evaluation, tmp_path):
+    """The same pictures through diffusers alone: its pipeline, its LoRA loader, its guidance."""
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model_dir, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    if adapter is not None:
+        folder = AdapterStore(tmp_path).save("key", TrainingState(adapter, adapter.layers, adapter.layers, 1, 1), resumable=False)
+        pipeline.load_lora_weights(folder, weight_name="adapter.safetensors")
+    pipeline.scheduler = make_scheduler(parts, evaluation.denoiser)
+    pictures = ImageSet(adapter, evaluation, "J3NN13").pictures()
+    output = pipeline(
+        prompt=[p.prompt for p in pictures],
+        negative_prompt=[evaluation.negative_prompt] * len(pictures),
+        latents=initial_noise(parts, [p.seed for p in pictures]),
+        guidance_scale=evaluation.guidance,
+        num_inference_steps=evaluation.steps,
+    )
+    return np.stack([np.asarray(image) for image in output.images])
+
+
+@pytest.mark.parametrize("denoiser", ["ddim", "dpm++", "euler", "pndm"])
+def test_pictures_equal_the_diffusers_pipeline_with_the_stored_adapter(tiny_model_dir, frozen, parts, adapters, tmp_path, denoiser):
+    evaluation = config(parts, denoiser=denoiser, guidance=5.0, negative_prompt="bad")
+    ours = generate(parts, [ImageSet(adapters[0], evaluation, "J3NN13")], frozen=frozen)[0]
+    theirs = by_pipeline(tiny_model_dir, parts, adapters[0], evaluation, tmp_path)
+    assert ours.dtype == np.uint8 and ours.shape == (4, 64, 64, 3)
+    # A value on the edge between two bytes may round either way.
+    assert np.abs(ours.astype(int) - theirs).max() <= 1 and (ours != theirs).mean() < 0.01
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_guidance_up_to_one_is_none_as_in_diffusers(tiny_model_dir, frozen, parts, adapters, tmp_path, guidance):
+    evaluation = config(parts, guidance=guidance)
+    together = generate(parts, [ImageSet(adapters[0], evaluation, "J3NN13"), ImageSet(None, config(parts, guidance=4.0), "J3NN13")], frozen=frozen)
+    theirs = by_pipeline(tiny_model_dir, parts, adapters[0], evaluation, tmp_path)
+    assert np.abs(together[0].astype(int) - theirs).max() <= 1
+
+
+def test_sets_batched_together_equal_sets_alone(frozen, parts, adapters):
+    sets = [
+        ImageSet(adapters[0], config(parts, guidance=3.0), "J3NN13"),
+        ImageSet(None, config(parts, guidance=7.5, negative_prompt="bad"), "J3NN13"),
+        ImageSet(adapters[1], config(parts, guidance=1.0, eval_seed=4), "J3NN13"),
+        ImageSet(adapters[1], config(parts, steps=3), "J3NN13"),  # another loop
+    ]
+    together = generate(parts, sets, frozen=frozen)
+    for image_set, images in zip(sets, together, strict=True):
+        alone = generate(parts, [image_set], frozen=frozen, batch_images=1)[0]
+        assert np.abs(images.astype(int) - alone).max() <= 1 and (images != alone).mean() < 0.01
+
+
+def test_adapters_guidance_and_seeds_change_the_pictures_and_prompts_share_none(frozen, parts, adapters):
+    variants = [
+        ImageSet(None, config(parts), "J3NN13"),
+        ImageSet(adapters[0], config(parts), "J3NN13"),
+        ImageSet(None, config(parts, guidance=9.0), "J3NN13"),
+        ImageSet(None, config(parts, eval_seed=1), "J3NN13"),
+    ]
+    pictures = generate(parts, variants, frozen=frozen)
+    for i in range(len(pictures)):
+        for j in range(i):
+            assert (pictures[i] != pictures[j]).mean() > 0.01, (i, j)
+    seeds = [p.seed for p in variants[0].pictures()]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_progress_ends_at_the_total(frozen, parts):
+    told = []
+    sets = [ImageSet(None, config(parts), "x"), ImageSet(None, config(parts, steps=3), "x")]
+    generate(parts, sets, frozen=frozen, on_step=lambda done, total: told.append(done / total))
+    assert told == sorted(told) and told[-1] == 1.0 or told[-1] > 0.8
+
+
+def test_an_adapter_of_another_model_is_refused(frozen, parts):
+    odd = random_adapter({"some.layer.to_q": (3, 3)})
+    with pytest.raises(AdapterError, match="some.layer.to_q|no such layer"):
+        generate(parts, [ImageSet(odd, config(parts), "x")], frozen=frozen)
+
+
+def test_noise_is_standard_normal_and_its_own_for_every_seed(parts):
+    noise = initial_noise(parts, [1, 2])
+    assert torch.equal(noise[0], initial_noise(parts, [1])[0]) and not torch.equal(noise[0], noise[1])

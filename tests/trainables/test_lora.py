@@ -1,0 +1,156 @@
+"""The slot-axis LoRA layer against peft's on the same weights, and its dropout masks."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig, inject_adapter_in_model
+
+from trainables.errors import AdapterError, ConfigError
+from trainables.lora import Adapter, SlotDropout, SlotLoRA, hash_of_elements, keep_mask, new_adapter, stack_adapters
+
+RANK, ALPHA = 4, 6.0
+
+
+@pytest.fixture(scope="module")
+def unet(tiny_model_dir):
+    return UNet2DConditionModel.from_pretrained(tiny_model_dir / "unet").eval().requires_grad_(False)
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([10, 700]), torch.randn(2, 7, 32, generator=generator)
+
+
+def random_adapter(shapes, *, rank=RANK, alpha=ALPHA, seed=0) -> Adapter:
+    """An adapter whose B is not zero, so that it does something."""
+    generator = torch.Generator().manual_seed(seed)
+    fresh = new_adapter(shapes, rank=rank, alpha=alpha, seed=seed)
+    return Adapter(rank, alpha, {path: (a, torch.randn(b.shape, generator=generator) * 0.1) for path, (a, b) in fresh.layers.items()})
+
+
+def with_peft(unet, adapter: Adapter):
+    """peft's own LoRA on a copy of the UNet, holding the same weights."""
+    config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    model = inject_adapter_in_model(config, copy.deepcopy(unet))
+    for path, (a, b) in adapter.layers.items():
+        layer = model.get_submodule(path)
+        layer.lora_A["default"].weight.data = a.T.clone()
+        layer.lora_B["default"].weight.data = b.T.clone()
+    return model
+
+
+def test_one_slot_equals_peft_in_output_and_gradients(unet, inputs):
+    ours = copy.deepcopy(unet)
+    lora = SlotLoRA(ours)
+    adapter = random_adapter(lora.shapes)
+    a, b, scale = stack_adapters([adapter], lora.shapes, device="cpu")
+    leaves = [t.requires_grad_() for t in (*a.values(), *b.values())]
+    with lora.attached(a, b, scale):
+        output = ours(*inputs, return_dict=False)[0]
+    output.square().sum().backward()
+    reference_model = with_peft(unet, adapter)
+    reference = reference_model(*inputs, return_dict=False)[0]
+    reference.square().sum().backward()
+    torch.testing.assert_close(output, reference, rtol=1e-5, atol=1e-5)
+    assert set(adapter.layers) == {n.removesuffix(".lora_A.default") for n, _ in reference_model.named_modules() if n.endswith(".lora_A.default")}
+    for path in adapter.layers:
+        layer = reference_model.get_submodule(path)
+        torch.testing.assert_close(a[path].grad[0], layer.lora_A["default"].weight.grad.T, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(b[path].grad[0], layer.lora_B["default"].weight.grad.T, rtol=1e-3, atol=1e-4)
+    assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
+
+
+def test_each_slot_acts_on_its_own_part_of_the_batch_whatever_the_ranks(unet, inputs):
+    ours = copy.deepcopy(unet)
+    lora = SlotLoRA(ours)
+    adapters = [random_adapter(lora.shapes, rank=2, seed=1), None, random_adapter(lora.shapes, rank=8, alpha=3.0, seed=2)]
+    a, b, scale = stack_adapters(adapters, lora.shapes, device="cpu")
+    sample, timesteps, text = inputs
+    with torch.no_grad(), lora.attached(a, b, scale):
+        together = ours(sample.repeat(3, 1, 1, 1), timesteps.repeat(3), text.repeat(3, 1, 1), return_dict=False)[0].view(3, 2, 4, 8, 8)
+    for s, adapter in enumerate(adapters):
+        model = unet if adapter is None else with_peft(unet, adapter)
+        torch.testing.assert_close(together[s], model(*inputs, return_dict=False)[0].detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_without_adapters_the_model_is_the_plain_one_again(unet, inputs):
+    ours = copy.deepcopy(unet)
+    lora = SlotLoRA(ours)
+    a, b, scale = stack_adapters([random_adapter(lora.shapes)], lora.shapes, device="cpu")
+    with lora.attached(a, b, scale):
+        pass
+    assert torch.equal(ours(*inputs, return_dict=False)[0], unet(*inputs, return_dict=False)[0])
+
+
+def test_a_second_injection_finds_the_first(unet):
+    ours = copy.deepcopy(unet)
+    assert SlotLoRA(ours).layers == SlotLoRA(ours).layers
+
+
+def test_a_fresh_adapter_changes_nothing_and_has_pefts_bounds(unet):
+    lora = SlotLoRA(copy.deepcopy(unet))
+    adapter = new_adapter(lora.shapes, rank=4, alpha=4, seed=5)
+    for path, (a, b) in adapter.layers.items():
+        bound = lora.shapes[path][0] ** -0.5  # kaiming_uniform_(a=sqrt(5)) over fan_in = d_in
+        assert 0.8 * bound < a.abs().max() <= bound and not b.any()
+    again = new_adapter(lora.shapes, rank=4, alpha=4, seed=5)
+    assert all(torch.equal(adapter.layers[p][0], again.layers[p][0]) for p in adapter.layers)
+
+
+def test_a_mask_keeps_the_stated_share_and_ignores_the_neighbours():
+    elements = hash_of_elements(200_000, 3, torch.device("cpu"))
+    seeds = torch.tensor([1, -5, 2**31 - 1], dtype=torch.int32)
+    p = torch.tensor([0.1, 0.5, 0.0])
+    masks = keep_mask(SlotDropout(p, seeds), elements)
+    # Binomial: four standard deviations of the share of 200,000 draws.
+    for mask, p_s in zip(masks, p.tolist(), strict=True):
+        assert abs(mask.mean().item() - (1 - p_s)) <= 4 * (p_s * (1 - p_s) / 200_000) ** 0.5
+    assert torch.equal(keep_mask(SlotDropout(p[1:2], seeds[1:2]), elements)[0], masks[1])
+
+
+def test_masks_of_neighbouring_elements_and_of_other_seeds_are_uncorrelated():
+    elements = hash_of_elements(200_000, 3, torch.device("cpu"))
+    masks = keep_mask(SlotDropout(torch.full((16,), 0.5), torch.arange(16, dtype=torch.int32)), elements)
+    correlations = torch.corrcoef(masks)
+    off_diagonal = correlations[~torch.eye(16, dtype=torch.bool)]
+    assert off_diagonal.abs().max() < 5 / 200_000**0.5
+    for lag in (1, 2, 64):
+        pair = torch.corrcoef(torch.stack([masks[0, :-lag], masks[0, lag:]]))[0, 1]
+        assert abs(pair) < 5 / 200_000**0.5
+
+
+def test_joint_and_single_masks_give_the_same_pass(unet, inputs, monkeypatch):
+    sample, timesteps, text = inputs
+    outputs = []
+    for at_once in (2**26, 0):
+        monkeypatch.setattr("trainables.lora.MASKS_AT_ONCE", at_once)
+        ours = copy.deepcopy(unet)
+        lora = SlotLoRA(ours)
+        a, b, scale = stack_adapters([random_adapter(lora.shapes)] * 2, lora.shapes, device="cpu")
+        dropout = SlotDropout(torch.tensor([0.3, 0.3]), torch.tensor([7, 8], dtype=torch.int32))
+        for _ in range(2):  # sizes are known from the second pass on
+            leaf = a["mid_block.attentions.0.transformer_blocks.0.attn1.to_q"].detach().requires_grad_()
+            with lora.attached({**a, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": leaf}, b, scale, dropout):
+                output = ours(sample, timesteps, text, return_dict=False)[0]
+            output.sum().backward()
+        outputs.append((output.detach(), leaf.grad))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_rank_wider_than_a_layer_is_refused(unet):
+    lora = SlotLoRA(copy.deepcopy(unet))
+    with pytest.raises(ConfigError, match="`rank`.*32.*but it is 33"):
+        lora.check_rank(33)
+
+
+def test_an_adapter_of_another_model_is_refused(unet):
+    lora = SlotLoRA(copy.deepcopy(unet))
+    adapter = random_adapter(lora.shapes)
+    path = next(iter(adapter.layers))
+    a, b = adapter.layers[path]
+    wider = Adapter(RANK, ALPHA, {**adapter.layers, path: (torch.zeros(a.shape[0] + 1, RANK), b)})
+    with pytest.raises(AdapterError, match=path.replace(".", r"\.")):
+        stack_adapters([wider], lora.shapes, device="cpu")

@@ -1,0 +1,203 @@
+"""Packed training against itself alone, against torch.optim.AdamW and against diffusers' schedules."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers.optimization import get_scheduler
+from PIL import Image
+
+from trainables.config import TrainConfig
+from trainables.errors import ConfigError, SubjectError
+from trainables.frozen import FrozenWork
+from trainables.pack import Diverged, EpochEnd, Pack, _PackedTensors, pack_signature, schedule_factor
+from trainables.subject import load_subject
+
+# Solo against packed: the same sums in another order. The floor, the same training solo with another number of threads,
+# is about 1e-6 of the largest weight after two epochs; Adam's division lets it grow with the steps.
+TOLERANCE = dict(rtol=1e-3, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("subject")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(5):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", "split": "train", "captions": {"v2": f"J3NN13, smile {i}"}})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "subject.json").write_text(json.dumps({"trigger": "J3NN13", "name": "five", "class_word": "person"}))
+    return load_subject(str(folder))
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return FrozenWork()
+
+
+@pytest.fixture(scope="module")
+def base(subject, tiny_model_dir):
+    return TrainConfig(train_model=str(tiny_model_dir), subject=str(subject.root), rank=4, alpha=4, learning_rate=1e-3, batch=2, dropout=0.2)
+
+
+@pytest.fixture
+def new_pack(frozen, base):
+    return lambda: Pack(frozen.parts(base.train_model, None, "float32"), frozen)
+
+
+def trained(new_pack, subject, config, epochs, neighbours=()):
+    """(final state, mean losses) of a training after `epochs`, beside others."""
+    pack = new_pack()
+    pack.add("it", config, subject, total_epochs=epochs)
+    for i, other in enumerate(neighbours):
+        pack.add(f"n{i}", other, subject)
+    losses = [event.mean_loss for _ in range(epochs) for event in pack.advance() if event.key == "it"]
+    return pack.state("it"), losses
+
+
+def assert_same_training(one, other, **tolerance):
+    (state, losses), (state_other, losses_other) = one, other
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(losses_other), rtol=1e-4, atol=1e-6)
+    for path, (a, b) in state.adapter.layers.items():
+        torch.testing.assert_close((a, b), state_other.adapter.layers[path], **(tolerance or TOLERANCE))
+
+
+def test_packed_training_equals_solo_training_with_mixed_ranks_rates_and_dropout(new_pack, subject, base):
+    neighbours = [
+        dataclasses.replace(base, rank=8, alpha=2.0, learning_rate=3e-3, train_seed=5),
+        dataclasses.replace(base, rank=1, dropout=0.0, caption="v1", caption_dropout=0.5, flip=True, min_snr_gamma=5.0, noise_offset=0.1),
+    ]
+    assert_same_training(trained(new_pack, subject, base, 3), trained(new_pack, subject, base, 3, neighbours))
+    for config in neighbours:
+        others = [base, *(n for n in neighbours if n is not config)]
+        assert_same_training(trained(new_pack, subject, config, 2), trained(new_pack, subject, config, 2, others))
+
+
+def test_a_neighbour_replaced_in_mid_flight_changes_nothing(new_pack, subject, base):
+    pack = new_pack()
+    pack.add("it", base, subject)
+    pack.add("first", dataclasses.replace(base, rank=16, train_seed=1), subject)
+    losses = [e.mean_loss for e in pack.advance() if e.key == "it"]
+    pack.remove("first")
+    pack.add("second", dataclasses.replace(base, train_seed=2), subject)
+    losses += [e.mean_loss for e in pack.advance() if e.key == "it"]
+    assert_same_training((pack.state("it"), losses), trained(new_pack, subject, base, 2))
+
+
+def test_the_same_training_alone_is_bit_equal(new_pack, subject, base):
+    assert_same_training(trained(new_pack, subject, base, 1), trained(new_pack, subject, base, 1), rtol=0, atol=0)
+
+
+def test_another_seed_is_another_training(new_pack, subject, base):
+    one, _ = trained(new_pack, subject, base, 1)
+    other, _ = trained(new_pack, subject, dataclasses.replace(base, train_seed=1), 1)
+    path = next(iter(one.adapter.layers))
+    assert not torch.allclose(one.adapter.layers[path][0], other.adapter.layers[path][0])
+
+
+@pytest.mark.parametrize("change", [{"flip": True}, {"caption": "v1"}, {"noise_offset": 0.3}, {"min_snr_gamma": 1.0}, {"caption_dropout": 1.0}, {"dropout": 0.5}])
+def test_every_training_parameter_changes_the_training(new_pack, subject, base, change):
+    _, losses = trained(new_pack, subject, base, 2)
+    _, changed = trained(new_pack, subject, dataclasses.replace(base, **change), 2)
+    assert abs(losses[1] - changed[1]) > 1e-6
+
+
+def test_a_training_continued_from_its_state_equals_one_that_never_stopped(new_pack, subject, base):
+    config = dataclasses.replace(base, lr_schedule="cosine")
+    pack = new_pack()
+    pack.add("it", config, subject, total_epochs=3)
+    pack.advance()
+    state = pack.state("it")
+    later = new_pack()
+    later.add("it", config, subject, state=state, total_epochs=3)
+    events = later.advance() + later.advance()
+    assert [e.epoch for e in events] == [2, 3]
+    uninterrupted, losses = trained(new_pack, subject, config, 3)
+    assert_same_training((later.state("it"), [e.mean_loss for e in events]), (uninterrupted, losses[1:]), rtol=0, atol=0)
+
+
+def test_a_diverging_neighbour_leaves_and_changes_nothing_for_the_others(new_pack, subject, base):
+    pack = new_pack()
+    pack.add("it", base, subject)
+    pack.add("wild", dataclasses.replace(base, learning_rate=1e30), subject)
+    events = pack.advance() + pack.advance()
+    assert [(e.key, e.epoch) for e in events if isinstance(e, Diverged)] == [("wild", 1)]
+    assert "learning_rate=1e+30" in next(e.reason for e in events if isinstance(e, Diverged))
+    assert pack.keys == ["it"]
+    losses = [e.mean_loss for e in events if isinstance(e, EpochEnd) and e.key == "it"]
+    assert_same_training((pack.state("it"), losses), trained(new_pack, subject, base, 2))
+
+
+def test_an_epoch_shows_every_image_once_and_reports_at_its_end(new_pack, subject, base):
+    pack = new_pack()
+    pack.add("it", base, subject)
+    assert pack.advance(max_steps=2) == []  # 5 images in batches of 2 are 3 steps
+    events = pack.advance()
+    assert [(e.key, e.epoch) for e in events] == [("it", 1)] and math.isfinite(events[0].mean_loss)
+    assert pack.state("it").step == 3
+
+
+def test_a_longer_training_contains_the_shorter(new_pack, subject, base):
+    pack = new_pack()
+    pack.add("it", base, subject, total_epochs=3)
+    pack.advance()
+    early = pack.adapter("it")
+    state, _ = trained(new_pack, subject, base, 1)
+    assert all(torch.equal(early.layers[p][0], state.adapter.layers[p][0]) for p in early.layers)
+
+
+def test_training_lowers_the_loss(new_pack, subject, base):
+    _, losses = trained(new_pack, subject, dataclasses.replace(base, learning_rate=1e-2, dropout=0.0, rank=16, alpha=16), 12)
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+def test_the_step_equals_torch_adamw_with_clipping(new_pack, subject, base):
+    generator = torch.Generator().manual_seed(0)
+    pack = new_pack()
+    pack.add("a", base, subject)
+    pack.add("b", dataclasses.replace(base, rank=2), subject)
+    tensors = _PackedTensors(pack.lora.shapes, [pack.state("a"), pack.state("b")], torch.device("cpu"))
+    rates, decays, clips = torch.tensor([1e-3, 1e-2]), torch.tensor([0.1, 0.0]), torch.tensor([1.0, 1e6])
+    references = [torch.nn.Parameter(tensors.weights[s].clone()) for s in range(2)]
+    optimisers = [torch.optim.AdamW([r], lr=rates[s].item(), weight_decay=decays[s].item()) for s, r in enumerate(references)]
+    for step in range(1, 6):
+        grads = torch.randn(tensors.grads.shape, generator=generator)
+        tensors.grads.copy_(grads)
+        tensors.adamw_step(rates, torch.tensor([step, step]), decays, clips)
+        for s, (reference, optimiser) in enumerate(zip(references, optimisers, strict=True)):
+            reference.grad = grads[s].clone()
+            torch.nn.utils.clip_grad_norm_([reference], clips[s].item())
+            optimiser.step()
+            torch.testing.assert_close(tensors.weights[s], reference.data, rtol=1e-5, atol=1e-7)
+    assert not tensors.grads.any()
+
+
+@pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine"])
+def test_a_schedule_equals_diffusers_of_that_name(name):
+    config = TrainConfig(lr_schedule=name, lr_warmup_steps=4)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    reference = get_scheduler(name, optimiser, num_warmup_steps=4, num_training_steps=20)
+    for step in range(20):
+        assert schedule_factor(config, step, 20) == pytest.approx(reference.get_last_lr()[0])
+        optimiser.step()
+        reference.step()
+
+
+def test_what_cannot_share_a_pack_has_another_signature(base):
+    assert pack_signature(base) == pack_signature(dataclasses.replace(base, rank=9, learning_rate=1.0, caption="v1", train_seed=4, dropout=0.0))
+    assert pack_signature(base) != pack_signature(dataclasses.replace(base, batch=3))
+    assert pack_signature(base) != pack_signature(dataclasses.replace(base, train_model="embedded:base"))
+
+
+def test_what_cannot_be_trained_is_refused_before_it_has_a_slot(new_pack, subject, base):
+    pack = new_pack()
+    with pytest.raises(ConfigError, match="`rank`.*64"):
+        pack.add("it", dataclasses.replace(base, rank=64), subject)
+    with pytest.raises(SubjectError, match="v9"):
+        pack.add("it", dataclasses.replace(base, caption="v9"), subject)
+    assert pack.keys == [] and pack.advance() == []

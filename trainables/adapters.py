@@ -1,0 +1,141 @@
+"""The store of adapters: one per storage root, by training key and epoch. Safetensors only; nothing is ever unpickled.
+
+    <root>/<key>/epoch-00012/adapter.safetensors     the weights, in peft's layout and names
+    <root>/<key>/epoch-00012/state.safetensors       AdamW's moments, only for trainings that may go on
+
+A folder is renamed into place when it is complete: a reader never sees half of one. Not here: who may train a key."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trainables.errors import AdapterError
+from trainables.lora import Adapter
+from trainables.pack import TrainingState
+
+WEIGHTS, STATE = "adapter.safetensors", "state.safetensors"
+
+
+class AdapterStore:
+    """Adapters and training states by (training key, epoch). Writing the same twice is writing it once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def save(self, key: str, state: TrainingState, *, resumable: bool = True) -> Path:
+        """Store a training at its epoch; `resumable` keeps AdamW's moments too. Returns the folder."""
+        folder = self._folder(key, state.epoch)
+        if folder.exists() and (not resumable or (folder / STATE).exists()):
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
+        try:
+            _write_adapter(temporary / WEIGHTS, state.adapter)
+            if resumable:
+                _write_moments(temporary / STATE, state)
+            _move_into_place(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return folder
+
+    def epochs(self, key: str) -> list[int]:
+        """The epochs at which an adapter of this training is stored, ascending."""
+        return self._epochs_with(key, WEIGHTS)
+
+    def longest_state_epoch(self, key: str, max_epoch: int) -> int | None:
+        """The last epoch up to `max_epoch` from which this training can be continued; None: only from its start."""
+        return max((e for e in self._epochs_with(key, STATE) if e <= max_epoch), default=None)
+
+    def load_adapter(self, key: str, epoch: int) -> Adapter:
+        """Raises AdapterError when it is not there or damaged."""
+        return read_adapter(self._folder(key, epoch) / WEIGHTS)
+
+    def load_state(self, key: str, epoch: int) -> TrainingState:
+        """Raises AdapterError when it is not there or damaged."""
+        folder = self._folder(key, epoch)
+        adapter = read_adapter(folder / WEIGHTS)
+        tensors, metadata = _read(folder / STATE)
+        first, second = (
+            {path: (tensors[f"{moment}.{path}.a"], tensors[f"{moment}.{path}.b"]) for path in adapter.layers} for moment in ("first", "second")
+        )
+        return TrainingState(adapter, first, second, epoch=int(metadata["epoch"]), step=int(metadata["step"]))
+
+    def drop_states(self, key: str) -> None:
+        """Forget the moments of a training that will not go on; its adapters stay."""
+        for epoch in self._epochs_with(key, STATE):
+            (self._folder(key, epoch) / STATE).unlink(missing_ok=True)
+
+    def _folder(self, key: str, epoch: int) -> Path:
+        return self.root / key / f"epoch-{epoch:05d}"
+
+    def _epochs_with(self, key: str, file_name: str) -> list[int]:
+        folders = (self.root / key).glob("epoch-*")
+        return sorted(int(f.name.removeprefix("epoch-")) for f in folders if re.fullmatch(r"epoch-\d{5,}", f.name) and (f / file_name).exists())
+
+
+def read_adapter(path: Path) -> Adapter:
+    """An adapter from a file of this store.
+
+    Raises:
+        AdapterError: the file is missing, damaged or not of this layout."""
+    tensors, metadata = _read(path)
+    try:
+        rank, alpha = int(metadata["rank"]), float(metadata["alpha"])
+        paths = [name.removeprefix("unet.").removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
+        layers = {p: (tensors[f"unet.{p}.lora_A.weight"].T.contiguous(), tensors[f"unet.{p}.lora_B.weight"].T.contiguous()) for p in paths}
+    except (KeyError, ValueError) as error:
+        raise AdapterError(f"An adapter file must hold rank, alpha and pairs of lora_A and lora_B, but {path} lacks {error}. Train it again.") from error
+    return Adapter(rank=rank, alpha=alpha, layers=layers)
+
+
+def _write_adapter(path: Path, adapter: Adapter) -> None:
+    tensors = {}
+    for name, (a, b) in adapter.layers.items():
+        tensors[f"unet.{name}.lora_A.weight"] = a.T.contiguous()
+        tensors[f"unet.{name}.lora_B.weight"] = b.T.contiguous()
+    # diffusers reads alpha and rank from this entry; without it an adapter is reloaded with scale 1.
+    peft = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": sorted(adapter.layers)}
+    _write(path, tensors, {"format": "pt", "rank": str(adapter.rank), "alpha": repr(adapter.alpha), "lora_adapter_metadata": json.dumps(peft)})
+
+
+def _write_moments(path: Path, state: TrainingState) -> None:
+    tensors = {}
+    for moment, layers in (("first", state.first_moment), ("second", state.second_moment)):
+        for name, (a, b) in layers.items():
+            tensors[f"{moment}.{name}.a"], tensors[f"{moment}.{name}.b"] = a.contiguous(), b.contiguous()
+    _write(path, tensors, {"epoch": str(state.epoch), "step": str(state.step)})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    save_file(dict(tensors), path, metadata=metadata)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise AdapterError(f"An adapter must be stored before it is used, but there is no {path}. Launch the study again to train it.") from error
+    except SafetensorError as error:
+        raise AdapterError(f"An adapter must be an intact safetensors file, but {path} is not ({error}). Delete it and launch the study again.") from error
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    try:
+        os.rename(temporary, folder)
+    except OSError:  # the folder is there already, without the moments or from a twin that was faster
+        for file in temporary.iterdir():
+            if not (folder / file.name).exists():
+                os.replace(file, folder / file.name)

@@ -1,0 +1,252 @@
+"""TrainConfig and EvalConfig: what changes weights, and what changes pictures; and the keys made from them.
+
+Not here: the number of epochs (a length, not a part of a training's identity), and anything of a study.
+Imports no torch: planning needs keys long before it needs a device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from trainables.errors import ConfigError
+
+NUMERICS_VERSION = 1
+"""Raise it whenever the same TrainConfig or EvalConfig gives other numbers: old keys then no longer match."""
+
+TARGETS = ("attention",)
+LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+LENGTH_DEPENDENT_SCHEDULES = ("linear", "cosine")
+DENOISERS = ("ddim", "dpm++", "euler", "pndm")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One prompt template. `{trigger}` stands for the subject's trigger word.
+
+    `seen` says whether its words occur in the training captions; unseen ones measure generalisation."""
+
+    text: str
+    seen: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ConfigError("A prompt's text must not be empty, but one is ''. Use e.g. '{trigger}, close-up'.")
+
+    def filled(self, trigger: str) -> str:
+        """The prompt for one subject; without a trigger word, what is left of it."""
+        return self.text.replace("{trigger}", trigger).strip(" ,")
+
+
+DEFAULT_PROMPTS = (
+    Prompt(text="{trigger}, smile, close-up, straight-look"),
+    Prompt(text="{trigger}, neutral, upper body, wall background"),
+    Prompt(text="{trigger}, wink, close-up, room background"),
+    Prompt(text="HD quality, RAW photo, good lighting, {trigger}, surprised, gym background", seen=False),
+    Prompt(text="a photo of {trigger} outside on a bright day", seen=False),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that changes an adapter's weights, except how long it trains. Frozen, hashable, keyed."""
+
+    train_model: str = "embedded:base"
+    train_vae: str | None = None  # None: the model's own
+    subject: str = "embedded:subject"
+    caption: str = "v2"
+    rank: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.1
+    targets: str = "attention"
+    learning_rate: float = 1e-3
+    lr_schedule: str = "constant"
+    lr_warmup_steps: int = 0
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    batch: int = 2
+    caption_dropout: float = 0.0
+    flip: bool = False
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    train_seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _require_text("train_model", self.train_model, "embedded:base")
+        _require_vae("train_vae", self.train_vae)
+        _require_text("subject", self.subject, "embedded:subject")
+        _require_text("caption", self.caption, "v2")
+        _require_integer("rank", self.rank, minimum=1, example=16)
+        _require_number("alpha", self.alpha, above=0, example=16)
+        _require_number("dropout", self.dropout, minimum=0, below=1, example=0.1)
+        _require_choice("targets", self.targets, TARGETS)
+        _require_number("learning_rate", self.learning_rate, above=0, example=1e-3)
+        _require_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        _require_integer("lr_warmup_steps", self.lr_warmup_steps, minimum=0, example=0)
+        _require_number("weight_decay", self.weight_decay, minimum=0, example=0.01)
+        _require_number("max_grad_norm", self.max_grad_norm, above=0, example=1.0)
+        _require_integer("batch", self.batch, minimum=1, example=2)
+        _require_number("caption_dropout", self.caption_dropout, minimum=0, maximum=1, example=0.1)
+        _require_boolean("flip", self.flip)
+        if self.min_snr_gamma is not None:
+            _require_number("min_snr_gamma", self.min_snr_gamma, above=0, example=5.0)
+        _require_number("noise_offset", self.noise_offset, minimum=0, example=0.05)
+        _require_integer("train_seed", self.train_seed, minimum=0, example=0)
+        _require_choice("dtype", self.dtype, DTYPES)
+        _make_floats(self, "alpha", "dropout", "learning_rate", "weight_decay", "max_grad_norm", "caption_dropout", "min_snr_gamma", "noise_offset")
+
+    @property
+    def length_dependent(self) -> bool:
+        """Whether the learning-rate sequence depends on the total length, so that epochs join the key."""
+        return self.lr_schedule in LENGTH_DEPENDENT_SCHEDULES
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Everything that turns an adapter into one image set. Frozen, hashable, keyed."""
+
+    infer_model: str = "embedded:base"
+    infer_vae: str | None = None  # None: the model's own
+    guidance: float = 4.0
+    steps: int = 20
+    denoiser: str = "ddim"
+    prompts: tuple[Prompt, ...] = DEFAULT_PROMPTS
+    negative_prompt: str = ""
+    images_per_prompt: int = 4
+    eval_seed: int = 0
+    infer_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _require_text("infer_model", self.infer_model, "embedded:base")
+        _require_number("guidance", self.guidance, minimum=0, example=4.0)
+        _require_integer("steps", self.steps, minimum=1, example=20)
+        _require_choice("denoiser", self.denoiser, DENOISERS)
+        _require_vae("infer_vae", self.infer_vae)
+        if isinstance(self.prompts, (str, Prompt, dict)):
+            raise ConfigError(f"`prompts` must be a list, but it is {self.prompts!r} alone. Use [{self.prompts!r}].")
+        if not self.prompts:
+            raise ConfigError("`prompts` must name at least one prompt, but it is empty. Use e.g. ['{trigger}, close-up'].")
+        # A study writes plain strings, dictionaries (from records) or Prompt: one form inside.
+        object.__setattr__(self, "prompts", tuple(_as_prompt(p) for p in self.prompts))
+        if not isinstance(self.negative_prompt, str):
+            raise ConfigError(f"`negative_prompt` must be text, but it is {self.negative_prompt!r}. Use '' for none.")
+        _require_integer("images_per_prompt", self.images_per_prompt, minimum=1, example=4)
+        _require_integer("eval_seed", self.eval_seed, minimum=0, example=0)
+        _require_choice("infer_dtype", self.infer_dtype, DTYPES)
+        _make_floats(self, "guidance")
+
+    @property
+    def n_images(self) -> int:
+        return len(self.prompts) * self.images_per_prompt
+
+
+TRAIN_PARAMETERS = tuple(f.name for f in fields(TrainConfig))
+EVAL_PARAMETERS = tuple(f.name for f in fields(EvalConfig))
+
+
+def content_key(*parts: Any) -> str:
+    """24 hexadecimal digits that name these JSON-like values, whatever the order of their keys."""
+    text = json.dumps(parts, sort_keys=True, default=_jsonable, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def training_key(config: TrainConfig, *, model_digest: str, subject_digest: str, epochs: int | None = None) -> str:
+    """The name of a training: its config, the content it reads, and the version of our numbers.
+
+    Names become digests, so that a moved folder is the same content and a changed one is not.
+    `epochs` is needed only where the learning rate depends on the length."""
+    values = asdict(config)
+    for name in ("train_model", "train_vae", "subject"):
+        del values[name]
+    length = epochs if config.length_dependent else None
+    if config.length_dependent and epochs is None:
+        raise ConfigError(f"lr_schedule={config.lr_schedule!r} depends on the length, so its key needs `epochs`; none is given.")
+    return content_key("training", NUMERICS_VERSION, values, model_digest, subject_digest, length)
+
+
+def evaluation_key(
+    config: EvalConfig, *, training: str | None, epoch: int, model_digest: str, reference_digest: str, trigger: str
+) -> str:
+    """The name of an image set and its values. `training` is a training key, or None for the control without adapter."""
+    values = asdict(config)
+    for name in ("infer_model", "infer_vae"):
+        del values[name]
+    adapter = "none" if training is None else f"{training}@{epoch}"
+    return content_key("evaluation", NUMERICS_VERSION, values, adapter, model_digest, reference_digest, trigger)
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "item"):  # numpy scalars, as samplers return them
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a key")
+
+
+def _as_prompt(value: Any) -> Prompt:
+    if isinstance(value, Prompt):
+        return value
+    if isinstance(value, str):
+        return Prompt(text=value)
+    if isinstance(value, dict):
+        return Prompt(**value)
+    raise ConfigError(f"A prompt must be text or Prompt(text=..., seen=...), but `prompts` holds {value!r}.")
+
+
+def _make_floats(config: TrainConfig | EvalConfig, *names: str) -> None:
+    # alpha=16 and alpha=16.0 are one configuration and must have one key.
+    for name in names:
+        value = getattr(config, name)
+        if value is not None:
+            object.__setattr__(config, name, float(value))
+
+
+def _require_text(name: str, value: Any, example: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"`{name}` must be a name or a folder, but it is {value!r}. Use e.g. {example!r}.")
+
+
+def _require_vae(name: str, value: Any) -> None:
+    if value is not None:
+        _require_text(name, value, "embedded:base")
+
+
+def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"`{name}` must be one of {', '.join(choices)}, but it is {value!r}.")
+
+
+def _require_boolean(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"`{name}` must be True or False, but it is {value!r}.")
+
+
+def _require_integer(name: str, value: Any, *, minimum: int, example: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        kind = "a positive integer" if minimum == 1 else f"an integer of at least {minimum}"
+        raise ConfigError(f"`{name}` must be {kind}, but it is {value!r}. Use e.g. {example}.")
+
+
+def _require_number(
+    name: str,
+    value: Any,
+    *,
+    example: float,
+    minimum: float = -math.inf,
+    above: float = -math.inf,
+    maximum: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if number and minimum <= value <= maximum and above < value < below:
+        return
+    rules = [
+        f"at least {minimum}" if minimum > -math.inf else "",
+        f"greater than {above}" if above > -math.inf else "",
+        f"at most {maximum}" if maximum < math.inf else "",
+        f"less than {below}" if below < math.inf else "",
+    ]
+    rule = " and ".join(r for r in rules if r)
+    raise ConfigError(f"`{name}` must be a number {rule}, but it is {value!r}. Use e.g. {example}.")

@@ -1,0 +1,40 @@
+"""The errors that a person can cause and mend. Each states the rule, the value and the way out, in one line.
+
+    SweepError                  everything below; the command line prints its one line and exits with code 2
+    ├── ConfigError             a value of TrainConfig or EvalConfig that breaks a rule
+    ├── SubjectError            a folder of images and captions that cannot be used as it is
+    ├── ModelError              a base model or feature network that is unknown, missing or damaged
+    ├── AdapterError            an adapter file that is missing, damaged or of another layout
+    ├── TrainingFailed          a training whose loss or weights are no longer finite; never retried
+    └── EvaluationFailed        an image set that cannot be scored, such as an all-black one; never retried
+
+sweep/errors.py adds what the orchestra can run into.
+"""
+
+
+class SweepError(Exception):
+    """Any error of ours that has a way out for the person who reads it."""
+
+
+class ConfigError(SweepError):
+    """A training or evaluation value breaks a rule."""
+
+
+class SubjectError(SweepError):
+    """A subject's folder, image or caption cannot be used."""
+
+
+class ModelError(SweepError):
+    """A base model or feature network cannot be found, read or used."""
+
+
+class AdapterError(SweepError):
+    """An adapter cannot be found or read."""
+
+
+class TrainingFailed(SweepError):
+    """A training diverged. The configuration is at fault, so it is not retried."""
+
+
+class EvaluationFailed(SweepError):
+    """An image set cannot be scored. The configuration is at fault, so it is not retried."""

@@ -1,0 +1,156 @@
+"""Adapters x prompts x seeds x guidance values -> pictures, in one denoising loop.
+
+Pictures come as uint8, exactly as they are stored and scored. For one adapter the loop is that of
+diffusers' StableDiffusionPipeline with the same initial noise. Nothing here scores or stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
+from torch import Tensor
+
+from trainables.config import EvalConfig
+from trainables.frozen import FrozenWork
+from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
+from trainables.models import ModelParts, decode_latents
+
+SCHEDULERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler, "pndm": PNDMScheduler}
+BATCH_IMAGES = {"cpu": 160, "cuda": 64}
+"""Images denoised at once before memory has had its say; the UNet sees twice as many, with and without the prompt."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one generated picture was asked for: its prompt (filled in), whether that is a seen one, and its seed."""
+
+    prompt: str
+    seen: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One adapter (None: the control without adapter) under one EvalConfig for a subject's trigger word."""
+
+    adapter: Adapter | None
+    config: EvalConfig
+    trigger: str
+
+    def pictures(self) -> list[Picture]:
+        """In the order of the generated images: prompt by prompt, seeds within."""
+        return [
+            Picture(prompt.filled(self.trigger), prompt.seen, derived_seed(self.config.eval_seed, p, i))
+            for p, prompt in enumerate(self.config.prompts)
+            for i in range(self.config.images_per_prompt)
+        ]
+
+
+def generate(
+    parts: ModelParts,
+    image_sets: list[ImageSet],
+    *,
+    frozen: FrozenWork,
+    batch_images: int | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """The pictures of each image set, uint8 (n, h, w, 3), in the order given.
+
+    Sets may differ in adapter, prompts, seeds and guidance; those of equal steps and denoiser share their denoising loop.
+    `on_step(done, total)` is told of the loop's progress. When a GPU runs out of memory, the batch is halved and tried again.
+
+    Raises:
+        AdapterError: an adapter does not fit the model."""
+    lora = SlotLoRA(parts.unet)
+    results: list[np.ndarray | None] = [None] * len(image_sets)
+    limit = batch_images or BATCH_IMAGES.get(torch.device(parts.device).type, 16)
+    batches = list(_batches(image_sets, limit))
+    for number, batch in enumerate(batches):
+        sets = [image_sets[i] for i in batch]
+        progress = None if on_step is None else _shifted(on_step, number, len(batches))
+        try:
+            pictures = _denoise(parts, lora, sets, frozen, progress)
+        except torch.OutOfMemoryError:
+            if len(sets) == 1 and limit == 1:
+                raise
+            torch.cuda.empty_cache()
+            pictures = generate(parts, sets, frozen=frozen, batch_images=max(1, limit // 2), on_step=progress)
+        for i, images in zip(batch, pictures, strict=True):
+            results[i] = images
+    return results
+
+
+def initial_noise(parts: ModelParts, seeds: list[int]) -> Tensor:
+    """(n, c, h, w) standard normal latents on the CPU; a seed means the same picture on every device."""
+    return torch.stack([torch.randn(parts.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def make_scheduler(parts: ModelParts, denoiser: str):
+    """A fresh diffusers scheduler for this denoiser, configured from the model's own."""
+    return SCHEDULERS[denoiser].from_config(parts.scheduler_config)
+
+
+def _batches(image_sets: list[ImageSet], limit: int) -> Iterator[list[int]]:
+    """Indices of sets that share a loop: equal steps, denoiser and number of images, at most `limit` images where a set allows it."""
+    groups: dict[tuple, list[int]] = {}
+    for i, image_set in enumerate(image_sets):
+        config = image_set.config
+        groups.setdefault((config.steps, config.denoiser, config.n_images), []).append(i)
+    for (_, _, n_images), members in groups.items():
+        size = max(1, limit // n_images)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+def _shifted(on_step: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
+    return lambda done, total: on_step(number * total + done, count * total)
+
+
+@torch.no_grad()
+def _denoise(
+    parts: ModelParts, lora: SlotLoRA, sets: list[ImageSet], frozen: FrozenWork, on_step: Callable[[int, int], None] | None
+) -> list[np.ndarray]:
+    config = sets[0].config
+    wanted = [image_set.pictures() for image_set in sets]
+    n_images = len(wanted[0])
+    guidance = torch.tensor([s.config.guidance for s in sets], device=parts.device).repeat_interleave(n_images).view(-1, 1, 1, 1)
+    text = _text(parts, frozen, sets, wanted, guided=bool((guidance > 1).any()))
+    scheduler = make_scheduler(parts, config.denoiser)
+    scheduler.set_timesteps(config.steps, device=parts.device)
+    latents = torch.cat([initial_noise(parts, [p.seed for p in pictures]) for pictures in wanted]).to(parts.device) * scheduler.init_noise_sigma
+    a, b, scale = stack_adapters([s.adapter for s in sets], lora.shapes, device=parts.device)
+    with lora.attached(a, b, scale):
+        for step, t in enumerate(scheduler.timesteps):
+            predicted = _predict(parts, scheduler.scale_model_input(latents, t), t, text, guidance, n_sets=len(sets))
+            latents = scheduler.step(predicted, t, latents, return_dict=False)[0]
+            if on_step is not None:
+                on_step(step + 1, len(scheduler.timesteps))
+    images = decode_latents(parts, latents)
+    return [images[s * n_images : (s + 1) * n_images] for s in range(len(sets))]
+
+
+def _predict(parts: ModelParts, latents: Tensor, t: Tensor, text: Tensor, guidance: Tensor, *, n_sets: int) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans, arXiv:2207.12598) with a value per sample; as in diffusers, none where it is at most 1.
+
+    latents (S*n, c, h, w), text (S*n, ...) or (S, 2, n, ...) flattened: within a slot, the n without prompt come first."""
+    guided = len(text) == 2 * len(latents)
+    if guided:
+        per_set = latents.view(n_sets, -1, *latents.shape[1:])
+        latents = torch.cat([per_set, per_set], dim=1).flatten(0, 1)
+    predicted = parts.unet(latents.to(parts.dtype), t, text.to(parts.dtype), return_dict=False)[0].float()
+    if not guided:
+        return predicted
+    without, with_prompt = (half.flatten(0, 1) for half in predicted.view(n_sets, 2, -1, *predicted.shape[1:]).unbind(1))
+    return torch.where(guidance > 1, without + guidance * (with_prompt - without), with_prompt)
+
+
+def _text(parts: ModelParts, frozen: FrozenWork, sets: list[ImageSet], wanted: list[list[Picture]], *, guided: bool) -> Tensor:
+    texts = []
+    for image_set, pictures in zip(sets, wanted, strict=True):
+        if guided:
+            texts += [image_set.config.negative_prompt] * len(pictures)
+        texts += [picture.prompt for picture in pictures]
+    return frozen.text(parts, texts)

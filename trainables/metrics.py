@@ -1,0 +1,203 @@
+"""Distances between image sets, as functions of their features: LPIPS of all pairs, FID, KID.
+
+Networks are in features.py. Sums run in float64, so that n, not rounding, limits what a value says.
+Lower is closer everywhere; only diversity is better when larger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.errors import EvaluationFailed
+from trainables.features import Images, ImageSet, PerceptualBackbone, PerceptualFeatures, References
+
+COLUMNS_PER_CHUNK = 8192
+BLACKEST_VISIBLE = 3
+"""A picture whose brightest value (0..255) is at most this shows nothing; safety checkers and NaN latents give 0."""
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), with covariances over n - 1.
+
+    real (n, d), fake (m, d). With S1 = A'A and S2 = B'B the eigenvalues of S1 S2 are the squared singular values of
+    A B', so the matrix root's trace is the sum of these: exact, and of size (n, m) instead of (d, d).
+    It is biased upwards for few images: compare only values of equal n and m.
+    Raises: EvaluationFailed for fewer than two images on a side, unequal d, NaN or inf.
+    Reference: Heusel et al., arXiv:1706.08500; equals torch-fidelity's frechet_inception_distance.
+    """
+    real, fake = _pair(real, fake, "FID")
+    a, b = _covariance_factor(real), _covariance_factor(fake)
+    mean_gap = (real.mean(0) - fake.mean(0)).square().sum()
+    trace_of_root = torch.linalg.svdvals(a @ b.T).sum()
+    return float(mean_gap + a.square().sum() + b.square().sum() - 2 * trace_of_root)
+
+
+def frechet_distance_at_infinity(real: Tensor, fake: Tensor, *, rng: np.random.Generator, n_points: int = 15) -> float:
+    """FID_inf: the line through FID against 1 / m over random subsets of `fake`, at 1 / m = 0.
+
+    real (n, d), fake (m, d). Takes out the bias of m generated images to first order; that of the n references stays.
+    Raises: EvaluationFailed as `frechet_distance`, and for m < 10.
+    Reference: Chong & Forsyth, arXiv:1911.07023, which uses 15 sizes from a tenth of m to m.
+    """
+    _require_images(len(fake), 10, "FID_inf")
+    sizes = np.unique(np.linspace(max(2, len(fake) // 10), len(fake), n_points).astype(int))
+    subsets = [rng.choice(len(fake), int(m), replace=False) for m in sizes]
+    values = [frechet_distance(real, fake[torch.as_tensor(rows, device=fake.device)]) for rows in subsets]
+    return float(np.polynomial.polynomial.polyfit(1 / sizes, values, deg=1)[0])
+
+
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """KID: the unbiased squared MMD with k(x, y) = (x.y / d + 1)^3, over all images; it may be slightly negative.
+
+    real (n, d), fake (m, d); n and m may differ.
+    Raises: EvaluationFailed for fewer than two images on a side, unequal d, NaN or inf.
+    Reference: Binkowski et al., arXiv:1801.01401; with n = m torch-fidelity's value for kid_subset_size=n.
+    """
+    real, fake = _pair(real, fake, "KID")
+    return float(_mean_off_diagonal(_kernel(real, real)) + _mean_off_diagonal(_kernel(fake, fake)) - 2 * _kernel(real, fake).mean())
+
+
+def kernel_distance_of_subsets(
+    real: Tensor, fake: Tensor, *, subset_size: int, rng: np.random.Generator | np.random.RandomState, n_subsets: int = 100
+) -> tuple[float, float]:
+    """Mean and standard deviation of KID over random subsets of both sides, as torch-fidelity reports it.
+
+    With np.random.RandomState(2020) the subsets are torch-fidelity's own. The spread is not a standard error: subsets overlap.
+    Raises: EvaluationFailed if a side has fewer images than `subset_size`, or as `kernel_distance`.
+    """
+    real, fake = _pair(real, fake, "KID")
+    _require_images(min(len(real), len(fake)), subset_size, f"KID with subset_size={subset_size}")
+    values = []
+    for _ in range(n_subsets):
+        rows = [torch.as_tensor(rng.choice(len(side), subset_size, replace=False)) for side in (real, fake)]
+        values.append(kernel_distance(real[rows[0]], fake[rows[1]]))
+    return float(np.mean(values)), float(np.std(values))
+
+
+def lpips_matrix(generated: PerceptualFeatures, reference: PerceptualFeatures) -> Tensor:
+    """LPIPS of every pair, (n, m) float64 on the CPU: |g_i|^2 + |g_j|^2 - 2 g_i.g_j.
+
+    Raises: EvaluationFailed if the images have different sizes, or a value is not finite.
+    Reference: Zhang et al., arXiv:1801.03924; equals the lpips package, version 0.1.
+    """
+    assert generated.backbone_digest == reference.backbone_digest, "features of two backbones have no distance"
+    if generated.image_size != reference.image_size:
+        (h, w), (h_r, w_r) = generated.image_size, reference.image_size
+        raise EvaluationFailed(f"LPIPS needs images of one size, but got {w}x{h} and {w_r}x{h_r} pixels. Load both at one resolution.")
+    norms = generated.squared_norms[:, None] + reference.squared_norms
+    distances = (norms - 2 * _inner_products(generated.layers, reference.layers)).clamp_min(0).cpu()
+    return _require_finite(distances, "LPIPS")
+
+
+def lpips_between(backbone: PerceptualBackbone, generated: Images, reference: ImageSet, references: References) -> Tensor:
+    """LPIPS of every pair, (n, m) float64: from cached reference features if they fit the cache, else in blocks of images."""
+    n_bytes = backbone.bytes_per_image(reference.images.shape[1:3])
+    if n_bytes * max(len(generated), len(reference)) <= references.max_bytes:
+        return lpips_matrix(backbone(generated), references.perceptual(backbone, reference))
+    block = max(1, references.max_bytes // (2 * n_bytes))
+    rows = []
+    for i in range(0, len(generated), block):
+        g = backbone(generated[i : i + block])
+        rows.append(torch.cat([lpips_matrix(g, backbone(reference.images[j : j + block])) for j in range(0, len(reference), block)], 1))
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class LpipsValues:
+    """LPIPS of each generated image to the references. `expected` is the mean over all of them: exactly the expectation
+    of LPIPS to a random reference. `nearest` is the smallest, `nearest_index` whose it is: closeness, and copying."""
+
+    expected: np.ndarray  # (n,)
+    nearest: np.ndarray  # (n,)
+    nearest_index: np.ndarray  # (n,) rows of the references
+
+
+def lpips_values(distances: Tensor) -> LpipsValues:
+    """distances (n, m), generated x reference, as `lpips_matrix` gives them."""
+    nearest, index = distances.min(1)
+    return LpipsValues(distances.mean(1).numpy(), nearest.numpy(), index.numpy())
+
+
+@dataclass(frozen=True)
+class LpipsDiversity:
+    """Mean LPIPS over pairs of different generated images: all pairs, and those of one prompt (NaN if no prompt has two)."""
+
+    overall: float
+    within_prompt: float
+
+
+def lpips_diversity(distances: Tensor, prompts: Sequence[object]) -> LpipsDiversity:
+    """distances (n, n) among the generated; prompts (n,), whatever tells which image has which prompt.
+
+    Raises: EvaluationFailed for fewer than two images.
+    """
+    _require_images(len(distances), 2, "diversity")
+    assert distances.shape == (len(prompts), len(prompts)), (distances.shape, len(prompts))
+    pairs = torch.ones_like(distances, dtype=torch.bool).triu(1)
+    same = torch.tensor([[p == q for q in prompts] for p in prompts])
+    return LpipsDiversity(float(distances[pairs].mean()), float(distances[pairs & same].mean()))
+
+
+def all_black(images: np.ndarray) -> np.ndarray:
+    """Which of the uint8 (n, h, w, 3) images show nothing, (n,) bool."""
+    return images.max(axis=(1, 2, 3)) <= BLACKEST_VISIBLE
+
+
+def require_no_black(images: np.ndarray) -> None:
+    """Raises: EvaluationFailed if an image is all black. It would be scored as if it were a picture."""
+    n_black = int(all_black(images).sum())
+    if n_black:
+        raise EvaluationFailed(
+            f"A generated image must not be all black, but {n_black} of {len(images)} are. The adapter or guidance drove the"
+            " latents out of range, or a safety checker is on: try a lower learning rate or guidance."
+        )
+
+
+def _pair(real: Tensor, fake: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    _require_images(min(len(real), len(fake)), 2, metric)
+    if real.shape[1] != fake.shape[1]:
+        raise EvaluationFailed(f"{metric} needs features of one width, but got {real.shape[1]} and {fake.shape[1]}. Use one backbone.")
+    # On the CPU: small next to what a network costs, and not every device has float64.
+    return _require_finite(real.detach().cpu().double(), metric), _require_finite(fake.detach().cpu().double(), metric)
+
+
+def _require_images(n: int, n_least: int, metric: str) -> None:
+    if n < n_least:
+        way_out = "Raise images_per_prompt or add images."
+        raise EvaluationFailed(f"{metric} needs at least {n_least} images on each side, but one has {n}. {way_out}")
+
+
+def _require_finite(values: Tensor, metric: str) -> Tensor:
+    n_bad = int((~values.isfinite()).sum())
+    if n_bad:
+        raise EvaluationFailed(f"{metric} needs finite features, but {n_bad} values are NaN or infinite. Check the backbone's weight file.")
+    return values
+
+
+def _covariance_factor(x: Tensor) -> Tensor:
+    """A (min(n, d), d) with A'A = cov(x)."""
+    a = (x - x.mean(0)) / (len(x) - 1) ** 0.5
+    return torch.linalg.qr(a, mode="r").R if a.shape[0] > a.shape[1] else a
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _mean_off_diagonal(k: Tensor) -> Tensor:
+    n = len(k)
+    return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
+
+
+def _inner_products(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Tensor:
+    products = torch.zeros(len(left[0]), len(right[0]), dtype=torch.float64, device=left[0].device)
+    # float32 within a chunk and float64 between them err by 1e-7, in a third of the time. On a GPU float32 may mean TF32.
+    dtype = torch.float32 if products.device.type == "cpu" else torch.float64
+    for g, r in zip(left, right, strict=True):
+        for g_part, r_part in zip(g.split(COLUMNS_PER_CHUNK, 1), r.split(COLUMNS_PER_CHUNK, 1), strict=True):
+            products += g_part.to(dtype) @ r_part.to(dtype).T
+    return products

@@ -1,0 +1,182 @@
+"""A base model's frozen parts on a device, and what they turn captions, images and latents into.
+
+Not here: LoRA, training, the denoising loop; and where a model lies (model_sources.py). Importing this imports no torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.errors import ModelError
+from trainables.model_sources import ModelSource, model_digest, part_digest, part_folder, read_config, resolve_model, weights_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = [
+    "PROMPT_TOKENS",
+    "ModelParts",
+    "ModelSource",
+    "decode_latents",
+    "encode_latents",
+    "encode_prompts",
+    "load_parts",
+    "model_digest",
+    "part_digest",
+    "resolve_model",
+]
+
+PROMPT_TOKENS = 77
+_PIXELS_AT_ONCE = 2**20  # through the VAE: 4 images of 512x512, 256 of 64x64
+_TEXTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class ModelParts:
+    """A base model on a device: frozen, in eval mode. The UNet has `dtype`; text encoder and VAE are float32."""
+
+    source: ModelSource
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler_config: dict[str, Any]
+    noise_scheduler: Any  # a DDPMScheduler with the model's own noise schedule
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def scaling_factor(self) -> float:
+        return float(self.vae.config.scaling_factor)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:  # (c, h, w)
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(self.unet.config.in_channels), int(height), int(width)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels a latent spans, along each side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def resolution(self) -> int:
+        """Pixels on a side of the square images that the model was made for."""
+        return self.latent_shape[1] * self.pixels_per_latent
+
+
+def load_parts(source: ModelSource, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> ModelParts:
+    """The frozen parts on `device`; the UNet in `dtype` (None: float32), whatever precision the files have.
+
+    Text encoder and VAE run once per caption and image, and what they give is cached by content: float32 on every device.
+
+    Raises: ModelError if a file does not fit its configuration or lacks weights."""
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    dtype = dtype or torch.float32
+    scheduler_config = read_config(source.folder / "scheduler", "scheduler_config.json")
+    return ModelParts(
+        source=source,
+        unet=_load_frozen(UNet2DConditionModel, source, "unet", dtype).to(device),
+        vae=_load_frozen(AutoencoderKL, source, "vae", torch.float32).to(device),
+        text_encoder=_load_frozen(CLIPTextModel, source, "text_encoder", torch.float32).to(device),
+        tokenizer=CLIPTokenizer.from_pretrained(str(source.folder / "tokenizer")),
+        scheduler_config=scheduler_config,
+        # Never the model's own scheduler for training noise: before set_timesteps, DEIS and DPM++ add it time-reversed.
+        noise_scheduler=DDPMScheduler.from_config(scheduler_config),
+        device=torch.device(device),
+        dtype=dtype,
+    )
+
+
+def encode_prompts(parts: ModelParts, texts: Sequence[str]) -> torch.Tensor:
+    """What the UNet attends to: (n, 77, d) float32 on the parts' device, as StableDiffusionPipeline.encode_prompt computes it.
+
+    Warns if a text is longer than CLIP reads, and says what is cut."""
+    import torch
+
+    _warn_of_cut_texts(parts.tokenizer, texts)
+    chunks = [torch.zeros(0, PROMPT_TOKENS, parts.text_encoder.config.hidden_size, device=parts.device)]
+    with torch.no_grad():
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            chunks.append(_encode_some(parts, list(texts[start : start + _TEXTS_AT_ONCE])))
+    return torch.cat(chunks)
+
+
+def encode_latents(parts: ModelParts, images: np.ndarray, flip: bool = False) -> torch.Tensor:
+    """The VAE's posterior mean times the scaling factor: (n, c, h/f, w/f) float32, from uint8 images (n, h, w, 3).
+
+    `flip` mirrors the images left to right first."""
+    import torch
+
+    images = torch.as_tensor(images)
+    n, height, width, _ = images.shape
+    f = parts.pixels_per_latent
+    chunks = [torch.zeros(0, parts.latent_shape[0], height // f, width // f, device=parts.device)]
+    with torch.no_grad():
+        for some in _chunks(images, pixels_each=height * width):
+            pixels = some.to(parts.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            pixels = pixels.flip(-1) if flip else pixels
+            chunks.append(parts.vae.encode(pixels).latent_dist.mode() * parts.scaling_factor)
+    return torch.cat(chunks)
+
+
+def decode_latents(parts: ModelParts, latents: torch.Tensor) -> np.ndarray:
+    """Pictures as they are stored and scored: uint8 (n, h, w, 3), rounded as diffusers rounds. latents (n, c, h/f, w/f)."""
+    import torch
+
+    n, _, height, width = latents.shape
+    f = parts.pixels_per_latent
+    chunks = [torch.zeros(0, height * f, width * f, 3, dtype=torch.uint8)]
+    with torch.no_grad():
+        for some in _chunks(latents, pixels_each=height * width * f * f):
+            decoded = parts.vae.decode(some.to(parts.device, torch.float32) / parts.scaling_factor).sample
+            rounded = ((decoded * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            chunks.append(rounded.permute(0, 2, 3, 1).cpu())
+    return torch.cat(chunks).numpy()
+
+
+def _load_frozen(model_class: Any, source: ModelSource, part: str, dtype: torch.dtype) -> Any:
+    folder = part_folder(source, part)
+    fp16 = weights_file(folder, part).name.endswith(".fp16.safetensors")
+    try:
+        model, info = model_class.from_pretrained(
+            str(folder), variant="fp16" if fp16 else None, use_safetensors=True, output_loading_info=True, dtype=dtype
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder} must hold weights that fit its config.json, but they do not ({first_line}). Copy it again.") from None
+    # Both libraries fill missing weights with random numbers and go on.
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(f"{folder} must hold every weight of its config.json, but lacks {len(missing)}, e.g. {missing[0]}. Copy it again.")
+    return model.requires_grad_(False).eval()
+
+
+def _encode_some(parts: ModelParts, texts: list[str]) -> torch.Tensor:
+    tokens = parts.tokenizer(texts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt")
+    # CLIP in Stable Diffusion attends to its padding too, unless its config says otherwise.
+    masked = getattr(parts.text_encoder.config, "use_attention_mask", False)
+    mask = tokens.attention_mask.to(parts.device) if masked else None
+    return parts.text_encoder(tokens.input_ids.to(parts.device), attention_mask=mask)[0].float()
+
+
+def _warn_of_cut_texts(tokenizer: Any, texts: Sequence[str]) -> None:
+    for text in texts:
+        ids = tokenizer(text, verbose=False).input_ids
+        if len(ids) > PROMPT_TOKENS:
+            cut = tokenizer.decode(ids[PROMPT_TOKENS - 1 : -1])
+            warnings.warn(f"CLIP reads {PROMPT_TOKENS} tokens, but {text!r:.60} has {len(ids)}: '{cut}' is cut off.", stacklevel=3)
+
+
+def _chunks(items: torch.Tensor, *, pixels_each: int) -> Iterator[torch.Tensor]:
+    n_at_once = max(1, _PIXELS_AT_ONCE // pixels_each)
+    for start in range(0, len(items), n_at_once):
+        yield items[start : start + n_at_once]

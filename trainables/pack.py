@@ -1,0 +1,406 @@
+"""A pack: S trainings on one frozen base model, advanced together, one joint pass per step.
+
+Every slot draws its noise, timesteps, order, flips, caption drops and dropout masks from its own (train_seed, step), so a training's
+result does not depend on its neighbours: packed equals solo within the tolerance of float summation.
+
+Not here: which trainings meet in a pack, when one is stopped, and where its adapters are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainables.config import TrainConfig
+from trainables.frozen import FrozenWork
+from trainables.lora import Adapter, SlotDropout, SlotLoRA, derived_seed, new_adapter
+from trainables.models import ModelParts
+from trainables.subject import Subject
+
+CHUNK_STEPS = 16
+"""Steps whose random numbers are drawn, pinned and copied to the device at once, ahead of their use."""
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.AdamW's defaults
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """A training has finished an epoch, with the mean loss over its steps."""
+
+    key: str
+    epoch: int
+    mean_loss: float
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A training's loss or weights are no longer finite. It has left the pack."""
+
+    key: str
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training needs to go on: its adapter, AdamW's two moments per layer (as a, b pairs), and the epochs and steps behind it."""
+
+    adapter: Adapter
+    first_moment: Mapping[str, tuple[Tensor, Tensor]]
+    second_moment: Mapping[str, tuple[Tensor, Tensor]]
+    epoch: int
+    step: int
+
+
+def pack_signature(config: TrainConfig) -> tuple:
+    """Trainings with equal signatures may share a pack."""
+    return (config.train_model, config.train_vae, config.batch, config.targets, config.dtype)
+
+
+@dataclass
+class _Slot:
+    key: str
+    config: TrainConfig
+    latents: Tensor  # (n, c, h, w), or (2n, ...) with the flipped ones behind
+    text: Tensor  # (n_distinct + 1, tokens, d); the last row is the empty caption
+    text_index: Tensor  # (n,) int64: image -> row of text
+    n_timesteps: int
+    total_steps: int | None = None
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    order: Tensor | None = None  # the images' order in `order_epoch`
+    order_epoch: int = -1
+
+    @property
+    def n_images(self) -> int:
+        return len(self.text_index)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.n_images / self.config.batch)
+
+
+class Pack:
+    """S trainings on one base model. Add and remove them at epoch boundaries; `advance` runs to the next boundary of any of them."""
+
+    def __init__(self, parts: ModelParts, frozen: FrozenWork, *, gradient_checkpointing: bool = False, compile: bool = False) -> None:
+        self.parts = parts
+        self.frozen = frozen
+        self.device = torch.device(parts.device)
+        self.lora = SlotLoRA(parts.unet)
+        self._slots: list[_Slot] = []
+        self._tensors = _PackedTensors(self.lora.shapes, [], self.device)
+        self._prefetcher = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        self._forward = torch.compile(parts.unet) if compile else parts.unet
+        if gradient_checkpointing:
+            parts.unet.enable_gradient_checkpointing()
+
+    @property
+    def keys(self) -> list[str]:
+        return [slot.key for slot in self._slots]
+
+    def add(self, key: str, config: TrainConfig, subject: Subject, *, state: TrainingState | None = None, total_epochs: int | None = None) -> None:
+        """Give a training a slot, from its start or from a stored state.
+
+        Raises:
+            ConfigError: its rank does not fit the model.  SubjectError: the subject lacks its caption version.
+            AdapterError: the stored state is of another model."""
+        self.lora.check_rank(config.rank)
+        slot = self._new_slot(key, config, subject, total_epochs)
+        if state is None:
+            adapter = new_adapter(self.lora.shapes, rank=config.rank, alpha=config.alpha, seed=config.train_seed)
+            zeros = {path: (torch.zeros_like(a), torch.zeros_like(b)) for path, (a, b) in adapter.layers.items()}
+            state = TrainingState(adapter, zeros, zeros, epoch=0, step=0)
+        slot.epoch, slot.step = state.epoch, state.step
+        states = [*(self.state(k) for k in self.keys), state]
+        self._slots.append(slot)
+        self._tensors = _PackedTensors(self.lora.shapes, states, self.device)
+
+    def remove(self, key: str) -> None:
+        """Free a slot; the others go on as if nothing had happened."""
+        kept = [slot for slot in self._slots if slot.key != key]
+        states = [self.state(slot.key) for slot in kept]
+        self._slots = kept
+        self._tensors = _PackedTensors(self.lora.shapes, states, self.device)
+
+    def adapter(self, key: str) -> Adapter:
+        """A copy of a training's adapter as it stands."""
+        return self.state(key).adapter
+
+    def state(self, key: str) -> TrainingState:
+        """A copy of everything a training needs to be continued later or elsewhere."""
+        s = self.keys.index(key)
+        slot = self._slots[s]
+        weights, first, second = self._tensors.slot_layers(s, slot.config.rank)
+        return TrainingState(Adapter(slot.config.rank, slot.config.alpha, weights), first, second, slot.epoch, slot.step)
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean loss of the epoch under way, per training."""
+        return {slot.key: slot.loss_sum / max(1, slot.step % slot.steps_per_epoch) for slot in self._slots}
+
+    def advance(self, max_steps: int | None = None) -> list[EpochEnd | Diverged]:
+        """Train to the next epoch boundary of any slot, or `max_steps` steps if that is nearer (then nothing is reported).
+
+        A diverged training is reported and has left its slot."""
+        if not self._slots:
+            return []
+        n_steps = min(slot.steps_per_epoch - slot.step % slot.steps_per_epoch for slot in self._slots)
+        self._train(min(n_steps, max_steps or n_steps))
+        events = [self._end_epoch(s) for s, slot in enumerate(self._slots) if slot.step % slot.steps_per_epoch == 0]
+        for event in events:
+            if isinstance(event, Diverged):
+                self.remove(event.key)
+        return events
+
+    def _new_slot(self, key: str, config: TrainConfig, subject: Subject, total_epochs: int | None) -> _Slot:
+        captions = list(subject.train_captions(config.caption))
+        distinct = sorted(set(captions))
+        row = {text: i for i, text in enumerate(distinct)}
+        slot = _Slot(
+            key=key,
+            config=config,
+            latents=self.frozen.latents(self.parts, subject, flip=config.flip),
+            text=self.frozen.text(self.parts, [*distinct, ""]),
+            text_index=torch.tensor([row[text] for text in captions]),
+            n_timesteps=self.parts.noise_scheduler.config.num_train_timesteps,
+        )
+        if config.length_dependent:
+            slot.total_steps = total_epochs * slot.steps_per_epoch
+        return slot
+
+    def _train(self, n_steps: int) -> None:
+        losses = torch.zeros(len(self._slots), device=self.device)
+        starts = range(0, n_steps, CHUNK_STEPS)
+        chunks = [(i, min(CHUNK_STEPS, n_steps - i)) for i in starts]
+        prepared = self._prepare(*chunks[0])
+        for number, (_, length) in enumerate(chunks):
+            current = prepared.result() if self._prefetcher else prepared
+            if number + 1 < len(chunks):
+                prepared = self._prepare(*chunks[number + 1])
+            current = current.to(self.device)
+            for k in range(length):
+                losses += self._step(current, k)
+        for slot, loss in zip(self._slots, losses.tolist(), strict=True):
+            slot.step += n_steps
+            slot.loss_sum += loss
+
+    def _prepare(self, offset: int, length: int):
+        if self._prefetcher is None:
+            return _draw(self._slots, offset, length)
+        return self._prefetcher.submit(lambda: _draw(self._slots, offset, length).pinned())
+
+    def _step(self, draws: _Draws, k: int) -> Tensor:  # -> (S,) loss of each slot
+        config = self._slots[0].config
+        n_slots, batch = draws.timesteps.shape[1:]
+        latents = torch.cat([slot.latents[draws.image[k, s]] for s, slot in enumerate(self._slots)])
+        text = torch.cat([slot.text[draws.text[k, s]] for s, slot in enumerate(self._slots)])
+        noise, timesteps = draws.noise[k].flatten(0, 1), draws.timesteps[k].flatten()
+        noisy = self.parts.noise_scheduler.add_noise(latents, noise, timesteps)
+        tensors = self._tensors
+        with self.lora.attached(tensors.a, tensors.b, tensors.scale, draws.dropout(k)):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
+        target = self._target(latents, noise, timesteps)
+        per_sample = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3)).view(n_slots, batch)
+        if draws.any_snr_gamma:
+            per_sample = per_sample * self._snr_weights(draws.timesteps[k], draws.snr_gamma)
+        losses = (per_sample * draws.weight[k]).sum(1)
+        losses.sum().backward()  # slots share no weight: the sum's gradient is each slot's own
+        tensors.adamw_step(draws.learning_rate[k], draws.step[k], draws.weight_decay, draws.max_grad_norm)
+        return losses.detach()
+
+    def _target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        if self.parts.noise_scheduler.config.prediction_type == "v_prediction":
+            return self.parts.noise_scheduler.get_velocity(latents, noise, timesteps)
+        return noise
+
+    def _snr_weights(self, timesteps: Tensor, gamma: Tensor) -> Tensor:  # (S, b), (S,) -> (S, b)
+        """Min-SNR-gamma loss weights (Hang et al., arXiv:2303.09556); a slot without it has gamma infinite and weight 1."""
+        alphas = self.parts.noise_scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+        snr = alphas / (1 - alphas)
+        v_prediction = self.parts.noise_scheduler.config.prediction_type == "v_prediction"
+        weight = torch.minimum(snr, gamma.view(-1, 1)) / (snr + 1 if v_prediction else snr)
+        return torch.where(torch.isinf(gamma).view(-1, 1), torch.ones_like(weight), weight)
+
+    def _end_epoch(self, s: int) -> EpochEnd | Diverged:
+        slot = self._slots[s]
+        slot.epoch += 1
+        mean_loss = slot.loss_sum / slot.steps_per_epoch
+        slot.loss_sum = 0.0
+        if not math.isfinite(mean_loss) or not self._tensors.is_finite(s):
+            lr = slot.config.learning_rate
+            reason = f"training diverged in epoch {slot.epoch}: the loss or the weights are not finite at learning_rate={lr:g}; use a smaller one"
+            return Diverged(slot.key, slot.epoch, reason)
+        return EpochEnd(slot.key, slot.epoch, mean_loss)
+
+
+class _PackedTensors:
+    """Weights, gradients and moments of S slots in flat (S, P) tensors, of which each layer's A and B are views: AdamW is a dozen operations."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], states: list[TrainingState], device: torch.device) -> None:
+        self.shapes = shapes
+        self.width = max((state.adapter.rank for state in states), default=1)
+        n = sum((d_in + d_out) * self.width for d_in, d_out in shapes.values())
+        self.weights, self.grads, self.first, self.second = (torch.zeros(len(states), n, device=device) for _ in range(4))
+        for s, state in enumerate(states):
+            for flat, layers in ((self.weights, state.adapter.layers), (self.first, state.first_moment), (self.second, state.second_moment)):
+                for path, (a_view, b_view) in self._views(flat).items():
+                    a, b = layers[path]
+                    a_view[s, :, : a.shape[1]] = a.to(device)
+                    b_view[s, : b.shape[0]] = b.to(device)
+        self.scale = torch.tensor([state.adapter.scale for state in states], device=device)
+        self.a, self.b = self._leaves()
+
+    def slot_layers(self, s: int, rank: int) -> tuple[dict[str, tuple[Tensor, Tensor]], ...]:
+        """CPU copies of (weights, first moments, second moments) of one slot, without the padding."""
+        return tuple(
+            {path: (a[s, :, :rank].cpu().clone(), b[s, :rank].cpu().clone()) for path, (a, b) in self._views(flat).items()}
+            for flat in (self.weights, self.first, self.second)
+        )
+
+    def is_finite(self, s: int) -> bool:
+        return bool(torch.isfinite(self.weights[s]).all())
+
+    @torch.no_grad()
+    def adamw_step(self, learning_rate: Tensor, step: Tensor, weight_decay: Tensor, max_grad_norm: Tensor) -> None:  # each (S,)
+        """Clip each slot's gradient to its own norm, then AdamW (Loshchilov & Hutter, arXiv:1711.05101) as torch.optim.AdamW does; zero the gradients."""
+        g = self.grads
+        norm = torch.linalg.vector_norm(g, dim=1)
+        g *= (max_grad_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1)
+        self.weights *= (1 - learning_rate * weight_decay).unsqueeze(1)
+        self.first.lerp_(g, 1 - BETA1)
+        self.second.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
+        correction1, correction2 = 1 - BETA1 ** step.double(), 1 - BETA2 ** step.double()
+        denominator = self.second.sqrt().div_(correction2.sqrt().float().unsqueeze(1)).add_(EPSILON)
+        self.weights.addcdiv_(self.first * (-learning_rate / correction1.float()).unsqueeze(1), denominator)
+        g.zero_()
+
+    def _views(self, flat: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        views, offset, r = {}, 0, self.width
+        for path, (d_in, d_out) in self.shapes.items():
+            a = flat[:, offset : offset + d_in * r].view(-1, d_in, r)
+            b = flat[:, offset + d_in * r : offset + (d_in + d_out) * r].view(-1, r, d_out)
+            views[path] = (a, b)
+            offset += (d_in + d_out) * r
+        return views
+
+    def _leaves(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        weights, grads = self._views(self.weights), self._views(self.grads)
+        leaves = {path: tuple(_leaf(w, g) for w, g in zip(weights[path], grads[path], strict=True)) for path in self.shapes}
+        return {p: ab[0] for p, ab in leaves.items()}, {p: ab[1] for p, ab in leaves.items()}
+
+
+def _leaf(weight: Tensor, grad: Tensor) -> Tensor:
+    # A leaf over the flat storage with its gradient preset: autograd accumulates into the flat gradient in place.
+    leaf = weight.detach().requires_grad_()
+    leaf.grad = grad
+    return leaf
+
+
+@dataclass
+class _Draws:
+    """The random choices and schedules of K steps for S slots with batch b."""
+
+    image: Tensor  # (K, S, b) int64, row of the slot's latents
+    text: Tensor  # (K, S, b) int64, row of the slot's text
+    weight: Tensor  # (K, S, b): 1 / real samples of the step, 0 for the padding of an epoch's last batch
+    timesteps: Tensor  # (K, S, b) int64
+    noise: Tensor  # (K, S, b, c, h, w)
+    dropout_seed: Tensor  # (K, S) int32
+    learning_rate: Tensor  # (K, S)
+    step: Tensor  # (K, S) int64, counted from 1
+    dropout_p: Tensor  # (S,)
+    weight_decay: Tensor  # (S,)
+    max_grad_norm: Tensor  # (S,)
+    snr_gamma: Tensor  # (S,), infinite for none
+    any_dropout: bool  # these two are decided on the CPU, so that a step need not ask the device
+    any_snr_gamma: bool
+
+    def dropout(self, k: int) -> SlotDropout | None:
+        return SlotDropout(self.dropout_p, self.dropout_seed[k]) if self.any_dropout else None
+
+    def to(self, device: torch.device) -> _Draws:
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def pinned(self) -> _Draws:
+        return self._map(lambda t: t.pin_memory())
+
+    def _map(self, change) -> _Draws:
+        return _Draws(**{name: change(value) if isinstance(value, Tensor) else value for name, value in vars(self).items()})
+
+
+def _draw(slots: list[_Slot], offset: int, n_steps: int) -> _Draws:
+    per_slot = [_draw_slot(slot, range(slot.step + offset, slot.step + offset + n_steps)) for slot in slots]
+    stacked = {name: torch.stack([draw[name] for draw in per_slot], dim=1) for name in per_slot[0]}
+    configs = [slot.config for slot in slots]
+    gammas = [math.inf if c.min_snr_gamma is None else c.min_snr_gamma for c in configs]
+    return _Draws(
+        **stacked,
+        dropout_p=torch.tensor([c.dropout for c in configs]),
+        weight_decay=torch.tensor([c.weight_decay for c in configs]),
+        max_grad_norm=torch.tensor([c.max_grad_norm for c in configs]),
+        snr_gamma=torch.tensor(gammas),
+        any_dropout=any(c.dropout > 0 for c in configs),
+        any_snr_gamma=any(math.isfinite(g) for g in gammas),
+    )
+
+
+def _draw_slot(slot: _Slot, steps: range) -> dict[str, Tensor]:
+    draws = [_draw_step(slot, step) for step in steps]
+    return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+
+
+def _draw_step(slot: _Slot, step: int) -> dict[str, Tensor]:
+    config = slot.config
+    generator = torch.Generator().manual_seed(derived_seed(config.train_seed, "step", step))
+    noise = torch.randn((config.batch, *slot.latents.shape[1:]), generator=generator)
+    timesteps = torch.randint(0, slot.n_timesteps, (config.batch,), generator=generator)
+    offset = torch.randn((config.batch, slot.latents.shape[1], 1, 1), generator=generator)
+    flips, drops = torch.rand((2, config.batch), generator=generator)
+    dropout_seed = torch.randint(-(2**31), 2**31, (), generator=generator)
+    image, weight = _images_of_step(slot, step)
+    text = torch.where(drops < config.caption_dropout, len(slot.text) - 1, slot.text_index[image])
+    if config.flip:
+        image = image + slot.n_images * (flips < 0.5)
+    return {
+        "image": image,
+        "text": text,
+        "weight": weight,
+        "timesteps": timesteps,
+        "noise": noise + config.noise_offset * offset,
+        "dropout_seed": dropout_seed.to(torch.int32),
+        "learning_rate": torch.tensor(config.learning_rate * schedule_factor(config, step, slot.total_steps)),
+        "step": torch.tensor(step + 1),
+    }
+
+
+def _images_of_step(slot: _Slot, step: int) -> tuple[Tensor, Tensor]:
+    epoch, position = divmod(step, slot.steps_per_epoch)
+    if slot.order_epoch != epoch:
+        generator = torch.Generator().manual_seed(derived_seed(slot.config.train_seed, "order", epoch))
+        slot.order, slot.order_epoch = torch.randperm(slot.n_images, generator=generator), epoch
+    batch = slot.config.batch
+    image = slot.order[position * batch : (position + 1) * batch]
+    n_real = len(image)
+    weight = torch.zeros(batch)
+    weight[:n_real] = 1 / n_real
+    return torch.cat([image, image[:1].expand(batch - n_real)]), weight
+
+
+def schedule_factor(config: TrainConfig, step: int, total_steps: int | None) -> float:
+    """What the learning rate is multiplied with at a step (from 0), as diffusers' get_scheduler defines the schedule of that name."""
+    warmup = 0 if config.lr_schedule == "constant" else config.lr_warmup_steps
+    if step < warmup:
+        return step / max(1, warmup)
+    if config.lr_schedule == "linear":
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+    if config.lr_schedule == "cosine":
+        progress = (step - warmup) / max(1, total_steps - warmup)
+        return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
+    return 1.0
