@@ -8,9 +8,9 @@ Not here: which trainings meet in a pack, when one is stopped, and where its ada
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,16 @@ class TrainingState:
     second_moment: Mapping[str, tuple[Tensor, Tensor]]
     epoch: int
     step: int
+    loss_sum: float = 0.0  # over the steps of an epoch under way
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a training stands: epochs (with a fraction), mean loss of the epoch under way (NaN at its start), steps of an epoch."""
+
+    epochs: float
+    mean_loss: float
+    steps_per_epoch: int
 
 
 def pack_signature(config: TrainConfig) -> tuple:
@@ -85,12 +95,22 @@ class _Slot:
     def steps_per_epoch(self) -> int:
         return math.ceil(self.n_images / self.config.batch)
 
+    @property
+    def standing(self) -> Standing:
+        n_steps = self.step % self.steps_per_epoch
+        return Standing(self.step / self.steps_per_epoch, self.loss_sum / n_steps if n_steps else math.nan, self.steps_per_epoch)
+
 
 class Pack:
     """S trainings on one base model. Add and remove them at epoch boundaries; `advance` runs to the next boundary of any of them."""
 
-    def __init__(self, parts: ModelParts, frozen: FrozenWork, *, gradient_checkpointing: bool = False, compile: bool = False) -> None:
+    def __init__(
+        self, parts: ModelParts, frozen: FrozenWork, *, largest: int | None = None, gradient_checkpointing: bool = False, compile: bool = False
+    ) -> None:
+        """`largest` is how many trainings whoever fills it should put in; nothing here depends on it."""
         self.parts = parts
+        self.largest = largest or 2**30
+        self.n_steps = 0  # done so far, by all its trainings together
         self.frozen = frozen
         self.device = torch.device(parts.device)
         self.lora = SlotLoRA(parts.unet)
@@ -117,7 +137,7 @@ class Pack:
             adapter = new_adapter(self.lora.shapes, rank=config.rank, alpha=config.alpha, seed=config.train_seed)
             zeros = {path: (torch.zeros_like(a), torch.zeros_like(b)) for path, (a, b) in adapter.layers.items()}
             state = TrainingState(adapter, zeros, zeros, epoch=0, step=0)
-        slot.epoch, slot.step = state.epoch, state.step
+        slot.epoch, slot.step, slot.loss_sum = state.epoch, state.step, state.loss_sum
         states = [*(self.state(k) for k in self.keys), state]
         self._slots.append(slot)
         self._tensors = _PackedTensors(self.lora.shapes, states, self.device)
@@ -138,11 +158,21 @@ class Pack:
         s = self.keys.index(key)
         slot = self._slots[s]
         weights, first, second = self._tensors.slot_layers(s, slot.config.rank)
-        return TrainingState(Adapter(slot.config.rank, slot.config.alpha, weights), first, second, slot.epoch, slot.step)
+        return TrainingState(Adapter(slot.config.rank, slot.config.alpha, weights), first, second, slot.epoch, slot.step, slot.loss_sum)
 
-    def mean_losses(self) -> dict[str, float]:
-        """Mean loss of the epoch under way, per training."""
-        return {slot.key: slot.loss_sum / max(1, slot.step % slot.steps_per_epoch) for slot in self._slots}
+    @property
+    def signature(self) -> tuple | None:
+        """The `pack_signature` of what is in it; None while it is empty."""
+        return pack_signature(self._slots[0].config) if self._slots else None
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether every training stands at the end of an epoch."""
+        return all(slot.step % slot.steps_per_epoch == 0 for slot in self._slots)
+
+    def standings(self) -> dict[str, Standing]:
+        """How far each training is."""
+        return {slot.key: slot.standing for slot in self._slots}
 
     def advance(self, max_steps: int | None = None) -> list[EpochEnd | Diverged]:
         """Train to the next epoch boundary of any slot, or `max_steps` steps if that is nearer (then nothing is reported).
@@ -176,24 +206,33 @@ class Pack:
 
     def _train(self, n_steps: int) -> None:
         losses = torch.zeros(len(self._slots), device=self.device)
-        starts = range(0, n_steps, CHUNK_STEPS)
-        chunks = [(i, min(CHUNK_STEPS, n_steps - i)) for i in starts]
-        prepared = self._prepare(*chunks[0])
-        for number, (_, length) in enumerate(chunks):
-            current = prepared.result() if self._prefetcher else prepared
-            if number + 1 < len(chunks):
-                prepared = self._prepare(*chunks[number + 1])
-            current = current.to(self.device)
-            for k in range(length):
-                losses += self._step(current, k)
-        for slot, loss in zip(self._slots, losses.tolist(), strict=True):
-            slot.step += n_steps
-            slot.loss_sum += loss
+        n_done = 0
+        try:
+            for draws in self._drawn(n_steps):
+                for k in range(len(draws.noise)):
+                    losses += self._step(draws, k)
+                    n_done += 1
+        finally:
+            # A step that ran out of memory has changed no weights; those before it count.
+            self._tensors.grads.zero_()
+            self.n_steps += n_done
+            for slot, loss in zip(self._slots, losses.tolist(), strict=True):
+                slot.step += n_done
+                slot.loss_sum += loss
 
-    def _prepare(self, offset: int, length: int):
+    def _drawn(self, n_steps: int) -> Iterator[_Draws]:
+        """The random choices of the next steps, in chunks on the device; on a GPU the next chunk is drawn while this one is used."""
+        chunks = [(offset, min(CHUNK_STEPS, n_steps - offset)) for offset in range(0, n_steps, CHUNK_STEPS)]
+        slots = [replace(slot) for slot in self._slots]  # as they stand now: the prefetching thread must not see them move
         if self._prefetcher is None:
-            return _draw(self._slots, offset, length)
-        return self._prefetcher.submit(lambda: _draw(self._slots, offset, length).pinned())
+            yield from (_draw(slots, *chunk) for chunk in chunks)
+            return
+        ahead = self._prefetcher.submit(lambda: _draw(slots, *chunks[0]).pinned())
+        for i in range(len(chunks)):
+            current = ahead.result()
+            if i + 1 < len(chunks):
+                ahead = self._prefetcher.submit(lambda i=i: _draw(slots, *chunks[i + 1]).pinned())
+            yield current.to(self.device)
 
     def _step(self, draws: _Draws, k: int) -> Tensor:  # -> (S,) loss of each slot
         config = self._slots[0].config

@@ -1,0 +1,103 @@
+"""The records of one study as frames: json columns spread into columns of their own. Reads; computes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweep.records import EVALUATIONS, TRIALS, Records, RecordsError, as_rows
+
+CONTROL = "none"
+"""The training key of evaluations without an adapter."""
+
+DEFAULT_STORAGE = "sweeps"
+
+
+@dataclass(frozen=True)
+class StudyRecords:
+    """The frames of one study. `parameters` and `labels` name the columns of `trials` that came from its configurations."""
+
+    name: str
+    folder: Path
+    trials: pd.DataFrame  # one row per trial: its latest state, parameters and labels as columns
+    evaluations: pd.DataFrame  # one row per image set, its EvalConfig as columns `eval.*`
+    images: pd.DataFrame  # one row per generated image
+    rungs: pd.DataFrame  # one row per trial and rung: trial, epoch, objective, evaluation_key
+    parameters: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def load_study_records(name_or_dir: str | Path, storage: str | Path = DEFAULT_STORAGE, *, skip_damaged: bool = False) -> StudyRecords:
+    """A study's records, by its folder or by its name in the storage place. A study that is still going on is fine.
+
+    Raises:
+        RecordsError: there are no records, or a part of them is damaged."""
+    folder = _folder_of(name_or_dir, Path(storage))
+    records = Records(folder, skip_damaged=skip_damaged)
+    rows = as_rows(records.latest_trials(), TRIALS)
+    parameters, labels = _names_in(rows, "configuration"), _names_in(rows, "labels")
+    return StudyRecords(
+        name=folder.name,
+        folder=folder,
+        trials=_trial_frame(rows, parameters, labels),
+        evaluations=_evaluation_frame(as_rows(records.evaluations(), EVALUATIONS)),
+        images=records.images(),
+        rungs=_rung_frame(rows),
+        parameters=tuple(_column_of(name) for name in parameters),
+        labels=tuple(f"label.{name}" for name in labels),
+    )
+
+
+def _folder_of(name_or_dir: str | Path, storage: Path) -> Path:
+    for folder in (Path(name_or_dir), storage / str(name_or_dir)):
+        if (folder / "records").is_dir():
+            return folder.resolve()
+    known = sorted(path.parent.name for path in storage.glob("*/records"))
+    there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
+    raise RecordsError(
+        f"A study is named by its folder, or by its name in the storage, but there is no {name_or_dir}; {there}. Use --storage DIR."
+    )
+
+
+def _names_in(rows: list[dict[str, Any]], column: str) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row[column] or {}))
+
+
+def _column_of(parameter: str) -> str:
+    # `epochs` of a configuration is what was asked for; the column of that name is what was reached.
+    return f"{parameter}_asked" if parameter in TRIALS.columns else parameter
+
+
+def _trial_frame(rows: list[dict[str, Any]], parameters: list[str], labels: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(TRIALS.columns))
+    given = {_column_of(name): [(row["configuration"] or {}).get(name) for row in rows] for name in parameters}
+    named = {f"label.{name}": [(row["labels"] or {}).get(name) for row in rows] for name in labels}
+    spread = pd.DataFrame({name: _column(values) for name, values in {**given, **named}.items()}, index=frame.index)
+    numbers = {name: pd.to_numeric(frame[name]).astype("Int64") for name in ("number", "epochs", "best_epoch", "shared_epochs")}
+    return pd.concat([frame.assign(**numbers, objective=pd.to_numeric(frame["objective"])), spread], axis=1)
+
+
+def _column(values: list[Any]) -> pd.Series:
+    """The values as a column in which whole numbers stay whole where some are missing."""
+    known = [value for value in values if value is not None]
+    whole = bool(known) and all(isinstance(value, int) and not isinstance(value, bool) for value in known)
+    return pd.Series(values, dtype="Int64" if whole else None if known else object)
+
+
+def _evaluation_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(EVALUATIONS.columns))
+    configurations = pd.DataFrame([row["configuration"] or {} for row in rows], index=frame.index).add_prefix("eval.")
+    further = pd.DataFrame([row["further_metrics"] or {} for row in rows], index=frame.index)
+    dtypes = {"number": "float64", "integer": "Int64"}
+    typed = {column.name: dtypes[column.dtype] for column in EVALUATIONS.fields if column.dtype in dtypes}
+    numbers = {name: pd.to_numeric(frame[name]).astype(dtype) for name, dtype in typed.items()}
+    return pd.concat([frame.assign(**numbers), configurations, further], axis=1)
+
+
+def _rung_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    values = [(row["trial"], *rung) for row in rows for rung in row["rung_values"] or []]
+    frame = pd.DataFrame(values, columns=["trial", "epoch", "objective", "evaluation_key"])
+    return frame.assign(objective=pd.to_numeric(frame["objective"]))

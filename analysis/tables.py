@@ -1,0 +1,102 @@
+"""Tables as frames: trials ranked by objective with intervals, the control beside them, and pivots over two parameters.
+
+Frames in, new frames out; how they are printed is analysis/__main__.py's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+
+import pandas as pd
+
+from analysis.load import CONTROL, StudyRecords
+from analysis.stats import mean_interval, paired_difference
+
+METRICS = ("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout")
+PAIRED_BY = ("prompt", "seed")
+"""Two images are a pair where the prompt and the noise are the same: common random numbers."""
+
+
+def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
+    """One row per trial, best first, by the evaluation of its best rung; then one row per control, which has no rank.
+
+    Beside every metric stand `n_images`, `n_references` and the networks; `lpips_low` and `lpips_high` are a 95 % bootstrap
+    interval over the images, drawn with `seed`. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
+    prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
+    trials = _best_evaluations(records)
+    table = pd.concat([trials, _controls(records)], ignore_index=True)
+    images = dict(tuple(records.images.groupby("evaluation_key")))
+    table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
+    ranked = table.sort_values(["is_control", "objective", "number"], na_position="last", kind="stable", ignore_index=True)
+    has_rank = ranked["objective"].notna() & ~ranked["is_control"]
+    return ranked.assign(rank_number=pd.Series(range(1, len(ranked) + 1), dtype="Int64").where(has_rank))
+
+
+def pivot(records: StudyRecords, a: str, b: str, *, value: str = "objective", seed: int = 0) -> pd.DataFrame:
+    """One row per pair of values of the parameters `a` and `b`: n trials, the best, and the mean with its bootstrap interval.
+
+    Raises:
+        KeyError: a parameter that the study did not search."""
+    for name in (a, b):
+        if name not in records.parameters:
+            raise KeyError(f"A pivot takes parameters that the study searched, but `{name}` is none of {', '.join(records.parameters)}.")
+    frame = _best_evaluations(records).dropna(subset=[value])
+    rows = [_cell({a: cell_a, b: cell_b}, group[value], seed=seed) for (cell_a, cell_b), group in frame.groupby([a, b])]
+    return pd.DataFrame(rows, columns=[a, b, "n", "best", "mean", "low", "high"])
+
+
+def _best_evaluations(records: StudyRecords) -> pd.DataFrame:
+    """One row per trial, with the evaluation of its best rung; trials without one keep missing metrics."""
+    rungs = records.rungs.rename(columns={"epoch": "best_epoch"})[["trial", "best_epoch", "evaluation_key"]]
+    rungs = rungs.astype({"best_epoch": "Int64"}).drop_duplicates(["trial", "best_epoch"], keep="last")
+    own = ["best_epoch", "epochs", "objective", "reason", "training_key"]
+    columns = ["trial", "number", "state", *records.parameters, *records.labels, *own]
+    joined = records.trials[columns].merge(rungs, on=["trial", "best_epoch"], how="left")
+    return joined.merge(_measured(records), on="evaluation_key", how="left").assign(is_control=False)
+
+
+def _controls(records: StudyRecords) -> pd.DataFrame:
+    """One row per evaluation without an adapter, its evaluation values in the columns of the parameters."""
+    controls = records.evaluations[records.evaluations["training_key"] == CONTROL]
+    values = {name: controls[f"eval.{name}"] for name in records.parameters if f"eval.{name}" in controls}
+    known = controls[["evaluation_key", "objective"]].assign(**values, trial="control", state="CONTROL", is_control=True)
+    return known.merge(_measured(records), on="evaluation_key", how="left")
+
+
+def _measured(records: StudyRecords) -> pd.DataFrame:
+    columns = ["evaluation_key", *METRICS, "n_images", "n_references", "n_heldout", "perceptual_backbone", "pooled_backbone"]
+    return records.evaluations[columns]
+
+
+def _intervals(table: pd.DataFrame, images: dict[Hashable, pd.DataFrame], *, seed: int) -> pd.DataFrame:
+    intervals = [mean_interval(images[key]["lpips"], seed=seed) if key in images else None for key in table["evaluation_key"]]
+    low, high = ([getattr(i, end) if i else math.nan for i in intervals] for end in ("low", "high"))
+    return pd.DataFrame({"lpips_low": low, "lpips_high": high}, index=table.index, dtype=float)
+
+
+def _against_baseline(table: pd.DataFrame, images: dict[Hashable, pd.DataFrame], *, seed: int) -> pd.DataFrame:
+    columns = ["vs_baseline", "vs_baseline_low", "vs_baseline_high", "vs_baseline_n"]
+    marked = table["label.baseline"].eq(True) if "label.baseline" in table else pd.Series(False, index=table.index)
+    keys = table.loc[marked, "evaluation_key"].dropna()
+    if keys.empty or keys.iloc[0] not in images:
+        return pd.DataFrame([_none()] * len(table), index=table.index, columns=columns)
+    baseline = images[keys.iloc[0]]
+    rows = [_difference(images.get(key), baseline, seed=seed) if key != keys.iloc[0] else _none() for key in table["evaluation_key"]]
+    return pd.DataFrame(rows, index=table.index, columns=columns)
+
+
+def _difference(images: pd.DataFrame | None, baseline: pd.DataFrame, *, seed: int) -> tuple[float, float, float, int]:
+    if images is None:
+        return _none()
+    pairs = images.merge(baseline, on=list(PAIRED_BY), suffixes=("", "_baseline"))
+    difference = paired_difference(pairs["lpips"], pairs["lpips_baseline"], seed=seed)
+    return difference.mean, difference.low, difference.high, difference.n
+
+
+def _none() -> tuple[float, float, float, int]:
+    return math.nan, math.nan, math.nan, 0
+
+
+def _cell(names: dict[str, object], values: pd.Series, *, seed: int) -> dict[str, object]:
+    interval = mean_interval(values, seed=seed)
+    return {**names, "n": len(values), "best": float(values.min()), "mean": interval.mean, "low": interval.low, "high": interval.high}

@@ -1,0 +1,99 @@
+"""Tables as text for a terminal. The numbers come from analysis/tables.py; nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from analysis.load import StudyRecords
+from analysis.stats import Interval
+
+NARROW = ("#", "trial", "state", "configuration", "epoch", "objective", "lpips", "fid")
+"""What is left where a terminal is too narrow for every parameter and metric in a column of its own."""
+
+
+def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console) -> None:
+    """The ranked trials, in full where the console is wide enough or no terminal at all, else the narrow form."""
+    rows = [_cells(row, records.parameters) for row in ranked.to_dict("records")]
+    wide = ("#", "trial", "state", *records.parameters, "epoch", "objective", "lpips [95 %]", "fid", "kid", "lpips vs baseline")
+    title = f"{records.name}: {len(records.trials)} trials, best first"
+    _print_widest(console, _table(title, wide, rows), _table(title, NARROW, rows))
+    console.print(caption_of(ranked), highlight=False, style="dim")
+
+
+def print_frame(frame: pd.DataFrame, title: str, console: Console) -> None:
+    """Any frame as a table, numbers to four digits."""
+    rows = [{name: text_of(value, 4) for name, value in row.items()} for row in frame.to_dict("records")]
+    _print_widest(console, _table(title, tuple(frame.columns), rows))
+
+
+def caption_of(ranked: pd.DataFrame) -> str:
+    """What every number in the ranked table rests on: n, networks, and what the intervals leave out."""
+
+    def named(column: str) -> str:
+        return " / ".join(str(value) for value in ranked[column].dropna().unique()) or "no"
+
+    return (
+        f"{named('n_images')} images against {named('n_references')} references; LPIPS over {named('perceptual_backbone')}, FID and KID "
+        f"over {named('pooled_backbone')}. Intervals cover the images, not training seeds; FID of few images is biased upwards."
+    )
+
+
+def text_of(value: Any, digits: int = 3) -> str:
+    if isinstance(value, (list, dict)):
+        return str(value)
+    if pd.isna(value):
+        return "-"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def _cells(row: Mapping[str, Any], parameters: Sequence[str]) -> dict[str, str]:
+    n = 0 if pd.isna(row["lpips"]) else 1
+    lpips = Interval(row["lpips"], row["lpips_low"], row["lpips_high"], n, 0)
+    difference = Interval(row["vs_baseline"], row["vs_baseline_low"], row["vs_baseline_high"], int(row["vs_baseline_n"]), 0)
+    values = {name: _short(row[name]) for name in parameters}
+    return {
+        **values,
+        "#": text_of(row["rank_number"]),
+        "trial": row["trial"],
+        "state": row["state"].lower(),
+        "configuration": " ".join(f"{name}={value}" for name, value in values.items() if value != "-"),
+        "epoch": text_of(row["best_epoch"]),
+        "objective": text_of(row["objective"], 4),
+        "lpips": text_of(row["lpips"]),
+        "lpips [95 %]": lpips.text(),
+        "fid": text_of(row["fid"], 1),
+        "kid": text_of(row["kid"], 4),
+        "lpips vs baseline": difference.text(),
+    }
+
+
+def _short(value: Any) -> str:
+    """A parameter's value as one would write it: 0.001, v2, 16."""
+    return f"{value:g}" if isinstance(value, float) and not pd.isna(value) else text_of(value)
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        words = heading in ("trial", "state", "configuration")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "configuration")
+    for row in rows:
+        table.add_row(*(row[heading] for heading in headings))
+    return table
+
+
+def _print_widest(console: Console, *tables: Table) -> None:
+    for table in tables:
+        width = console.measure(table, options=console.options.update(width=10_000)).maximum
+        if width <= console.width:
+            console.print(table)
+            return
+        if not console.is_terminal:  # into a file nothing is cut
+            Console(file=console.file, width=width).print(table)
+            return
+    console.print(tables[-1])

@@ -1,0 +1,83 @@
+"""Comparing a study with the one that its records were made by: what is the same, what extends it, what cannot be mixed.
+
+Works on the JSON of Study.describe(), so that a study whose file is long gone can still be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sweep.errors import IncomparableStudyError
+
+SAME, EXTENDS, INCOMPARABLE = "same", "extends", "incomparable"
+EXTENDING_FIELDS = (
+    "aliases",
+    "space",
+    "try_first",
+    "baseline",
+    "fan_out",
+    "sampler",
+    "samples",
+    "early_stopping",
+    "max_concurrent",
+    "study_seed",
+    "budget_hours",
+)
+"""A change of these leaves every earlier trial as true as it was. Any other change is incomparable."""
+
+IGNORED_FIELDS = ("name",)
+SEARCHED = "(searched)"
+
+Verdict = tuple[str, str, Any, Any]
+
+
+def compare_studies(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Verdict]:
+    """(field, "same" | "extends" | "incomparable", old, new) for every field, in the order of `new`.
+
+    Fixed parameters are fields of their own, as `fixed.rank`."""
+    old_fields, new_fields = _flat(old), _flat(new)
+    names = list(dict.fromkeys([*new_fields, *old_fields]))
+    return [_verdict(name, old_fields, new_fields) for name in names]
+
+
+def require_comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Verdict]:
+    """The fields that extend the old study.
+
+    Raises:
+        IncomparableStudyError: a field changed that makes the old and the new numbers different things."""
+    verdicts = compare_studies(old, new)
+    for field, verdict, before, after in verdicts:
+        if verdict == INCOMPARABLE:
+            raise IncomparableStudyError(
+                f"A study's records hold one subject, models, protocol and objective, but `{field}` was {_short(before)} in "
+                f"{new.get('name') or old.get('name')} and is now {_short(after)}. Give the new one a name of its own: --name."
+            )
+    return [verdict for verdict in verdicts if verdict[1] == EXTENDS]
+
+
+def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(study))
+    fixed = plain.pop("fixed", {})
+    return {**{name: value for name, value in plain.items() if name not in IGNORED_FIELDS}, **{f"fixed.{k}": v for k, v in fixed.items()}}
+
+
+def _verdict(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Verdict:
+    before, after = old.get(name, SEARCHED), new.get(name, SEARCHED)
+    if before == after:
+        return name, SAME, before, after
+    return name, EXTENDS if _extends(name, before, after) else INCOMPARABLE, before, after
+
+
+def _extends(name: str, before: Any, after: Any) -> bool:
+    if name == "rows":  # trials are numbered by row, so the old ones must come first
+        return isinstance(before, list) and isinstance(after, list) and bool(before) and after[: len(before)] == before
+    if name.startswith("fixed."):
+        # Narrowed to one value: the old trials carry their own. The other way round their value is nowhere in their rows.
+        return before == SEARCHED
+    return name in EXTENDING_FIELDS
+
+
+def _short(value: Any) -> str:
+    text = value if value == SEARCHED else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

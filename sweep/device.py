@@ -1,0 +1,206 @@
+"""The device that does a worker's work: packs of trainings, the store of adapters, batched evaluation. Imported in the worker's process only.
+
+It keeps the contract of sweep.worker.Device; which training runs, and until when, is for the pool to say."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+import transformers
+
+from sweep.pool import EvaluationOrder, TrainingOrder, TrainingReport
+from sweep.record_files import write_atomically
+from sweep.worker import ImageSet
+from trainables.adapters import AdapterStore
+from trainables.config import TrainConfig
+from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
+from trainables.frozen import FrozenWork
+from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, pack_signature
+from trainables.probe import probe_pack_size
+from trainables.subject import load_subject
+
+logger = logging.getLogger(__name__)
+
+LARGEST_PACK = {"cpu": 16, "cuda": 32}
+REPORT_EVERY_S = 2.0
+"""How long a device trains before it listens again: the live view moves, and a stopped training leaves its slot."""
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "lpips", "torch-fidelity", "numpy")
+
+
+class PackDevice:
+    """One CPU or GPU. Trainings that may share a pack do; packs take turns. A pack that does not fit the memory is halved."""
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        n_threads: int,
+        adapters: Path,
+        latents: Path,
+        n_slots: int | None = None,
+        probe_with: TrainConfig | None = None,
+        probe_file: Path | None = None,
+        perceptual: str = "embedded:perceptual",
+        pooled: str = "embedded:pooled",
+    ) -> None:
+        """Without `n_slots` the size of a pack is measured with the configuration `probe_with` when the device opens, and
+        kept in `probe_file` for the next launch; without either, a pack holds LARGEST_PACK."""
+        self.device, self.n_threads = device, n_threads
+        self.n_slots = n_slots or LARGEST_PACK[device]
+        self._probe_with = None if n_slots else probe_with
+        self._probe_file = probe_file
+        self._backbones = {"perceptual": perceptual, "pooled": pooled}
+        self._store = AdapterStore(adapters)
+        self._frozen = FrozenWork(device, latents)
+        self._subject = cache(load_subject)
+        self._packs: list[Pack] = []
+        self._orders: dict[str, TrainingOrder] = {}
+        self._arriving: dict[str, TrainingState | None] = {}  # they join their pack at its next epoch boundary
+        self._step_s: dict[int, float] = {}  # by id of the pack
+        self._turn = 0
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return (*(key for pack in self._packs for key in pack.keys), *self._arriving)
+
+    def open(self) -> None:
+        transformers.utils.logging.disable_progress_bar()
+        if self.device == "cpu":
+            torch.set_num_threads(self.n_threads)
+        self._evaluator = Evaluator(self._frozen, **self._backbones)
+        self._name = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or platform.machine()
+        if self._probe_with is not None:
+            self.n_slots = self._known_size() or self._measured_size(self._probe_with)
+
+    def start(self, order: TrainingOrder) -> TrainingReport:
+        stored = self._store.epochs(order.key)
+        missing = [epoch for epoch in order.epochs if epoch not in stored]
+        if not missing:
+            return TrainingReport(order.key, max(order.epochs), stored=tuple(stored))
+        # An adapter may be there without its moments: training then goes on from the last complete state.
+        first = self._store.longest_state_epoch(order.key, missing[0] - 1)
+        self._arriving[order.key] = None if first is None else self._store.load_state(order.key, first)
+        self._orders[order.key] = order
+        try:
+            self._let_in()
+        except Exception:
+            self._arriving.pop(order.key, None)
+            raise
+        return TrainingReport(order.key, first or 0, stored=tuple(stored))
+
+    def stop(self, key: str) -> None:
+        self._arriving.pop(key, None)
+        for pack in self._packs:
+            if key in pack.keys:
+                pack.remove(key)
+        self._packs = [pack for pack in self._packs if pack.keys]
+
+    def advance(self) -> list[TrainingReport]:
+        self._let_in()
+        self._turn += 1
+        pack = self._packs[self._turn % len(self._packs)]
+        try:
+            return self._train(pack)
+        except torch.OutOfMemoryError:
+            if len(pack.keys) == 1:
+                raise
+            self._halve(pack)
+            return []
+
+    def save(self, key: str) -> None:
+        pack = next(pack for pack in self._packs if key in pack.keys)
+        self._store.save(key, pack.state(key))
+
+    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ImageSet]:
+        return [self._image_set(result) for result in self._evaluator.evaluate([self._request(order) for order in orders])]
+
+    # ---- private, in the order of use
+
+    def _known_size(self) -> int | None:
+        """The size that an earlier launch measured on this device."""
+        if self._probe_file is None or not self._probe_file.exists():
+            return None
+        known = json.loads(self._probe_file.read_text(encoding="utf-8"))
+        return known["n_slots"] if known["device"] == self._name else None
+
+    def _measured_size(self, config: TrainConfig) -> int:
+        probe = probe_pack_size(self._frozen, config, self._subject(config.subject), largest=LARGEST_PACK[self.device])
+        found = {"device": self._name, "n_slots": probe.best, "seconds_per_adapter_step": dict(probe.seconds_per_adapter_step)}
+        logger.info("pack size %s", found)
+        if self._probe_file is not None:
+            write_atomically(self._probe_file, lambda file: file.write(json.dumps(found, indent=1).encode()))
+        return probe.best
+
+    def _let_in(self) -> None:
+        """Give arriving trainings their slots where their pack stands at an epoch boundary: rungs then stay aligned."""
+        for key, state in list(self._arriving.items()):
+            order = self._orders[key]
+            pack = self._pack_for(order.config)
+            if pack.at_boundary:
+                pack.add(key, order.config, self._subject(order.config.subject), state=state, total_epochs=order.total_epochs)
+                del self._arriving[key]
+                self._packs += [pack] if pack not in self._packs else []
+
+    def _pack_for(self, config: TrainConfig) -> Pack:
+        signature = pack_signature(config)
+        fitting = [p for p in self._packs if p.signature == signature and len(p.keys) < p.largest]
+        if fitting:
+            return min(fitting, key=lambda pack: len(pack.keys))
+        return Pack(self._frozen.parts(config.train_model, config.train_vae, config.dtype), self._frozen, largest=self.n_slots)
+
+    def _train(self, pack: Pack) -> list[TrainingReport]:
+        n_before = pack.n_steps
+        started = time.perf_counter()
+        # The first time a step is measured with one of it.
+        events = pack.advance(max_steps=max(1, int(REPORT_EVERY_S / self._step_s.get(id(pack), REPORT_EVERY_S))))
+        step_s = (time.perf_counter() - started) / (pack.n_steps - n_before)
+        self._step_s[id(pack)] = step_s
+        reports = {key: TrainingReport(key, s.epochs, (), s.mean_loss, step_s * s.steps_per_epoch) for key, s in pack.standings().items()}
+        for event in events:
+            if isinstance(event, EpochEnd):
+                reports[event.key] = TrainingReport(event.key, event.epoch, (), event.mean_loss, reports[event.key].seconds_per_epoch)
+            elif isinstance(event, Diverged):
+                reports[event.key] = TrainingReport(event.key, event.epoch, failed=event.reason)
+        self._packs = [pack for pack in self._packs if pack.keys]
+        return list(reports.values())
+
+    def _halve(self, pack: Pack) -> None:
+        """Out of memory: half of the trainings go on in a pack of their own, and the two take turns."""
+        torch.cuda.empty_cache()
+        pack.largest = len(pack.keys) // 2
+        leaving = pack.keys[pack.largest :]
+        logger.warning("out of memory with %d trainings together: going on with %d at once", len(pack.keys), pack.largest)
+        other = Pack(pack.parts, self._frozen, largest=max(pack.largest, len(leaving)))
+        for key in leaving:
+            order = self._orders[key]
+            other.add(key, order.config, self._subject(order.config.subject), state=pack.state(key), total_epochs=order.total_epochs)
+            pack.remove(key)
+        self._packs.append(other)
+
+    def _request(self, order: EvaluationOrder) -> EvaluationRequest:
+        adapter = None if order.training_key is None else self._store.load_adapter(order.training_key, order.epoch)
+        return EvaluationRequest(order.key, adapter, order.config, self._subject(order.subject))
+
+    def _image_set(self, result: EvaluationResult) -> ImageSet:
+        row = {
+            "seconds_generate": result.seconds_generate,
+            "seconds_score": result.seconds_score,
+            "device": self._name,
+            "versions": _versions(),
+            **result.counts,
+        }
+        return ImageSet(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}

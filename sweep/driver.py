@@ -1,0 +1,361 @@
+"""The driver: what a study decides. Which trial starts, what a rung means for it, how it ends; and a row for each of these.
+
+It knows the searcher, the scheduler, the pool and the records, but neither Ray nor torch: sweep/runner.py lets Ray Tune run the
+trials that it starts, `run_here` runs them in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sweep.errors import ObjectiveError, StudyError, SweepError
+from sweep.keys import Keys
+from sweep.pool import Answer, EvaluationOrder, Subscription
+from sweep.record_schema import TRIALS
+from sweep.scheduler import Asha
+from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, PastTrial, Searcher, Suggestion, trial_id
+from sweep.study import Study
+
+INTERRUPTED = "interrupted"
+LOST = "lost"
+TRIED_AGAIN = (INTERRUPTED, LOST)
+"""Failures whose reason begins so are nobody's configuration: a relaunch tries them again."""
+
+
+class PoolClient(Protocol):
+    def subscribe(self, subscription: Subscription) -> None: ...
+
+    def release(self, trial: str) -> None: ...
+
+    def decided(self, trial: str, epoch: int) -> None: ...
+
+    def request(self, orders: Iterable[EvaluationOrder]) -> None: ...
+
+    def close(self, reason: str) -> None: ...
+
+
+class TrialRecords(Protocol):
+    def append_trial(self, row: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class Trial:
+    """A trial as the driver knows it. `rungs` are (epoch, objective, evaluation key)."""
+
+    id: str
+    number: int
+    configuration: dict[str, Any]
+    labels: dict[str, Any] = field(default_factory=dict)
+    sampled: dict[str, Any] = field(default_factory=dict)
+    state: str = RUNNING
+    rungs: list[tuple[int, float, str]] = field(default_factory=list)
+    training_key: str = ""
+    max_epochs: int = 0
+    formula: str = ""
+    shared_epochs: int = 0
+    reason: str = ""
+    started_at: float = 0.0
+    seconds: float = 0.0
+    n_rows: int = 0  # rows written of it, in this launch and before
+
+    @property
+    def epochs(self) -> int:
+        return self.rungs[-1][0] if self.rungs else 0
+
+    @property
+    def best(self) -> tuple[int, float, str] | None:
+        """Its best rung: a trial's value is that of the epoch at which it was best."""
+        return min(self.rungs, key=lambda rung: rung[1], default=None)
+
+    @property
+    def objective(self) -> float:
+        return self.best[1] if self.best else math.nan
+
+
+class Driver:
+    """Guarantees: a trial that started has a row, and ends in exactly one of COMPLETE, PRUNED and FAIL, with a reason if it failed;
+    never are more than `max_concurrent` trials live; an unusable configuration is a failed trial, not the end of the study."""
+
+    def __init__(
+        self,
+        study: Study,
+        keys: Keys,
+        searcher: Searcher,
+        asha: Asha,
+        pool: PoolClient,
+        records: TrialRecords,
+        *,
+        max_concurrent: int,
+        past: Iterable[Trial] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.study = study
+        self.trials: dict[str, Trial] = {}
+        self.stopping: str | None = None  # why no new trial starts
+        self.fatal: SweepError | None = None  # what ended the study
+        self._keys = keys
+        self._searcher = searcher
+        self._asha = asha
+        self._pool = pool
+        self._records = records
+        self._max_concurrent = max_concurrent
+        self._clock = clock
+        self._started_at = clock()
+        self._live: dict[str, Subscription] = {}
+        self._to_run: deque[str] = deque()
+        self._attended: set[str] = set()
+        self._controls: set[str] = set()
+        self._unfinished: dict[str, Trial] = {}
+        for trial in past:
+            self._take_past(trial)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials in all."""
+        return self._searcher.n_trials
+
+    @property
+    def live(self) -> list[Trial]:
+        return [self.trials[name] for name in self._live]
+
+    @property
+    def finished(self) -> bool:
+        return not self._live and (self.stopping is not None or self._searcher.exhausted)
+
+    @property
+    def best(self) -> Trial | None:
+        scored = [trial for trial in self.trials.values() if trial.rungs and trial.state != FAIL]
+        return min(scored, key=lambda trial: trial.objective, default=None)
+
+    def fill(self) -> None:
+        """Start trials until enough are live: their trainings begin at once, before anybody asks for their rungs."""
+        self._stop_if_over_budget()
+        while self.stopping is None and len(self._live) < self._max_concurrent:
+            suggestion = self._searcher.ask()
+            if suggestion is None:
+                return
+            self._start(suggestion)
+
+    def next_to_run(self) -> str | None:
+        """A trial that is live and was not yet handed out."""
+        self.fill()
+        return self._to_run.popleft() if self._to_run else None
+
+    def hear(self, trial_id: str, answer: Answer) -> bool:
+        """Take in what the pool told a trial; says whether the trial goes on."""
+        if trial_id not in self._live:
+            return False
+        if answer.kind == "rung" and answer.epoch > self.trials[trial_id].epochs:  # else it was heard on the other way
+            self._take_rung(self.trials[trial_id], answer)
+        elif answer.kind == "failed":
+            self._end(trial_id, FAIL, reason=answer.reason)
+        elif answer.kind == "closed":
+            self._end(trial_id, FAIL, reason=answer.reason or INTERRUPTED)
+        return trial_id in self._live
+
+    def attend(self, trial_id: str) -> None:
+        """A process now asks for this trial's rungs."""
+        self._attended.add(trial_id)
+
+    def hear_unattended(self, answers: Mapping[str, Answer]) -> None:
+        """Judge trials whose process is still starting: their trainings must not train on because nobody decides."""
+        for name, answer in answers.items():
+            if name in self._live and name not in self._attended and self.hear(name, answer):
+                self._pool.decided(name, answer.epoch)
+
+    def lost(self, trial_id: str, why: str = "its process ended unexpectedly") -> None:
+        """A trial's process is gone. One that had ended is left alone."""
+        if trial_id in self._live:
+            self._end(trial_id, FAIL, reason=f"{LOST}: {why}")
+
+    def stop(self, reason: str = INTERRUPTED) -> None:
+        """End the study early: live trials hear of it from the pool, no new one starts."""
+        self.stopping = self.stopping or reason
+        self._pool.close(reason)
+
+    def end_all(self, reason: str = INTERRUPTED) -> None:
+        """End what is still live, without waiting for anybody: nothing stays RUNNING."""
+        self.stopping = self.stopping or reason
+        for name in list(self._live):
+            self._end(name, FAIL, reason=reason)
+
+    # ---- private, in the order of a trial's life
+
+    def _take_past(self, trial: Trial) -> None:
+        if trial.state == RUNNING:
+            self._unfinished[trial.id] = trial
+            return
+        self.trials[trial.id] = trial
+        for epoch, value, _ in trial.rungs:
+            self._asha.record(trial.id, epoch, value)
+
+    def _start(self, suggestion: Suggestion) -> None:
+        trial = Trial(
+            suggestion.trial,
+            suggestion.number,
+            dict(suggestion.configuration),
+            dict(suggestion.labels),
+            dict(suggestion.sampled),
+            started_at=self._clock(),
+        )
+        if trial.id in self._unfinished:
+            trial.n_rows = self._unfinished.pop(trial.id).n_rows
+        self.trials[trial.id] = trial
+        try:
+            subscription = self._keys.subscription(trial.id, trial.configuration)
+        except SweepError as error:
+            self._record_end(trial, FAIL, reason=str(error))
+            return
+        trial.training_key, trial.max_epochs = subscription.training_key, subscription.rungs[-1].epoch
+        self._live[trial.id] = subscription
+        self._to_run.append(trial.id)
+        self._write(trial)
+        self._pool.subscribe(subscription)
+        self._request_control(subscription)
+
+    def _request_control(self, subscription: Subscription) -> None:
+        order = self._keys.control(subscription)
+        if order.key not in self._controls:
+            self._controls.add(order.key)
+            self._pool.request([order])
+
+    def _take_rung(self, trial: Trial, answer: Answer) -> None:
+        try:
+            value = self.study.objective.value(answer.outcome.values, answer.outcome.backbones)
+            trial.formula = self.study.objective.describe(answer.outcome.backbones)
+        except ObjectiveError as error:
+            self._end(trial.id, FAIL, reason=str(error))
+            return
+        except StudyError as error:  # the same for every trial: no use in going on
+            self.fatal = self.fatal or error
+            self._end(trial.id, FAIL, reason=str(error))
+            self.stop(str(error))
+            return
+        trial.rungs.append((answer.epoch, value, answer.evaluation_key))
+        trial.shared_epochs = answer.shared_epochs
+        self._searcher.report(trial.id, answer.epoch, value)
+        self._decide(trial, answer, value)
+
+    def _decide(self, trial: Trial, answer: Answer, value: float) -> None:
+        kept = self._asha.keeps(trial.id, answer.epoch, value)
+        if answer.is_last:
+            self._end(trial.id, COMPLETE)
+        elif not kept and not trial.labels.get("baseline"):  # the others are paired with the baseline, rung by rung
+            self._end(trial.id, PRUNED, reason=f"stopped early: not among the best 1/{self._asha.reduction_factor:g} at epoch {answer.epoch}")
+        else:
+            self._write(trial)
+
+    def _end(self, name: str, state: str, *, reason: str = "") -> None:
+        trial = self.trials[name]
+        subscription = self._live.pop(name)
+        if name in self._to_run:
+            self._to_run.remove(name)
+        if state == PRUNED and "epochs" in trial.configuration:
+            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100 epochs.
+            state, trial.configuration["epochs"] = COMPLETE, trial.epochs
+        self._record_end(trial, state, reason=reason)
+        if state != FAIL:
+            self._pool.request(self._keys.fan_out(subscription, trial.epochs))
+        # First the new trial, then the release: the worker, which waits for decisions, then refills the slot at once.
+        self.fill()
+        self._pool.release(name)
+
+    def _record_end(self, trial: Trial, state: str, *, reason: str) -> None:
+        trial.state, trial.reason = state, reason
+        self._write(trial)
+        shortened = trial.configuration.get("epochs") if state == COMPLETE else None
+        self._searcher.finish(trial.id, state, value=trial.objective if state == COMPLETE else None, epochs=shortened, reason=reason)
+
+    def _write(self, trial: Trial) -> None:
+        trial.seconds = self._clock() - trial.started_at
+        self._records.append_trial(trial_row(trial, self.study.name))
+        trial.n_rows += 1
+
+    def _stop_if_over_budget(self) -> None:
+        hours = self.study.budget_hours
+        if self.stopping is None and hours is not None and self._clock() - self._started_at > hours * 3600:
+            self.stopping = f"the budget of {hours:g} hours is used up"
+
+
+def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
+    """The trial's row in the records, as it stands."""
+    best = trial.best
+    row = {
+        "study": study_name,
+        "trial": trial.id,
+        "number": trial.number,
+        "state": trial.state,
+        "configuration": trial.configuration,
+        "sampled": trial.sampled,
+        "labels": trial.labels,
+        "training_key": trial.training_key or None,
+        "epochs": trial.epochs,
+        "best_epoch": best[0] if best else None,
+        "objective": best[1] if best else None,
+        "objective_formula": trial.formula or None,
+        "rung_values": [list(rung) for rung in trial.rungs],
+        "reason": trial.reason or None,
+        "seconds": trial.seconds,
+        "shared_epochs": trial.shared_epochs,
+        "started_at": trial.started_at,
+        "sequence": trial.n_rows,
+    }
+    return {name: value for name, value in row.items() if name in TRIALS.columns}
+
+
+def trial_of_row(row: Mapping[str, Any]) -> Trial:
+    """A trial from its latest row. One that did not finish, or failed through no fault of its own, is RUNNING again, from its start."""
+
+    def parsed(name: str, default: Any) -> Any:
+        value = row.get(name)
+        return json.loads(value) if isinstance(value, str) else value if value is not None and value == value else default
+
+    trial = Trial(
+        id=row["trial"],
+        number=int(row["number"]),
+        configuration=parsed("configuration", {}),
+        labels=parsed("labels", {}),
+        sampled=parsed("sampled", {}),
+        state=row["state"],
+        rungs=[(int(epoch), value, key) for epoch, value, key in parsed("rung_values", []) if value is not None],
+        training_key=_text(row.get("training_key")),
+        shared_epochs=int(row["shared_epochs"] or 0),
+        reason=_text(row.get("reason")),
+        started_at=float(row["started_at"]),
+        seconds=float(row["seconds"]),
+        n_rows=int(row["sequence"]) + 1,
+    )
+    if trial.state == FAIL and trial.reason.startswith(TRIED_AGAIN):
+        trial.state = RUNNING
+    return trial
+
+
+def past_of(trial: Trial) -> PastTrial:
+    """What the searcher has to know of it."""
+    rungs = tuple((epoch, value) for epoch, value, _ in trial.rungs)
+    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs)
+
+
+def run_here(driver: Driver, pool: Any, turn: Callable[[], bool], *, on_change: Callable[[], None] = lambda: None) -> None:
+    """Run the study in this process: trials are asked for in turn, `turn` is the worker's. For `sweep trial`, and for tests."""
+    driver.fill()
+    while not driver.finished:
+        for trial in driver.live:
+            driver.hear(trial.id, pool.next_rung(trial.id, trial.epochs))
+        on_change()
+        if not driver.finished and not turn():
+            driver.end_all()
+    while pool.snapshot()["requests_open"] and driver.stopping is None:
+        turn()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+__all__ = ["Driver", "Trial", "past_of", "run_here", "trial_id", "trial_of_row", "trial_row"]

@@ -1,0 +1,74 @@
+"""The errors of the orchestra, on top of those of trainables/errors.py. One tree, one line each for the person who reads it.
+
+    SweepError                      the command line prints its one line and exits with code 2
+    ├── ConfigError                 trainables: a value of TrainConfig or EvalConfig that breaks a rule
+    ├── SubjectError                trainables: a folder of images and captions that cannot be used as it is
+    ├── ModelError                  trainables: a base model or feature network that is unknown, missing or damaged
+    ├── AdapterError                trainables: an adapter file that is missing, damaged or of another layout
+    ├── TrainingFailed              trainables: a training that diverged; never retried
+    ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
+    │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
+    ├── StudyError                  a study file, or a value in it, that cannot be used
+    │   └── IncomparableStudyError  a study name that already holds records of something else
+    ├── RecordsError                a storage place or a part of the records that cannot be written or read
+    ├── DeviceError                 no free device
+    ├── WorkerError                 a worker that was lost more often than is retried
+    └── Interrupted                 the person stopped the study; exit code 130
+"""
+
+from __future__ import annotations
+
+from trainables.errors import (
+    AdapterError,
+    ConfigError,
+    EvaluationFailed,
+    ModelError,
+    SubjectError,
+    SweepError,
+    TrainingFailed,
+)
+
+__all__ = [
+    "AdapterError",
+    "ConfigError",
+    "DeviceError",
+    "EvaluationFailed",
+    "IncomparableStudyError",
+    "Interrupted",
+    "ModelError",
+    "ObjectiveError",
+    "RecordsError",
+    "StudyError",
+    "SubjectError",
+    "SweepError",
+    "TrainingFailed",
+    "WorkerError",
+]
+
+
+class StudyError(SweepError):
+    """A study file cannot be read, or a value in it breaks a rule."""
+
+
+class IncomparableStudyError(StudyError):
+    """The study's name already holds records that another subject, model, protocol or objective made."""
+
+
+class ObjectiveError(EvaluationFailed):
+    """Metric values give no finite objective. The configuration is at fault, so it is not retried."""
+
+
+class RecordsError(SweepError):
+    """Records cannot be written or read."""
+
+
+class DeviceError(SweepError):
+    """There is no free device to run on."""
+
+
+class WorkerError(SweepError):
+    """A worker was lost more often than is retried."""
+
+
+class Interrupted(SweepError):
+    """The person stopped the study. Its records are complete up to that moment."""

@@ -1,0 +1,105 @@
+"""A study's folder: where its files lie, who may write there, and whether a study of that name may go on in it.
+
+    <storage>/adapters/         adapters of all studies, by training key
+    <storage>/<name>/study.py   the source that was launched last;  study.json: the same, field by field
+                     records/   pictures/   optuna.journal   worker-*.log
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sweep.comparison import Verdict, require_comparable
+from sweep.errors import RecordsError, StudyError
+from sweep.study import Study
+
+DEFAULT_STORAGE = Path("sweeps")
+ADAPTERS = "adapters"
+
+
+class StudyFolder:
+    """Paths only: making one touches no disk."""
+
+    def __init__(self, storage: Path | str, name: str) -> None:
+        if name == ADAPTERS:
+            raise StudyError(f"A study may not be named {ADAPTERS!r}: that folder of the storage holds the adapters. Use another --name.")
+        self.storage = Path(storage).absolute()
+        self.root = self.storage / name
+        self.adapters = self.storage / ADAPTERS
+        self.latents = self.storage / ".latents"
+        self.journal = self.root / "optuna.journal"
+        self.source = self.root / "study.py"
+        self.description = self.root / "study.json"
+        self._lock = self.root / ".lock"
+
+    @property
+    def exists(self) -> bool:
+        return self.description.exists()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether some process on this machine runs the study now."""
+        if not self._lock.exists():
+            return False
+        with open(self._lock) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other launch of this study out.
+
+        Raises:
+            StudyError: another process runs it.  RecordsError: the folder cannot be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = open(self._lock, "a+")  # noqa: SIM115
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StudyError(f"A study runs once at a time, but {self.root} is in use by another launch. Wait for it, or use --name.") from error
+            yield
+
+    def require_comparable(self, study: Study) -> list[Verdict]:
+        """The fields in which `study` extends what the folder holds; none for a new folder.
+
+        Raises:
+            IncomparableStudyError: its records are of something else."""
+        if not self.exists:
+            return []
+        return require_comparable(json.loads(self.description.read_text(encoding="utf-8")), study.describe())
+
+    def write_study(self, study: Study) -> None:
+        """Store the study as it is launched now."""
+        _replace(self.source, study.source)
+        _replace(self.description, json.dumps(study.describe(), indent=1))
+
+    def worker_log(self, worker: str) -> Path:
+        return self.root / f"{worker}.log"
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> RecordsError:
+    return RecordsError(
+        f"A study's folder must be writable, but {folder} is not: {error.strerror or error}. "
+        f"Change its permissions, or choose another place with --storage DIR."
+    )

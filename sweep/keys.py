@@ -1,0 +1,90 @@
+"""From a configuration to the keys of its training and evaluations: what it is, and the content that it reads.
+
+Reads subjects and hashes model files, once per launch and name; imports no torch and no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Protocol
+
+from sweep.pool import EvaluationOrder, Rung, Subscription
+from sweep.study import Study
+from trainables.config import EvalConfig, evaluation_key, training_key
+from trainables.model_sources import model_digest, resolve_model
+from trainables.subject import Subject, load_subject
+
+
+class Content(Protocol):
+    """Where keys get the content behind names from."""
+
+    def subject(self, name: str) -> Subject: ...
+
+    def model_digest(self, model: str, vae: str | None) -> str: ...
+
+
+class FilesContent:
+    """Subjects and models as they lie on disk, read once."""
+
+    def __init__(self) -> None:
+        self.subject = cache(load_subject)
+        self._digest = cache(lambda model, vae: model_digest(resolve_model(model, vae)))
+
+    def model_digest(self, model: str, vae: str | None) -> str:
+        return self._digest(model, vae)
+
+
+class Keys:
+    """Subscriptions and evaluation orders for the configurations of one study."""
+
+    def __init__(self, study: Study, content: Content | None = None) -> None:
+        self.study = study
+        self.content = content or FilesContent()
+
+    def check(self) -> None:
+        """Read what the study names beforehand, so that a launch fails before anything has started.
+
+        Raises: StudyError, SubjectError, ModelError for what cannot be used."""
+        for name in ("subject", "train_model", "train_vae", "infer_model", "infer_vae"):
+            for configuration in self.study.telling_configurations(name):
+                train, _, evaluation = self.study.split(configuration)
+                subject = self.content.subject(train.subject)
+                self.content.model_digest(train.train_model, train.train_vae)
+                self.content.model_digest(evaluation.infer_model, evaluation.infer_vae)
+        self.study.require_captions(subject.caption_versions)
+
+    def subscription(self, trial: str, configuration: Mapping[str, Any]) -> Subscription:
+        """What a trial with this configuration asks of the pool.
+
+        Raises: SweepError where the configuration cannot be used."""
+        config, epochs, evaluation = self.study.split(configuration)
+        key = training_key(
+            config,
+            model_digest=self.content.model_digest(config.train_model, config.train_vae),
+            subject_digest=self.content.subject(config.subject).training_digest(config.caption),
+            epochs=epochs[-1],
+        )
+        rungs = tuple(Rung(e, self._evaluation_key(evaluation, config.subject, key, e), evaluation) for e in epochs)
+        return Subscription(trial, key, config, rungs)
+
+    def control(self, subscription: Subscription) -> EvaluationOrder:
+        """The same evaluation without an adapter."""
+        evaluation, subject = subscription.rungs[0].config, subscription.config.subject
+        return EvaluationOrder(self._evaluation_key(evaluation, subject, None, 0), None, 0, evaluation, subject)
+
+    def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
+        """The further evaluations of a trial that ended at this epoch."""
+        key, subject = subscription.training_key, subscription.config.subject
+        further = self.study.fan_out_configs(subscription.rungs[0].config)
+        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for c in further]
+
+    def _evaluation_key(self, config: EvalConfig, subject: str, training: str | None, epoch: int) -> str:
+        read = self.content.subject(subject)
+        return evaluation_key(
+            config,
+            training=training,
+            epoch=epoch,
+            model_digest=self.content.model_digest(config.infer_model, config.infer_vae),
+            reference_digest=read.reference_digest,
+            trigger=read.trigger,
+        )

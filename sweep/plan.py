@@ -1,0 +1,197 @@
+"""Plan: what a study will cost before anything runs: trials, distinct trainings, epochs, evaluations; alone versus shared.
+
+Exact where the configurations are known beforehand; for sampled studies an estimate from seeded random draws. Touches neither
+subject, model, device nor disk. Time is stated only where somebody measured it and passes the rates."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+
+from sweep.space import choices_of, is_define_by_run, random_configurations
+from sweep.study import Row, Study
+from trainables.config import TRAIN_PARAMETERS, TrainConfig
+
+N_SIMULATIONS = 32
+UNKNOWN_TIME = "unknown: this device has not been measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What one device has been measured to do."""
+
+    device: str
+    epochs_per_hour: float
+    evaluations_per_hour: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Counts of one set of trials. `asked` is every trial on its own, the other is what is computed once each."""
+
+    trainings: int
+    epochs_asked: int
+    epochs_trained: int
+    evaluations_asked: int
+    evaluations_computed: int
+    controls: int
+
+    def hours(self, rates: Rates, *, shared: bool) -> float:
+        epochs = self.epochs_trained if shared else self.epochs_asked
+        evaluations = self.evaluations_computed if shared else self.evaluations_asked
+        return epochs / rates.epochs_per_hour + (evaluations + self.controls) / rates.evaluations_per_hour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a study will cost. For an estimate, `costs` is the median of its simulations, `low` and `high` their ends."""
+
+    study: str
+    n_trials: int
+    exact: bool
+    costs: Costs
+    low: Costs
+    high: Costs
+    notes: tuple[str, ...]
+    rates: Rates | None = None
+
+    @property
+    def hours(self) -> float | None:
+        """With everything shared, as it will run; None where nothing has been measured."""
+        return None if self.rates is None else self.costs.hours(self.rates, shared=True)
+
+
+def make_plan(study: Study, *, rates: Rates | None = None) -> Plan:
+    """The costs of the study, without early stopping: with it they are upper bounds, and a note says so."""
+    exact = study.kind != "sampled" or len(_complete(study, study.listed)) >= study.n_trials
+    simulations = [_costs(study, configurations) for configurations in _simulated(study, exact=exact)]
+    return Plan(
+        study=study.name,
+        n_trials=study.n_trials,
+        exact=exact,
+        costs=_across(simulations, statistics.median),
+        low=_across(simulations, min),
+        high=_across(simulations, max),
+        notes=tuple(_notes(study, exact=exact)),
+        rates=rates,
+    )
+
+
+def render_plan(plan: Plan, *, width: int = 110) -> str:
+    """The plan as a table in text."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{plan.study}: {plan.n_trials} trials", title_justify="left")
+    for heading in ("", "each trial alone", "shared", "saved"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for label, asked, done in _lines(plan):
+        table.add_row(label, f"{asked}", _with_range(plan, done), _saved(plan, asked, done))
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    for line in (_time_line(plan), *plan.notes):
+        console.print(line, highlight=False, markup=False)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _costs(study: Study, configurations: Iterable[dict]) -> Costs:
+    lengths: dict[object, int] = {}
+    evaluations, controls = set(), set()
+    n_trials = epochs_asked = evaluations_asked = 0
+    for configuration in configurations:
+        train, rungs, evaluation = study.split(configuration)
+        training = training_identity(train, rungs)
+        lengths[training] = max(lengths.get(training, 0), rungs[-1])
+        due = [(epoch, evaluation) for epoch in rungs] + [(rungs[-1], extra) for extra in study.fan_out_configs(evaluation)]
+        evaluations |= {(training, epoch, config) for epoch, config in due}
+        controls |= {config for _, config in due}
+        n_trials, epochs_asked, evaluations_asked = n_trials + 1, epochs_asked + rungs[-1], evaluations_asked + len(due)
+    return Costs(
+        trainings=len(lengths),
+        epochs_asked=epochs_asked,
+        epochs_trained=sum(lengths.values()),
+        evaluations_asked=evaluations_asked,
+        evaluations_computed=len(evaluations),
+        controls=len(controls),
+    )
+
+
+def training_identity(train: TrainConfig, rungs: Sequence[int]) -> tuple[TrainConfig, int | None]:
+    """What trials must have in common to share one training: all that changes weights, and the length where the schedule needs it."""
+    return train, rungs[-1] if train.length_dependent else None
+
+
+def _simulated(study: Study, *, exact: bool) -> Iterable[list[dict]]:
+    """Lists of complete configurations that the study may come to try."""
+    listed = [dict(row.configuration) for row in study.listed][: study.n_trials]
+    if exact:
+        yield listed
+        return
+    for simulation in range(N_SIMULATIONS):
+        draws = random_configurations(study.space, study.n_trials, seed=study.study_seed + simulation)
+        yield [{**draw, **start} for draw, start in zip(draws, listed + [{}] * len(draws), strict=False)]
+
+
+def _complete(study: Study, rows: Sequence[Row]) -> list[Row]:
+    if is_define_by_run(study.space):
+        return []
+    return [row for row in rows if all(name in row.configuration for name in study.space)]  # type: ignore[union-attr]
+
+
+def _across(simulations: Sequence[Costs], of: Callable[[list[int]], float]) -> Costs:
+    return Costs(**{f.name: round(of([getattr(costs, f.name) for costs in simulations])) for f in fields(Costs)})
+
+
+def _notes(study: Study, *, exact: bool) -> Iterable[str]:
+    if not exact:
+        yield f"Estimated from {N_SIMULATIONS} seeded random draws of the space; a sampler that narrows in shares more."
+    if study.reduction_factor is not None and len(study.rungs) > 1:
+        yield (
+            f"Upper bounds: early stopping may end all but the best 1 in {study.reduction_factor:g} "
+            f"at epoch{'s' if len(study.rungs) > 2 else ''} {', '.join(str(rung) for rung in study.rungs[:-1])}."
+        )
+    trainings = [study.split(configuration)[0] for configuration in study.telling_configurations("lr_schedule")]
+    schedules = sorted({training.lr_schedule for training in trainings if training.length_dependent})
+    if schedules:
+        yield f"lr_schedule {', '.join(schedules)} depends on the length: trainings of other lengths are other trainings and share nothing."
+    domains = {} if is_define_by_run(study.space) else study.space
+    continuous = [name for name, domain in domains.items() if choices_of(domain) is None and name in TRAIN_PARAMETERS]
+    if continuous:
+        yield f"{', '.join(continuous)} is drawn from a range, so hardly two trials share a training. Use tune.choice to let them."
+    if study.fan_out:
+        n_extra = len(study.fan_out_configs(study.split({})[2]))
+        yield f"fan_out over {', '.join(study.fan_out)} adds {n_extra} evaluations to each trial's last epoch; rungs use the first value."
+
+
+def _lines(plan: Plan) -> list[tuple[str, int, str]]:
+    return [
+        ("trainings", plan.n_trials, "trainings"),
+        ("epochs trained", plan.costs.epochs_asked, "epochs_trained"),
+        ("evaluations", plan.costs.evaluations_asked, "evaluations_computed"),
+        ("control evaluations (no adapter)", plan.costs.controls, "controls"),
+    ]
+
+
+def _with_range(plan: Plan, name: str) -> str:
+    low, middle, high = (getattr(costs, name) for costs in (plan.low, plan.costs, plan.high))
+    return f"{middle}" if low == high else f"about {middle} ({low} to {high})"
+
+
+def _saved(plan: Plan, asked: int, name: str) -> str:
+    done = getattr(plan.costs, name)
+    return f"{asked - done} ({asked / done:.1f}x)" if done and asked > done else ""
+
+
+def _time_line(plan: Plan) -> str:
+    if plan.rates is None:
+        return f"Time: {UNKNOWN_TIME}."
+    alone = plan.costs.hours(plan.rates, shared=False)
+    return f"Time on one {plan.rates.device}: about {_duration(plan.hours or 0)}, against {_duration(alone)} for each trial alone."
+
+
+def _duration(hours: float) -> str:
+    if hours >= 2:
+        return f"{hours:.1f} hours"
+    return f"{hours * 60:.0f} minutes" if hours * 60 >= 2 else f"{hours * 3600:.0f} seconds"

@@ -1,0 +1,381 @@
+"""The one authority on trainings and evaluations: who wants them, which worker has them, what is done, what has failed.
+
+Trials subscribe to a training and ask for their next rung. Workers ask what to do and report what they did. Equal keys are one
+training and one evaluation, whoever asks. A plain class: no Ray, no torch, no clock of its own, no file. It is asked from one
+thread; sweep/runner.py wraps it as an actor, `sweep trial` and the tests call it directly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trainables.config import EvalConfig, TrainConfig
+
+MAX_LOSSES = 3
+"""How often the worker of a training or evaluation may be lost before it counts as failed."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """An epoch at which a trial is evaluated, and the evaluation that does it."""
+
+    epoch: int
+    evaluation_key: str
+    config: EvalConfig
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """What a trial asks of the pool: one training, and evaluations of its adapters at some epochs, ascending."""
+
+    trial: str
+    training_key: str
+    config: TrainConfig
+    rungs: tuple[Rung, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation gave. `error` is None, or the reason why it cannot be scored."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    backbones: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a trial hears when it asks for its next rung."""
+
+    kind: Literal["wait", "rung", "failed", "closed"]
+    epoch: int = 0
+    evaluation_key: str = ""
+    outcome: Outcome = Outcome()
+    is_last: bool = False
+    shared_epochs: int = 0  # of `epoch` epochs, those that this trial did not cause to be trained
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """A training for a worker: store adapters at `epochs`. What is stored already need not be trained again."""
+
+    key: str
+    config: TrainConfig
+    epochs: tuple[int, ...]
+    total_epochs: int | None  # only where the learning rate depends on the length
+
+
+@dataclass(frozen=True)
+class EvaluationOrder:
+    """An image set for a worker. `training_key` None is the control: no adapter."""
+
+    key: str
+    training_key: str | None
+    epoch: int
+    config: EvalConfig
+    subject: str
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How far a training is on its worker. `stored` are the epochs whose adapters lie in the store."""
+
+    key: str
+    epoch: float
+    stored: tuple[int, ...] = ()
+    mean_loss: float = math.nan
+    seconds_per_epoch: float = math.nan
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    key: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Sync:
+    """A worker's side of one exchange: what it holds, what has happened since the last one."""
+
+    held: tuple[str, ...] = ()
+    free_slots: int = 0
+    doing: str = ""
+    trainings: tuple[TrainingReport, ...] = ()
+    evaluations: tuple[EvaluationReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The pool's side. `keep` maps each held training to the epochs that are still wanted of it; a held one that is not there ends."""
+
+    start: tuple[TrainingOrder, ...] = ()
+    keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    evaluate: tuple[EvaluationOrder, ...] = ()
+    undecided: bool = False  # a trial of a held training has a rung to decide about
+    closed: bool = False
+
+
+class Pool:
+    """Guarantees: a key is trained by at most one worker at a time; an outcome that was reported is never computed again;
+    a training without a subscriber gets no more orders; a failure reaches every trial that waits for it."""
+
+    def __init__(self, known: Mapping[str, Outcome] | None = None) -> None:
+        """`known`: outcomes by evaluation key that the study's records hold already."""
+        self._outcomes: dict[str, Outcome] = dict(known or {})
+        self._trainings: dict[str, _Training] = {}
+        self._evaluations: dict[str, _Evaluation] = {}
+        self._trials: dict[str, _Trial] = {}
+        self._doing: dict[str, str] = {}
+        self._closed: str | None = None
+
+    # ---- trials
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Ask for a training and its evaluations. A trial that asks again replaces what it asked before."""
+        self.release(subscription.trial)
+        training = self._trainings.get(subscription.training_key)
+        if training is None:
+            total = subscription.rungs[-1].epoch if subscription.config.length_dependent else None
+            training = _Training(subscription.training_key, subscription.config, total)
+            self._trainings[training.key] = training
+        training.trials.append(subscription.trial)
+        self._trials[subscription.trial] = _Trial(subscription)
+        for rung in subscription.rungs:
+            self._want(EvaluationOrder(rung.evaluation_key, training.key, rung.epoch, rung.config, training.config.subject))
+
+    def next_rung(self, trial: str, after_epoch: int) -> Answer:
+        """The first rung after `after_epoch`, once it is scored. To ask past a rung is to have decided to go on."""
+        if self._closed is not None:
+            return Answer("closed", reason=self._closed)
+        if trial not in self._trials:
+            return Answer("failed", reason=f"trial {trial} has no subscription")
+        entry = self._trials[trial]
+        entry.after_epoch = max(entry.after_epoch, after_epoch)
+        rung = entry.next_rung
+        return Answer("closed", reason="no rung left") if rung is None else self._answer(entry, rung)
+
+    def answers(self) -> dict[str, Answer]:
+        """What each trial would hear now, where it is news."""
+        answers = {name: self.next_rung(name, 0) for name in self._trials}
+        return {name: answer for name, answer in answers.items() if answer.kind != "wait"}
+
+    def release(self, trial: str) -> None:
+        """Forget a trial. Its training ends with its last subscriber. Releasing twice, or an unknown trial, is no error."""
+        entry = self._trials.pop(trial, None)
+        if entry is not None:
+            self._trainings[entry.subscription.training_key].trials.remove(trial)
+
+    def decided(self, trial: str, epoch: int) -> None:
+        """A trial goes on past this rung."""
+        if trial in self._trials:
+            self._trials[trial].after_epoch = max(self._trials[trial].after_epoch, epoch)
+
+    def request(self, orders: Iterable[EvaluationOrder]) -> None:
+        """Ask for evaluations that belong to no trial: the control, or further values at a finished trial's last epoch."""
+        for order in orders:
+            self._want(order, requested=True)
+
+    def outcome(self, evaluation_key: str) -> Outcome | None:
+        return self._outcomes.get(evaluation_key)
+
+    def close(self, reason: str) -> None:
+        """End the study: whoever asks from now on, trial or worker, is told so."""
+        self._closed = self._closed or reason
+
+    # ---- workers
+
+    def sync(self, worker: str, sync: Sync) -> Orders:
+        """Take in a worker's reports and say what to do next."""
+        self._doing[worker] = sync.doing
+        for report in sync.trainings:
+            self._take_training(report)
+        for report in sync.evaluations:
+            self._take_evaluation(report)
+        if self._closed is not None:
+            return Orders(closed=True)
+        self._reconcile(worker, sync.held)
+        keep = {key: self._wanted(self._trainings[key]) for key in sync.held if key in self._trainings}
+        keep = {key: epochs for key, epochs in keep.items() if epochs and self._trainings[key].worker == worker}
+        start = self._start(worker, n=sync.free_slots + len(sync.held) - len(keep), like=keep)
+        evaluate = self._evaluate(worker, busy=bool(keep or start))
+        return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
+
+    def worker_lost(self, worker: str) -> None:
+        """A worker is gone: what it had goes back to the queue, or fails after the third time."""
+        self._doing.pop(worker, None)
+        for item in [i for i in (*self._trainings.values(), *self._evaluations.values()) if i.worker == worker]:
+            item.worker = None
+            item.n_losses += 1
+            if item.n_losses >= MAX_LOSSES:
+                self._give_up(item)
+
+    # ---- who watches
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the live view shows: plain values, by worker, trial and training."""
+        waiting = self._evaluations.values()
+        return {
+            "workers": dict(self._doing),
+            "trials": {name: self._trainings[t.subscription.training_key].describe() for name, t in self._trials.items()},
+            "evaluations_running": sum(e.worker is not None for e in waiting),
+            "requests_open": sum(e.requested for e in waiting),
+            "epochs_trained": sum(t.n_trained for t in self._trainings.values()),
+            "n_trainings": len(self._trainings),
+        }
+
+    # ---- private, in the order of use
+
+    def _want(self, order: EvaluationOrder, *, requested: bool = False) -> None:
+        if order.key not in self._outcomes:
+            evaluation = self._evaluations.setdefault(order.key, _Evaluation(order))
+            evaluation.requested = evaluation.requested or requested
+
+    def _answer(self, entry: _Trial, rung: Rung) -> Answer:
+        outcome = self._outcomes.get(rung.evaluation_key)
+        training = self._trainings[entry.subscription.training_key]
+        if outcome is not None and outcome.error is not None:
+            return Answer("failed", epoch=rung.epoch, evaluation_key=rung.evaluation_key, reason=outcome.error)
+        if outcome is not None:
+            shared = training.shared_epochs(entry.subscription.trial, rung.epoch)
+            return Answer("rung", rung.epoch, rung.evaluation_key, outcome, rung.epoch == entry.last_epoch, shared)
+        if training.failed is not None and rung.epoch not in training.stored:
+            return Answer("failed", epoch=int(training.epoch), reason=training.failed)
+        return Answer("wait")
+
+    def _take_training(self, report: TrainingReport) -> None:
+        training = self._trainings[report.key]
+        payers = [name for name in training.trials if self._trials[name].last_epoch > training.epoch]
+        training.take(report, payer=payers[0] if payers else None)
+
+    def _take_evaluation(self, report: EvaluationReport) -> None:
+        self._evaluations.pop(report.key, None)
+        self._outcomes[report.key] = report.outcome
+
+    def _reconcile(self, worker: str, held: tuple[str, ...]) -> None:
+        # What a worker was given and no longer holds has ended there, for whatever reason.
+        for training in self._trainings.values():
+            if training.worker == worker and training.key not in held:
+                training.worker = None
+
+    def _wanted(self, training: _Training, *, after: float | None = None) -> tuple[int, ...]:
+        """Epochs past `after` (None: past where it stands) whose adapters some trial still waits for."""
+        after = training.epoch if after is None else after
+        epochs = {r.epoch for name in training.trials for r in self._trials[name].rungs_left if r.evaluation_key not in self._outcomes}
+        return tuple(sorted(e for e in epochs - training.stored if e > after))
+
+    def _start(self, worker: str, *, n: int, like: Mapping[str, Any]) -> tuple[TrainingOrder, ...]:
+        waiting = [t for t in self._trainings.values() if t.worker is None and t.failed is None and self._wanted(t, after=0)]
+        models = {self._trainings[key].config.train_model for key in like}
+        # Only a preference: what may share a pack is for the worker to say.
+        waiting.sort(key=lambda training: bool(models) and training.config.train_model not in models)
+        orders = []
+        for training in waiting[: max(0, n)]:
+            training.worker, training.epoch = worker, 0
+            orders.append(TrainingOrder(training.key, training.config, self._wanted(training, after=0), training.total_epochs))
+        return tuple(orders)
+
+    def _evaluate(self, worker: str, *, busy: bool) -> tuple[EvaluationOrder, ...]:
+        runnable = [e for e in self._evaluations.values() if self._is_runnable(e, worker, busy=busy)]
+        rungs = [e for e in runnable if not e.requested]
+        # What no trial waits for joins a batch that is due anyway, or fills an idle moment.
+        chosen = runnable if rungs or not busy else []
+        for evaluation in chosen:
+            evaluation.worker = worker
+        return tuple(e.order for e in chosen)
+
+    def _is_runnable(self, evaluation: _Evaluation, worker: str, *, busy: bool) -> bool:
+        order = evaluation.order
+        if evaluation.worker is not None:
+            return False
+        training = self._trainings.get(order.training_key) if order.training_key else None
+        if training is not None and order.epoch not in training.stored:
+            return False
+        # A busy worker scores what it trained itself; the rest is for whoever is idle.
+        mine = training is None or training.worker in (worker, None)
+        return (mine or not busy) and (evaluation.requested or self._is_awaited(order, training))
+
+    def _is_awaited(self, order: EvaluationOrder, training: _Training | None) -> bool:
+        trials = [self._trials[name] for name in training.trials] if training is not None else []
+        return any(rung.evaluation_key == order.key for entry in trials for rung in entry.rungs_left)
+
+    def _is_undecided(self, held: tuple[str, ...]) -> bool:
+        entries = (self._trials[name] for key in held for name in self._trainings[key].trials)
+        return any(e.next_rung is not None and e.next_rung.evaluation_key in self._outcomes for e in entries)
+
+    def _give_up(self, item: _Training | _Evaluation) -> None:
+        reason = f"its worker was lost {item.n_losses} times; see the worker's log in the study's folder for what ended it"
+        if isinstance(item, _Training):
+            item.failed = reason
+        else:
+            self._take_evaluation(EvaluationReport(item.order.key, Outcome(error=reason)))
+
+
+class _Training:
+    def __init__(self, key: str, config: TrainConfig, total_epochs: int | None) -> None:
+        self.key = key
+        self.config = config
+        self.total_epochs = total_epochs
+        self.trials: list[str] = []  # live subscribers, the oldest first
+        self.worker: str | None = None
+        self.n_losses = 0
+        self.failed: str | None = None
+        self.epoch = 0.0
+        self.stored: set[int] = set()
+        self.mean_loss = self.seconds_per_epoch = math.nan
+        self._paid_by: dict[int, str | None] = {}
+
+    def take(self, report: TrainingReport, *, payer: str | None) -> None:
+        for epoch in range(math.floor(self.epoch) + 1, math.floor(report.epoch) + 1):
+            if not math.isnan(report.seconds_per_epoch):  # read from the store otherwise
+                self._paid_by.setdefault(epoch, payer)
+        self.epoch = report.epoch
+        self.stored.update(report.stored)
+        self.failed = report.failed or self.failed
+        if not math.isnan(report.seconds_per_epoch):
+            self.mean_loss, self.seconds_per_epoch = report.mean_loss, report.seconds_per_epoch
+
+    @property
+    def n_trained(self) -> int:
+        return len(self._paid_by)
+
+    def shared_epochs(self, trial: str, epoch: int) -> int:
+        return sum(self._paid_by.get(e) != trial for e in range(1, epoch + 1))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "training_key": self.key,
+            "worker": self.worker,
+            "epoch": self.epoch,
+            "mean_loss": self.mean_loss,
+            "seconds_per_epoch": self.seconds_per_epoch,
+        }
+
+
+class _Evaluation:
+    def __init__(self, order: EvaluationOrder) -> None:
+        self.order = order
+        self.requested = False
+        self.worker: str | None = None
+        self.n_losses = 0
+
+
+class _Trial:
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.after_epoch = 0
+
+    @property
+    def rungs_left(self) -> list[Rung]:
+        return [rung for rung in self.subscription.rungs if rung.epoch > self.after_epoch]
+
+    @property
+    def next_rung(self) -> Rung | None:
+        return next(iter(self.rungs_left), None)
+
+    @property
+    def last_epoch(self) -> int:
+        return self.subscription.rungs[-1].epoch

@@ -1,0 +1,170 @@
+"""The columns of the three tables: name, dtype, unit, meaning. Writers and readers import them; nobody types a name twice."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from sweep.errors import RecordsError
+
+SCHEMA_VERSION = 1
+
+_ARROW = {"text": pa.string(), "json": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+
+
+@dataclass(frozen=True)
+class Column:
+    """`dtype` is text, json (stored as text), integer, number or boolean; every one of them may be missing."""
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns by name, and the columns that together name a row."""
+
+    name: str
+    key: tuple[str, ...]
+    fields: tuple[Column, ...]
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        return {column.name: column for column in self.fields}
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        return pa.schema([(column.name, _ARROW[column.dtype]) for column in self.fields])
+
+
+TRIALS = Table(
+    "trials",
+    ("trial", "sequence"),
+    (
+        Column("study", "text", "", "name of the study"),
+        Column("trial", "text", "", "id of the trial, stable across relaunches, e.g. t0007"),
+        Column("number", "integer", "", "number of the trial in its study, from 0"),
+        Column("state", "text", "", "RUNNING, PRUNED (stopped early), COMPLETE or FAIL"),
+        Column("configuration", "json", "", "the values that the study's space or row gave it"),
+        Column("labels", "json", "", "free labels of a listed row; baseline=true marks the row that others are paired with"),
+        Column("training_key", "text", "", "key of the training that it reads"),
+        Column("epochs", "integer", "epoch", "epochs reached"),
+        Column("best_epoch", "integer", "epoch", "epoch of its best rung"),
+        Column("objective", "number", "", "value of its best rung; lower is better"),
+        Column("objective_formula", "text", "", "what the objective adds up, with weights, scales and networks"),
+        Column("rung_values", "json", "", "list of [epoch, objective, evaluation key]"),
+        Column("reason", "text", "", "why it ended, in one line"),
+        Column("seconds", "number", "s", "wall time from its start to this row"),
+        Column("shared_epochs", "integer", "epoch", "epochs that it read from a training of another trial"),
+        Column("started_at", "number", "s since 1970", "when it started"),
+        Column("updated_at", "number", "s since 1970", "when this row was written"),
+        Column("sequence", "integer", "", "number of this row among the trial's, from 0; the highest is the latest"),
+        Column("schema_version", "integer", "", "version of these columns"),
+    ),
+)
+
+EVALUATIONS = Table(
+    "evaluations",
+    ("evaluation_key",),
+    (
+        Column("evaluation_key", "text", "", "key of the image set"),
+        Column("training_key", "text", "", "key of the training, or 'none' for the control without an adapter"),
+        Column("epoch", "integer", "epoch", "epoch of the adapter; 0 for the control"),
+        Column("configuration", "json", "", "the EvalConfig in full"),
+        Column("lpips", "number", "", "mean LPIPS over all generated x training-image pairs; lower is closer"),
+        Column("lpips_nearest", "number", "", "mean LPIPS to the nearest training image; very low means copying"),
+        Column("lpips_heldout", "number", "", "mean LPIPS to held-out images"),
+        Column("diversity", "number", "", "mean LPIPS among the generated; higher is more diverse"),
+        Column("fid", "number", "", "Frechet distance to the training images; biased upwards for few images"),
+        Column("kid", "number", "", "unbiased kernel distance to the training images"),
+        Column("fid_heldout", "number", "", "Frechet distance to held-out images"),
+        Column("kid_heldout", "number", "", "unbiased kernel distance to held-out images"),
+        Column("further_metrics", "json", "", "metrics without a column of their own, by name"),
+        Column("objective", "number", "", "the study's objective of this image set; lower is better"),
+        Column("n_images", "integer", "images", "generated images"),
+        Column("n_references", "integer", "images", "training images that they were compared with"),
+        Column("n_heldout", "integer", "images", "held-out images that they were compared with"),
+        Column("perceptual_backbone", "text", "", "network of the LPIPS metrics"),
+        Column("pooled_backbone", "text", "", "network of FID and KID"),
+        Column("seconds_generate", "number", "s", "generating the images"),
+        Column("seconds_score", "number", "s", "computing the metrics"),
+        Column("device", "text", "", "device that did it"),
+        Column("versions", "json", "", "package versions"),
+        Column("schema_version", "integer", "", "version of these columns"),
+        Column("created_at", "number", "s since 1970", "when this row was written"),
+    ),
+)
+
+IMAGES = Table(
+    "images",
+    ("evaluation_key", "index"),
+    (
+        Column("evaluation_key", "text", "", "key of the image set"),
+        Column("index", "integer", "", "number of the image in its set, from 0"),
+        Column("prompt", "text", "", "the prompt, its trigger filled in"),
+        Column("seen", "boolean", "", "whether the prompt's words occur in the training captions"),
+        Column("seed", "integer", "", "seed of its noise"),
+        Column("lpips", "number", "", "mean LPIPS to all training images"),
+        Column("lpips_nearest", "number", "", "LPIPS to the nearest training image"),
+        Column("nearest_reference", "text", "", "file name of that training image"),
+        Column("path", "text", "", "the picture, relative to the study's folder"),
+    ),
+)
+
+TABLES = (TRIALS, EVALUATIONS, IMAGES)
+
+METRIC_COLUMNS = ("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout")
+
+
+def as_arrow(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows in the table's schema; what a row leaves out is missing.
+
+    Raises:
+        RecordsError: a column that the table does not have, or a value of another type."""
+    for name in {name for row in rows for name in row} - set(table.columns):
+        close = difflib.get_close_matches(name, table.columns, n=1)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        raise RecordsError(f"The table {table.name} has no column `{name}`.{hint}")
+    return pa.table({column.name: _array(table, column, [row.get(column.name) for row in rows]) for column in table.fields})
+
+
+def _array(table: Table, column: Column, values: list[Any]) -> pa.Array:
+    try:
+        plain = [_json_text(value) if column.dtype == "json" else _plain(value) for value in values]
+        return pa.array(plain, type=_ARROW[column.dtype], from_pandas=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise RecordsError(f"`{column.name}` of {table.name} is of type {column.dtype}, but a row gives {values!r}: {error}") from error
+
+
+def _json_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(_finite(value), default=_plain_or_text)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    value = _plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _plain_or_text(value: Any) -> Any:
+    plain = _plain(value)
+    return str(value) if plain is value else plain

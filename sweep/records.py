@@ -1,0 +1,214 @@
+"""The three tables of a study, trials, evaluations and images, as parquet parts in its folder: schema, append, read, compact.
+
+A record that an `append_` returned from is on disk. Parts are written under a temporary name and renamed, and named by their
+keys: a reader never meets half a part, and writing twice is writing once. Nothing here knows what a study or a training is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from sweep.errors import RecordsError
+from sweep.record_files import remove, write_atomically, write_pictures
+from sweep.record_schema import EVALUATIONS, IMAGES, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
+
+__all__ = ["EVALUATIONS", "IMAGES", "SCHEMA_VERSION", "TABLES", "TRIALS", "Records", "RecordsError", "as_rows"]
+
+_COMPACT = "compact-"
+_READ_ATTEMPTS = 5
+
+
+class Records:
+    """The records in one study's folder. Reading works while others write, and in a folder that was copied elsewhere.
+
+    A part is complete before it has its name, so a damaged one means that a disk or a copy failed. Reading then raises rather
+    than let a ranking change silently; skip_damaged=True reads the rest, with a warning for each part."""
+
+    def __init__(self, study_dir: str | Path, *, skip_damaged: bool = False, clock: Callable[[], float] = time.time) -> None:
+        self.study_dir = Path(study_dir)
+        self._skip_damaged = skip_damaged
+        self._clock = clock
+        self._sequences: dict[str, int] = {}
+
+    def append_trial(self, row: Mapping[str, Any]) -> None:
+        """One state of a trial. `sequence` and `updated_at` are filled in where they are missing.
+
+        Raises:
+            RecordsError: an unknown column, or a folder that cannot be written."""
+        trial = str(row["trial"])
+        sequence = row["sequence"] if "sequence" in row else self._next_sequence(trial)
+        self._sequences[trial] = sequence
+        full = {"updated_at": self._clock(), "schema_version": SCHEMA_VERSION, **row, "sequence": sequence}
+        self._write_part(TRIALS, f"{trial}-{sequence:06d}", [full])
+
+    def append_evaluation(
+        self, row: Mapping[str, Any], image_rows: Sequence[Mapping[str, Any]] = (), pictures: np.ndarray | None = None
+    ) -> None:  # pictures (n, h, w, 3) uint8
+        """Pictures, then image rows, then the evaluation row: without the last, none of it is read.
+
+        `index` and `path` of image rows are filled in; metrics without a column of their own go to `further_metrics`.
+
+        Raises:
+            RecordsError: an unknown column, pictures without rows, or a folder that cannot be written."""
+        key = str(row["evaluation_key"])
+        if pictures is not None and len(pictures) != len(image_rows):
+            raise RecordsError(f"Every picture has an image row, but evaluation {key} gives {len(pictures)} and {len(image_rows)}.")
+        paths = write_pictures(self.study_dir, key, pictures) if pictures is not None else [None] * len(image_rows)
+        images = [
+            {"index": index, "path": path, **image, "evaluation_key": key}
+            for index, (image, path) in enumerate(zip(image_rows, paths, strict=True))
+        ]
+        if images:
+            self._write_part(IMAGES, key, images)
+        stamps = {"created_at": self._clock(), "schema_version": SCHEMA_VERSION}
+        self._write_part(EVALUATIONS, key, [_with_further_metrics({**stamps, **row})])
+
+    def trials(self) -> pd.DataFrame:
+        """One row per state change of a trial, by trial number and sequence."""
+        return self._read(TRIALS).sort_values(["number", "trial", "sequence"], kind="stable", ignore_index=True)
+
+    def latest_trials(self) -> pd.DataFrame:
+        """One row per trial: its latest state, by trial number."""
+        return self.trials().drop_duplicates("trial", keep="last", ignore_index=True)
+
+    def evaluations(self) -> pd.DataFrame:
+        """One row per image set, in the order in which they were made."""
+        return self._read(EVALUATIONS).sort_values(["created_at", "evaluation_key"], kind="stable", ignore_index=True)
+
+    def evaluation(self, evaluation_key: str) -> dict[str, Any] | None:
+        """One evaluation's row as `as_rows` gives it, or None; cheap while its part has not been compacted."""
+        part = self._folder(EVALUATIONS) / f"{evaluation_key}.parquet"
+        frame = _frame(self._read_files(EVALUATIONS, [part]), EVALUATIONS) if part.exists() else self.evaluations()
+        rows = as_rows(frame[frame["evaluation_key"] == evaluation_key], EVALUATIONS)
+        return rows[-1] if rows else None
+
+    def images(self) -> pd.DataFrame:
+        """One row per generated image of a finished evaluation."""
+        images = self._read(IMAGES)
+        finished = images["evaluation_key"].isin(self._read(EVALUATIONS)["evaluation_key"])
+        return images[finished].sort_values(["evaluation_key", "index"], kind="stable", ignore_index=True)
+
+    def compact(self) -> None:
+        """Merge the parts of every table into one. Readers lose nothing: the merged part is there before the others go."""
+        for table in (TRIALS, IMAGES, EVALUATIONS):
+            parts = self._parts(table)
+            if table is IMAGES:  # rows of an evaluation that is just being written stay as they are
+                finished = set(self._read(EVALUATIONS)["evaluation_key"])
+                parts = [part for part in parts if part.name.startswith(_COMPACT) or part.stem in finished]
+            if len(parts) > 1:
+                merged = _once(self._read_files(table, parts), table)
+                numbers = [int(part.stem.removeprefix(_COMPACT)) for part in parts if part.name.startswith(_COMPACT)]
+                self._write_table(table, f"{_COMPACT}{max(numbers, default=0) + 1:06d}", merged)
+                remove(parts)
+
+    # -- private -----------------------------------------------------------------------------------------------------
+
+    def _folder(self, table: Table) -> Path:
+        return self.study_dir / "records" / table.name
+
+    def _parts(self, table: Table) -> list[Path]:
+        """Compacted parts first: where a key is in two parts, the single one was written later."""
+        try:
+            names = sorted(self._folder(table).glob("*.parquet"), key=lambda part: (not part.name.startswith(_COMPACT), part.name))
+        except OSError as error:
+            raise RecordsError(f"The records must be readable, but {self._folder(table)} is not: {error.strerror}.") from error
+        return [part for part in names if not part.name.startswith(".")]
+
+    def _next_sequence(self, trial: str) -> int:
+        if trial not in self._sequences:
+            known = self._read(TRIALS)
+            self._sequences = {**known.groupby("trial")["sequence"].max().astype(int).to_dict(), **self._sequences}
+        return self._sequences.get(trial, -1) + 1
+
+    def _write_part(self, table: Table, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._write_table(table, name, as_arrow(table, rows))
+
+    def _write_table(self, table: Table, name: str, rows: pa.Table) -> None:
+        write_atomically(self._folder(table) / f"{name}.parquet", lambda file: pq.write_table(rows, file, compression="zstd"))
+
+    def _read(self, table: Table) -> pd.DataFrame:
+        for attempt in itertools.count(1):
+            try:
+                return _frame(_once(self._read_files(table, self._parts(table)), table), table)
+            except FileNotFoundError:  # compacted away between listing and reading: list again
+                if attempt == _READ_ATTEMPTS:
+                    raise
+        raise AssertionError
+
+    def _read_files(self, table: Table, parts: Sequence[Path]) -> pa.Table:
+        if not parts:
+            return table.schema.empty_table()
+        try:
+            return _checked(ds.dataset([str(part) for part in parts], schema=table.schema, format="parquet").to_table(), table)
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException):  # one of them is damaged: find out which
+            return _checked(pa.concat_tables(self._each_readable(table, parts)), table)
+
+    def _each_readable(self, table: Table, parts: Iterable[Path]) -> Iterable[pa.Table]:
+        yield table.schema.empty_table()
+        for part in parts:
+            try:
+                yield ds.dataset(str(part), schema=table.schema, format="parquet").to_table()
+            except FileNotFoundError:
+                raise
+            except (OSError, pa.ArrowException) as error:
+                message = f"A part of the records must be readable parquet, but {part} is damaged ({part.stat().st_size} bytes)."
+                if not self._skip_damaged:
+                    raise RecordsError(f"{message} Restore it, or move it away: what it held is then computed again.") from error
+                warnings.warn(f"{message} It was left out.", stacklevel=2)
+
+
+def as_rows(frame: pd.DataFrame, table: Table) -> list[dict[str, Any]]:
+    """The frame's rows as dictionaries: json columns decoded, what is missing (NaN too) as None."""
+    columns = [table.columns[name] for name in frame.columns if name in table.columns]
+    return [{column.name: _cell(row[column.name], column) for column in columns} for row in frame.to_dict("records")]
+
+
+def _cell(value: Any, column: Column) -> Any:
+    if pd.isna(value):
+        return None
+    return json.loads(value) if column.dtype == "json" else value
+
+
+def _once(rows: pa.Table, table: Table) -> pa.Table:
+    """Every key once: the row that was written last."""
+    keys = pd.DataFrame({name: rows[name].to_numpy(zero_copy_only=False) for name in table.key})
+    repeated = keys.duplicated(keep="last").to_numpy()
+    return rows.filter(pa.array(~repeated)) if repeated.any() else rows
+
+
+def _frame(rows: pa.Table, table: Table) -> pd.DataFrame:
+    # A metric that is null and one that is NaN are told apart on disk; a frame has NaN for both. Integers stay integers.
+    return rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).reindex(columns=list(table.columns))
+
+
+def _checked(rows: pa.Table, table: Table) -> pa.Table:
+    if "schema_version" in table.columns and rows.num_rows:
+        newest = pc.max(rows["schema_version"]).as_py() or 0
+        if newest > SCHEMA_VERSION:
+            raise RecordsError(f"These records are of schema {newest}, but this version reads up to {SCHEMA_VERSION}. Update the program.")
+    return rows
+
+
+def _with_further_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: value for name, value in row.items() if name in EVALUATIONS.columns}
+    further = {
+        name: value for name, value in row.items() if name not in known and isinstance(value, (int, float, np.floating, np.integer))
+    }
+    own = known.get("further_metrics") or {}
+    merged = {**(json.loads(own) if isinstance(own, str) else own), **further}
+    unknown = {name: value for name, value in row.items() if name not in known and name not in further}
+    return {**known, **unknown, "further_metrics": merged}

@@ -1,0 +1,169 @@
+"""What a study may say: the rules that are checked when a Study is made, each with its way out. Changes nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sweep.errors import ConfigError, StudyError
+from sweep.objective import Objective
+from sweep.parameters import expand, require_known
+from sweep.space import (
+    contains,
+    describe_domain,
+    grid_of,
+    is_define_by_run,
+    is_grid,
+    nearest,
+    probes_of,
+    random_configurations,
+    require_domain,
+)
+from trainables.config import EVAL_PARAMETERS
+
+if TYPE_CHECKING:
+    from sweep.study import Row, Study
+
+SAMPLERS = ("tpe", "random", "grid")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_study(study: Study) -> None:
+    """Raises: StudyError for the first rule that the study breaks."""
+    _check_fields(study)
+    _check_names(study)
+    _check_fan_out(study)
+    _check_start_points(study)
+    _check_values(study)
+
+
+def _check_fields(study: Study) -> None:
+    if study.name and not _NAME.fullmatch(study.name):
+        raise StudyError(f"A study's name is made of A-Z a-z 0-9 . _ - and begins with a letter or digit, but it is {study.name!r}.")
+    if study.sampler not in SAMPLERS:
+        raise StudyError(f"`sampler` must be one of {', '.join(SAMPLERS)}, but it is {study.sampler!r}.{nearest(study.sampler, SAMPLERS)}")
+    if not isinstance(study.objective, Objective):
+        raise StudyError(f"`objective` must be an Objective, but it is {study.objective!r}. Use e.g. Objective(lpips=0.5, fid=0.5).")
+    for name, optional in (("samples", True), ("max_concurrent", True), ("train_seeds", False)):
+        _require_whole(name, getattr(study, name), minimum=1, optional=optional)
+    _require_whole("study_seed", study.study_seed, minimum=0, optional=False)
+    _require_above("early_stopping", None if study.early_stopping == "auto" else study.early_stopping, above=1, example="3, or 'off'")
+    _require_above("budget_hours", study.budget_hours, above=0, example="8")
+    if study.train_seeds > 1:
+        seeds = list(range(study.train_seeds))
+        raise StudyError(
+            f"Replicates are not available yet, but `train_seeds` is {study.train_seeds}. "
+            f"Put the seed into the space: space={{'train_seed': tune.choice({seeds})}}."
+        )
+
+
+def _check_names(study: Study) -> None:
+    require_known(study.fixed, "`fixed`")
+    require_known(study.fan_out, "`fan_out`")
+    if "epochs" in study.fixed:
+        raise StudyError(f"The length is a field of its own, but `fixed` sets `epochs`. Use Study(epochs={study.fixed['epochs']!r}).")
+    _require_apart("fixed", study.fixed, "fan_out", study.fan_out)
+    if study.rows and (is_define_by_run(study.space) or study.space):
+        raise StudyError("A study has `rows` or a `space`, but this one has both. Use try_first=[...] for start points of a space.")
+    if is_define_by_run(study.space):
+        if study.sampler == "grid":
+            raise StudyError("sampler='grid' enumerates, but `space` is a define-by-run function. Use sampler='tpe' or 'random'.")
+        return
+    if not isinstance(study.space, Mapping):
+        raise StudyError(f"`space` maps names to search domains, but it is {study.space!r}. Use e.g. {{'rank': tune.choice([8, 16])}}.")
+    require_known(study.space, "`space`")
+    _require_apart("fixed", study.fixed, "space", study.space)
+    _require_apart("fan_out", study.fan_out, "space", study.space)
+
+
+def _check_fan_out(study: Study) -> None:
+    for name, values in study.fan_out.items():
+        if name not in EVAL_PARAMETERS:
+            raise StudyError(f"`fan_out` takes evaluation parameters, but `{name}` is none. Put it into `space`.")
+        if not isinstance(values, (list, tuple)) or not values:
+            raise StudyError(f"`fan_out` maps a name to a list of values, but `{name}` is {values!r}. Use e.g. [4.0, 6.0, 7.5].")
+        for value in values:
+            _try(study, {name: value}, "fan_out")
+
+
+def _check_start_points(study: Study) -> None:
+    if is_define_by_run(study.space) or not study.space:
+        return
+    for place, rows in (("baseline", [study.baseline] if study.baseline else []), ("try_first", study.try_first)):
+        for row in rows:
+            _check_start_point(study, row, place)  # type: ignore[arg-type]
+
+
+def _check_start_point(study: Study, row: Row, place: str) -> None:
+    for name, value in row.configuration.items():
+        if name not in study.space:  # type: ignore[operator]
+            known = nearest(name, study.space)  # type: ignore[arg-type]
+            raise StudyError(f"`{place}` gives values of the space, but `{name}` is not in it.{known} Add it to `space`, or use `fixed`.")
+        domain = study.space[name]  # type: ignore[index]
+        if not contains(domain, value):
+            raise StudyError(f"`{place}` gives values of the space, but {name}={value!r} is outside of {describe_domain(domain)}. Add it.")
+    missing = [name for name in study.space if name not in row.configuration]  # type: ignore[union-attr]
+    if missing and (study.sampler == "grid" or place == "baseline"):
+        raise StudyError(f"`{place}` must give every name of the space here, but {', '.join(missing)} is missing. Add a value for each.")
+
+
+def _check_values(study: Study) -> None:
+    _try(study, {}, "fixed")
+    if is_define_by_run(study.space):
+        _check_draws(study)
+    else:
+        _check_domains(study, study.space)
+    for row in study.rows:
+        _try(study, row.configuration, "rows")  # type: ignore[union-attr]
+    for row in study.try_first:
+        _try(study, row.configuration, "try_first")  # type: ignore[union-attr]
+    if study.baseline:
+        _try(study, study.baseline.configuration, "baseline")  # type: ignore[union-attr]
+
+
+def _check_domains(study: Study, space: Mapping[str, Any]) -> None:
+    for name, domain in space.items():
+        require_domain(name, domain)
+        if is_grid(domain) and study.sampler != "grid":
+            raise StudyError(f"tune.grid_search needs sampler='grid', but `{name}` is one under {study.sampler!r}. Use tune.choice.")
+        for value in probes_of(domain):
+            _try(study, {name: value}, "space")
+    if study.sampler == "grid":
+        next(iter(grid_of(space)))
+
+
+def _check_draws(study: Study) -> None:
+    for configuration in random_configurations(study.space, 8, seed=0):
+        require_known(configuration, "`space`")
+        _require_apart("fixed", study.fixed, "space", configuration)
+        _require_apart("fan_out", study.fan_out, "space", configuration)
+        _try(study, configuration, "space")
+
+
+def _try(study: Study, configuration: Mapping[str, Any], place: str) -> None:
+    try:
+        study.split(configuration)
+    except (ConfigError, StudyError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in configuration.items())
+        raise StudyError(f"`{place}`{f' gives {given}' if given else ''}: {error}") from error
+
+
+def _require_apart(place: str, names: Iterable[str], other: str, others: Iterable[str]) -> None:
+    for name in sorted(set(expand(dict.fromkeys(names))) & set(expand(dict.fromkeys(others)))):
+        raise StudyError(f"A parameter is set in one place, but `{name}` is in `{place}` and in `{other}`. Take it out of one of them.")
+
+
+def _require_whole(name: str, value: Any, *, minimum: int, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise StudyError(f"`{name}` must be an integer of at least {minimum}, but it is {value!r}. Use e.g. {max(minimum, 16)}.")
+
+
+def _require_above(name: str, value: Any, *, above: float, example: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= above:
+        raise StudyError(f"`{name}` must be a number greater than {above}, but it is {value!r}. Use e.g. {example}.")

@@ -1,0 +1,209 @@
+"""The worker: the loop of the process that owns one device. Asks the pool what to do, does it, records it, reports it.
+
+It knows neither trials nor Ray nor torch: the device does the work, the pool decides what is worked on. sweep/runner.py makes it an
+actor; `sweep trial` runs it in its own process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from sweep.pool import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
+from trainables.errors import SweepError
+
+logger = logging.getLogger(__name__)
+
+DECISION_WAIT_S = 0.5
+"""How long a worker waits, once per rung, for trials to decide, lest stopped trainings train on."""
+
+POLL_S = 0.02
+IDLE_S = 0.1
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One scored image set, as a device gives it. `images` are uint8 (n, h, w, 3); `error` says why there are no values."""
+
+    key: str
+    values: Mapping[str, float] = field(default_factory=dict)
+    backbones: Mapping[str, str] = field(default_factory=dict)
+    images: Any = None
+    image_rows: Sequence[Mapping[str, Any]] = ()
+    row: Mapping[str, Any] = field(default_factory=dict)  # seconds, device and versions for the evaluation row
+    error: str | None = None
+
+
+class Device(Protocol):
+    """What does the work. Guarantees: trainings do not influence each other; a stored adapter can be evaluated by any device."""
+
+    n_slots: int
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Keys of the trainings that have a slot."""
+
+    def open(self) -> None:
+        """Import and warm up what takes seconds."""
+
+    def start(self, order: TrainingOrder) -> TrainingReport:
+        """Give a training a slot at the furthest stored epoch that helps; none if everything that it asks for is stored.
+
+        Raises: SweepError when the configuration cannot be trained."""
+
+    def stop(self, key: str) -> None:
+        """Free a slot. A key that has none is no error."""
+
+    def advance(self) -> list[TrainingReport]:
+        """Train on, for at most an epoch. A failed training has left its slot."""
+
+    def save(self, key: str) -> None:
+        """Store a training's adapter at the epoch where it stands."""
+
+    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ImageSet]:
+        """Score stored adapters, one image set per order, in one batch."""
+
+
+class PoolClient(Protocol):
+    def sync(self, worker: str, sync: Sync) -> Orders: ...
+
+
+class RecordsWriter(Protocol):
+    def append_evaluation(self, row: Mapping[str, Any], image_rows: Sequence[Mapping[str, Any]], pictures: Any) -> None: ...
+
+
+class Worker:
+    """Turns the pool's orders into the device's work until the pool is closed."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        pool: PoolClient,
+        device: Device,
+        records: RecordsWriter,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.worker_id = worker_id
+        self.pool = pool
+        self.device = device
+        self.records = records
+        self._clock = clock
+        self._sleep = sleep
+        self._wanted: dict[str, tuple[int, ...]] = {}
+        self._trainings: list[TrainingReport] = []
+        self._evaluations: list[EvaluationReport] = []
+        self._doing = "loading libraries"
+        self._decide_until = -1.0
+
+    def run(self) -> None:
+        """Work until the pool is closed."""
+        self.pool.sync(self.worker_id, Sync(doing=self._doing))
+        self.device.open()
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """One exchange with the pool and one piece of work. False once the pool is closed."""
+        orders = self._exchange()
+        if orders.closed:
+            return False
+        self._obey(orders)
+        if orders.evaluate:
+            self._evaluate(orders.evaluate)
+            self._decide_until = self._clock() + DECISION_WAIT_S
+        elif orders.undecided and self._clock() < self._decide_until:
+            self._sleep(POLL_S)
+        elif self.device.held:
+            self._advance()
+        else:
+            self._doing = "waiting for trainings"
+            self._sleep(IDLE_S)
+        return True
+
+    def _exchange(self) -> Orders:
+        held = self.device.held
+        sync = Sync(held, self.device.n_slots - len(held), self._doing, tuple(self._trainings), tuple(self._evaluations))
+        orders = self.pool.sync(self.worker_id, sync)
+        self._trainings, self._evaluations = [], []
+        return orders
+
+    def _obey(self, orders: Orders) -> None:
+        for key in self.device.held:
+            if key not in orders.keep:
+                self.device.stop(key)
+        self._wanted = dict(orders.keep)
+        for order in orders.start:
+            self._doing = "preparing a training"
+            self._wanted[order.key] = order.epochs
+            self._trainings.append(self._started(order))
+
+    def _started(self, order: TrainingOrder) -> TrainingReport:
+        try:
+            return self.device.start(order)
+        except Exception as error:  # whatever it is, it is this training's, and the others go on
+            return TrainingReport(order.key, 0, failed=_reason(error, f"training {order.key} could not start"))
+
+    def _advance(self) -> None:
+        self._doing = f"training {len(self.device.held)} together"
+        try:
+            reports = self.device.advance()
+        except Exception as error:
+            reason = _reason(error, f"the pack of {len(self.device.held)} trainings failed")
+            reports = [TrainingReport(key, 0, failed=reason) for key in self.device.held]
+            for key in self.device.held:
+                self.device.stop(key)
+        self._trainings += [self._saved(report) for report in reports]
+
+    def _saved(self, report: TrainingReport) -> TrainingReport:
+        if report.failed is not None or report.epoch not in self._wanted.get(report.key, ()):
+            return report
+        try:
+            self.device.save(report.key)
+        except Exception as error:
+            self.device.stop(report.key)
+            return replace(report, failed=_reason(error, f"the adapter of {report.key} could not be stored"))
+        return replace(report, stored=(int(report.epoch),))
+
+    def _evaluate(self, orders: Sequence[EvaluationOrder]) -> None:
+        self._doing = f"scoring {len(orders)} image sets"
+        try:
+            image_sets = {image_set.key: image_set for image_set in self.device.evaluate(orders)}
+        except Exception as error:
+            reason = _reason(error, f"the evaluation of {len(orders)} image sets failed")
+            image_sets = {order.key: ImageSet(order.key, error=reason) for order in orders}
+        self._evaluations += [EvaluationReport(order.key, self._recorded(order, image_sets[order.key])) for order in orders]
+
+    def _recorded(self, order: EvaluationOrder, image_set: ImageSet) -> Outcome:
+        """The outcome, on disk before anybody hears of it."""
+        if image_set.error is not None:
+            return Outcome(error=image_set.error)
+        try:
+            self.records.append_evaluation(evaluation_row(order, image_set), image_set.image_rows, image_set.images)
+        except (SweepError, OSError) as error:
+            return Outcome(error=_reason(error, f"evaluation {order.key} could not be recorded"))
+        return Outcome(dict(image_set.values), dict(image_set.backbones))
+
+
+def evaluation_row(order: EvaluationOrder, image_set: ImageSet) -> dict[str, Any]:
+    """The evaluation's row in the records: what was asked, what came out, with which networks and where."""
+    return {
+        "evaluation_key": order.key,
+        "training_key": order.training_key or "none",
+        "epoch": order.epoch,
+        "configuration": asdict(order.config),
+        "perceptual_backbone": image_set.backbones.get("perceptual"),
+        "pooled_backbone": image_set.backbones.get("pooled"),
+        **image_set.row,
+        **image_set.values,
+    }
+
+
+def _reason(error: Exception, event: str) -> str:
+    if isinstance(error, SweepError):
+        return str(error)  # it says what is wrong and the way out
+    logger.exception(event)
+    return f"{event}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

@@ -1,0 +1,82 @@
+"""Tables: rank, control, baseline, pivots; numbers follow from conftest.py by hand."""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis.__main__ import main
+from analysis.load import load_study_records
+from analysis.tables import pivot, ranked_trials
+from analysis.text import print_ranked
+from sweep.records import Records
+
+
+@pytest.fixture
+def ranked(study_dir) -> pd.DataFrame:
+    return ranked_trials(load_study_records(study_dir))
+
+
+def test_trials_are_ranked_by_objective_and_controls_and_failures_have_no_rank(ranked):
+    assert list(ranked["trial"]) == ["t0003", "t0002", "t0001", "t0000", "t0004", "t0005", "control"]
+    assert ranked["rank_number"].dropna().tolist() == [1, 2, 3, 4]
+    assert ranked["is_control"].tolist() == [False] * 6 + [True]
+
+
+def test_metrics_are_those_of_the_best_rung_with_their_n_and_networks(ranked):
+    best = ranked.iloc[0]
+    assert (best["evaluation_key"], best["best_epoch"]) == ("e3-6", 6)
+    assert best["lpips"] == pytest.approx(0.315) and best["fid"] == pytest.approx(30.0)
+    assert (best["n_images"], best["n_references"], best["pooled_backbone"]) == (20, 151, "embedded:pooled")
+    assert best["lpips_low"] < best["lpips"] < best["lpips_high"]
+
+
+def test_the_control_stands_in_the_table_with_its_own_values(ranked):
+    control = ranked[ranked["is_control"]].iloc[0]
+    assert (control["objective"], control["fid"], control["guidance"]) == (0.95, 90.0, 3.0) and pd.isna(control["rank"])
+
+
+def test_trials_are_paired_with_the_baseline_image_by_image(ranked):
+    by_trial = ranked.set_index("trial")
+    assert by_trial.loc["t0003", ["vs_baseline", "vs_baseline_low", "vs_baseline_high"]].tolist() == pytest.approx([-0.3] * 3)
+    assert by_trial.loc["t0003", "vs_baseline_n"] == 20
+    assert by_trial.loc["control", "vs_baseline"] == pytest.approx(0.3)
+    assert pd.isna(by_trial.loc["t0000", "vs_baseline"]) and by_trial.loc["t0004", "vs_baseline_n"] == 0
+
+
+def test_a_study_without_baseline_labels_or_images_still_has_a_table(tmp_path):
+    records = Records(tmp_path / "bare")
+    row = {"trial": "t0000", "number": 0, "state": "COMPLETE", "configuration": {"rank": 4}}
+    records.append_trial({**row, "objective": 0.5, "best_epoch": 3})
+    table = ranked_trials(load_study_records(tmp_path / "bare"))
+    assert table["vs_baseline"].isna().all() and table["lpips"].isna().all() and table["rank_number"].tolist() == [1]
+
+
+def test_a_pivot_says_the_best_the_mean_and_n(study_dir):
+    by_caption = pivot(load_study_records(study_dir), "caption", "guidance").set_index("caption")
+    assert by_caption["n"].tolist() == [2, 2]
+    assert by_caption["best"].tolist() == pytest.approx([0.5, 0.3]) and by_caption["mean"].tolist() == pytest.approx([0.55, 0.35])
+    with pytest.raises(KeyError, match="`dropout` is none of caption, rank, guidance"):
+        pivot(load_study_records(study_dir), "dropout", "rank")
+
+
+def test_nothing_is_cut_in_a_file_and_a_narrow_terminal_gets_the_narrow_form(study_dir):
+    records = load_study_records(study_dir)
+    file, terminal = io.StringIO(), io.StringIO()
+    print_ranked(records, ranked_trials(records), Console(file=file))
+    print_ranked(records, ranked_trials(records), Console(file=terminal, force_terminal=True, width=80, color_system=None))
+    assert "-0.300 [-0.300, -0.300]" in file.getvalue() and "151 references" in file.getvalue() and "…" not in file.getvalue()
+    assert "caption=v2" in terminal.getvalue() and "…" not in terminal.getvalue()
+    assert max(len(line) for line in terminal.getvalue().splitlines()) <= 80
+
+
+def test_the_command_prints_csv_and_says_in_one_line_what_is_missing(study_dir, capsys):
+    assert main(["tables", "captions", "--storage", str(study_dir.parent), "--csv"]) == 0
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out))["trial"].iloc[0] == "t0003"
+    assert main(["tables", str(study_dir), "--pivot", "rank", "caption"]) == 0
+    assert main(["tables", "nothing", "--storage", str(study_dir.parent)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "holds captions" in error

@@ -1,0 +1,143 @@
+"""Stand-ins for what takes seconds: a device that computes its results from the configuration, and records in memory.
+
+`FakeDevice` keeps the contract of sweep.worker.Device, so whole studies run through the real pool, worker, searcher and
+scheduler in milliseconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweep.pool import EvaluationOrder, TrainingOrder, TrainingReport
+from sweep.worker import ImageSet
+from trainables.config import TrainConfig
+from trainables.errors import TrainingFailed
+
+BACKBONES = {"perceptual": "embedded:perceptual", "pooled": "embedded:pooled"}
+
+
+def synthetic_values(config: TrainConfig | None, epoch: int, guidance: float) -> dict[str, float]:
+    """A landscape with one best place: rank 16, learning rate 1e-3, guidance 4; more epochs help."""
+    if config is None:
+        return {"lpips": 0.9, "fid": 180.0}
+    miss = math.log2(config.rank / 16) ** 2 + math.log10(config.learning_rate / 1e-3) ** 2 + ((guidance - 4) / 4) ** 2
+    lpips = 0.3 + 0.05 * miss + 0.3 * math.exp(-epoch / 4)
+    return {"lpips": lpips, "fid": 200 * lpips}
+
+
+@dataclass
+class FakeDevice:
+    """A device whose epochs take `epoch_s` seconds and whose adapters are marks in a folder or a set."""
+
+    n_slots: int = 8
+    epoch_s: float = 0.0
+    open_s: float = 0.0
+    folder: Path | None = None  # where adapters are marked, so that other processes see them
+    diverges: Callable[[TrainConfig], bool] = lambda config: False
+    log: list[tuple] = field(default_factory=list)
+    stored: dict[tuple[str, int], TrainConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._slots: dict[str, list] = {}  # key -> [order, epoch]
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return tuple(self._slots)
+
+    def open(self) -> None:
+        time.sleep(self.open_s)
+
+    def start(self, order: TrainingOrder) -> TrainingReport:
+        if order.config.rank > 512:
+            raise TrainingFailed(f"`rank` must fit the model, but it is {order.config.rank}. Use e.g. 16.")
+        stored = tuple(e for e in range(1, 400) if self._is_stored(order.key, e))
+        self._configs(order)
+        missing = [e for e in order.epochs if e not in stored]
+        first = max((e for e in stored if missing and e < missing[0]), default=0)
+        self.log.append(("start", order.key, first))
+        if not missing:
+            return TrainingReport(order.key, max(order.epochs), stored=stored)
+        self._slots[order.key] = [order, first]
+        return TrainingReport(order.key, first, stored=stored)
+
+    def stop(self, key: str) -> None:
+        self.log.append(("stop", key))
+        self._slots.pop(key, None)
+
+    def advance(self) -> list[TrainingReport]:
+        time.sleep(self.epoch_s)
+        self.log.append(("advance", self.held))
+        return [self._epoch(key) for key in self.held]
+
+    def save(self, key: str) -> None:
+        order, epoch = self._slots[key]
+        self.stored[key, epoch] = order.config
+        if self.folder is not None:
+            (self.folder / f"{key}@{epoch}").touch()
+        self.log.append(("save", key, epoch))
+
+    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ImageSet]:
+        self.log.append(("evaluate", tuple(order.key for order in orders)))
+        return [self._image_set(order) for order in orders]
+
+    def _configs(self, order: TrainingOrder) -> None:
+        self._known = {**getattr(self, "_known", {}), order.key: order.config}
+
+    def _is_stored(self, key: str, epoch: int) -> bool:
+        return (key, epoch) in self.stored or (self.folder is not None and (self.folder / f"{key}@{epoch}").exists())
+
+    def _epoch(self, key: str) -> TrainingReport:
+        slot = self._slots[key]
+        slot[1] += 1
+        if self.diverges(slot[0].config):
+            del self._slots[key]
+            return TrainingReport(key, slot[1], failed=f"training diverged in epoch {slot[1]}: the loss is not finite")
+        return TrainingReport(key, slot[1], mean_loss=1 / slot[1], seconds_per_epoch=self.epoch_s)
+
+    def _image_set(self, order: EvaluationOrder) -> ImageSet:
+        assert order.training_key is None or self._is_stored(order.training_key, order.epoch), order
+        config = self._known[order.training_key] if order.training_key else None
+        n = order.config.n_images
+        return ImageSet(
+            key=order.key,
+            values=synthetic_values(config, order.epoch, order.config.guidance),
+            backbones=BACKBONES,
+            images=np.zeros((n, 4, 4, 3), np.uint8),
+            image_rows=[{"prompt": "p", "seed": i, "seen": True, "lpips": 0.5, "lpips_nearest": 0.4, "nearest_reference": 0} for i in range(n)],
+            row={"seconds_generate": 0.01, "seconds_score": 0.01, "device": "fake", "n_images": n},
+        )
+
+
+@dataclass
+class MemoryRecords:
+    """Keeps what a worker and a driver record, in order."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of evaluations
+    latest: dict[str, dict[str, Any]] = field(default_factory=dict)  # of trials, by id
+
+    def append_evaluation(self, row: dict[str, Any], image_rows: Sequence[dict[str, Any]], pictures: Any) -> None:
+        assert len(image_rows) == len(pictures)
+        self.rows.append(dict(row))
+
+    def append_trial(self, row: dict[str, Any]) -> None:
+        assert row["sequence"] == self.latest.get(row["trial"], {"sequence": -1})["sequence"] + 1, row
+        self.latest[row["trial"]] = {**row, "rung_values": list(row["rung_values"]), "configuration": dict(row["configuration"])}
+
+
+class FakeClock:
+    """A clock that only `sleep` moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds

@@ -1,0 +1,160 @@
+"""The real device on a tiny model: what the worker relies on, without Ray."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sweep.device import PackDevice
+from sweep.pool import EvaluationOrder, TrainingOrder
+from tests.trainables.conftest import write_tiny_model
+from trainables.config import EvalConfig, TrainConfig
+from trainables.errors import ConfigError
+from trainables.pack import Pack
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_tiny_model(folder, seed=0)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("subject")
+    for i in range(4):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    (folder / "subject.json").write_text(json.dumps({"trigger": "J3NN13"}))
+    return str(folder)
+
+
+@pytest.fixture
+def config(model, subject):
+    return TrainConfig(train_model=model, subject=subject, caption="v1", rank=4, alpha=4)
+
+
+@pytest.fixture
+def new_device(tmp_path):
+    def new(**changes):
+        device = PackDevice(device="cpu", n_threads=1, adapters=tmp_path / "adapters", latents=tmp_path / "latents", **{"n_slots": 4, **changes})
+        device.open()
+        return device
+
+    return new
+
+
+def order(key, config, *epochs):
+    return TrainingOrder(key, config, epochs, None)
+
+
+def train_to(device, epoch, *, save=()):
+    """Advance until every training stands at `epoch`; the adapters of `save` epochs are stored."""
+    reports = {}
+    while any(reports.get(key) is None or reports[key].epoch < epoch for key in device.held):
+        for report in device.advance():
+            reports[report.key] = report
+            if report.epoch in save:
+                device.save(report.key)
+    return reports
+
+
+def test_a_training_is_saved_scored_and_continued_from_its_last_state(new_device, config, model, subject):
+    device = new_device()
+    assert device.start(order("k", config, 1, 2)).epoch == 0
+    train_to(device, 2, save=(1, 2))
+    final = device._packs[0].adapter("k")
+    evaluation = EvalConfig(infer_model=model, steps=2, images_per_prompt=1)
+    control, scored = device.evaluate([EvaluationOrder("c", None, 0, evaluation, subject), EvaluationOrder("e", "k", 2, evaluation, subject)])
+    assert scored.error is None and scored.images.shape == (5, 64, 64, 3) and scored.row["n_images"] == 5
+    assert scored.values["lpips"] != control.values["lpips"] and scored.row["device"] and scored.row["versions"]["torch"]
+
+    # Another process: the epochs that are stored are read, and only the third is trained.
+    later = new_device()
+    nothing_to_do = later.start(order("k", config, 1, 2))
+    assert (nothing_to_do.epoch, nothing_to_do.stored, later.held) == (2, (1, 2), ())
+    assert later.start(order("k", config, 1, 2, 3)).epoch == 2
+    assert [r.epoch for r in train_to(later, 3).values()] == [3]
+    alone = new_device()
+    alone.start(order("other key, same config", config, 3))
+    train_to(alone, 2)
+    assert all(torch.equal(a, alone._packs[0].adapter("other key, same config").layers[p][0]) for p, (a, _) in final.layers.items())
+
+
+def test_arrivals_wait_for_the_boundary_and_then_run_beside_the_others(new_device, config):
+    device = new_device()
+    device.start(order("a", config, 2))
+    device.advance()  # one step: the speed is not known yet
+    device.start(order("b", dataclasses.replace(config, train_seed=1), 2))
+    assert device.held == ("a", "b") and device._packs[0].keys == ["a"]
+    reports = train_to(device, 1)
+    assert device.held == ("a", "b") and reports["b"].epoch >= 1
+
+
+def test_what_cannot_share_a_pack_takes_turns(new_device, config):
+    device = new_device()
+    device.start(order("a", config, 1))
+    device.start(order("b", dataclasses.replace(config, batch=1), 1))
+    assert len(device._packs) == 2
+    reports = train_to(device, 1)
+    assert {r.epoch for r in reports.values()} >= {1} and set(reports) == {"a", "b"}
+
+
+def test_a_pack_that_runs_out_of_memory_is_halved_and_nothing_is_lost(new_device, config, monkeypatch):
+    step = Pack._step
+
+    def hungry(pack, draws, k):
+        if len(pack.keys) > 2:
+            raise torch.OutOfMemoryError("a card with room for two")
+        return step(pack, draws, k)
+
+    monkeypatch.setattr(Pack, "_step", hungry)
+    device = new_device()
+    for seed in range(4):
+        device.start(order(f"k{seed}", dataclasses.replace(config, train_seed=seed), 2))
+    reports = train_to(device, 2)
+    assert sorted(reports) == ["k0", "k1", "k2", "k3"] and [len(pack.keys) for pack in device._packs] == [2, 2]
+    halved = next(pack for pack in device._packs if "k3" in pack.keys).adapter("k3")
+    monkeypatch.undo()
+    roomy = new_device()
+    roomy.start(order("k3", dataclasses.replace(config, train_seed=3), 2))
+    train_to(roomy, 2)
+    for path, (a, b) in roomy._packs[0].adapter("k3").layers.items():
+        torch.testing.assert_close(halved.layers[path], (a, b), rtol=1e-3, atol=2e-5)
+
+
+def test_out_of_memory_with_one_training_is_an_error(new_device, config, monkeypatch):
+    monkeypatch.setattr(Pack, "_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no room at all")))
+    device = new_device()
+    device.start(order("a", config, 1))
+    with pytest.raises(torch.OutOfMemoryError):
+        device.advance()
+
+
+def test_a_training_that_cannot_start_leaves_no_trace(new_device, config):
+    device = new_device()
+    with pytest.raises(ConfigError, match="rank.*999"):
+        device.start(order("a", dataclasses.replace(config, rank=999), 1))
+    assert device.held == ()
+
+
+def test_a_diverged_training_is_reported_and_gone(new_device, config):
+    device = new_device()
+    device.start(order("wild", dataclasses.replace(config, learning_rate=1e30), 2))
+    device.start(order("calm", config, 2))
+    reports = []
+    while "wild" in device.held:
+        reports += device.advance()
+    assert [r.key for r in reports if r.failed] == ["wild"] and device.held == ("calm",)
+
+
+def test_the_size_of_a_pack_is_measured_once_and_kept(new_device, config, tmp_path, monkeypatch):
+    file = tmp_path / "study" / "pack.json"
+    measured = new_device(n_slots=None, probe_with=config, probe_file=file)
+    kept = json.loads(file.read_text())
+    assert kept["n_slots"] == measured.n_slots and "1" in kept["seconds_per_adapter_step"]
+    monkeypatch.setattr("sweep.device.probe_pack_size", lambda *_, **__: pytest.fail("it was measured before"))
+    assert new_device(n_slots=None, probe_with=config, probe_file=file).n_slots == measured.n_slots

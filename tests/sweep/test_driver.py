@@ -1,0 +1,260 @@
+"""Whole studies in this process: the real searcher, scheduler, pool, worker and driver over a device that only computes."""
+
+import json
+import math
+
+import pytest
+from tests.sweep.fakes import BACKBONES, FakeDevice, MemoryRecords, synthetic_values
+from ray import tune
+
+from sweep.driver import Driver, past_of, run_here, trial_of_row
+from sweep.keys import Keys
+from sweep.pool import Answer, Outcome, Pool
+from sweep.records import Records
+from sweep.scheduler import Asha
+from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher
+from sweep.study import Epochs, Objective, Study
+from sweep.worker import Worker
+
+OBJECTIVE = Objective(lpips=0.5, fid=0.5, scales={"lpips": 1.0, "fid": 200.0})
+SPACE = {
+    "rank": tune.choice([4, 8, 16, 32]),
+    "learning_rate": tune.choice([1e-4, 1e-3, 1e-2]),
+    "guidance": tune.choice([2.0, 4.0, 8.0]),
+}
+
+
+class FakeSubject:
+    reference_digest = "r"
+    trigger = "J3NN13"
+    caption_versions = ("v1", "v2")
+
+    def training_digest(self, version: str) -> str:
+        return f"digest of {version}"
+
+
+class FakeContent:
+    def subject(self, name: str) -> FakeSubject:
+        return FakeSubject()
+
+    def model_digest(self, model: str, vae: str | None) -> str:
+        return f"{model}+{vae}"
+
+
+class Bench:
+    """A study with all that it runs on. `launch` runs it, `relaunch` again over the same records."""
+
+    def __init__(self, study: Study, folder=None, *, max_concurrent: int = 4, clock=None, **device) -> None:
+        self.study, self.max_concurrent = study, max_concurrent
+        self.device = FakeDevice(**device)
+        self.memory = MemoryRecords()
+        self.records = Records(folder) if folder else self.memory
+        self.clock = clock or (lambda: 0.0)
+
+    def launch(self, *, turns: int = 100_000) -> Driver:
+        driver, pool, worker = self.prepare()
+        remaining = iter(range(turns))
+
+        def turn() -> bool:
+            if next(remaining, None) is None:
+                driver.stop()
+            return worker.turn()
+
+        run_here(driver, pool, turn)
+        return driver
+
+    def prepare(self) -> tuple[Driver, Pool, Worker]:
+        past = [trial_of_row(row) for row in self.rows()]
+        pool = Pool(known={row["evaluation_key"]: Outcome(_metrics(row), BACKBONES) for row in self.memory.rows})
+        worker = Worker("w", pool, self.device, self.memory, sleep=lambda seconds: None)
+        searcher = Searcher(self.study, past=[past_of(trial) for trial in past])
+        asha = Asha(self.study.rungs, self.study.reduction_factor)
+        keys = Keys(self.study, FakeContent())
+        options = {"max_concurrent": self.max_concurrent, "past": past, "clock": self.clock}
+        return Driver(self.study, keys, searcher, asha, pool, self.records, **options), pool, worker
+
+    def rows(self) -> list[dict]:
+        return list(self.memory.latest.values()) if self.records is self.memory else self.records.latest_trials().to_dict("records")
+
+
+def _metrics(row: dict) -> dict:
+    return {name: row[name] for name in ("lpips", "fid")}
+
+
+def a_study(**changes) -> Study:
+    values = {"name": "s", "space": SPACE, "samples": 16, "epochs": Epochs(max=12, rungs=(3, 6)), "objective": OBJECTIVE, **changes}
+    return Study(**values)
+
+
+def test_a_study_runs_to_its_end_and_every_trial_has_one():
+    driver = Bench(a_study()).launch()
+    states = [trial.state for trial in driver.trials.values()]
+    assert len(states) == 16 and set(states) <= {COMPLETE, PRUNED}
+    assert states.count(PRUNED) >= 4 and states.count(COMPLETE) >= 3
+
+
+def test_rows_on_disk_say_the_same_as_the_driver(tmp_path):
+    bench = Bench(a_study(), tmp_path)
+    driver = bench.launch()
+    for row in bench.rows():
+        trial = driver.trials[row["trial"]]
+        assert (row["state"], row["epochs"], row["objective"]) == (trial.state, trial.epochs, trial.objective)
+        assert [tuple(rung) for rung in json.loads(row["rung_values"])] == trial.rungs
+
+
+def test_the_value_of_a_trial_is_that_of_its_best_rung():
+    bench = Bench(a_study(samples=1))
+    driver, pool, _ = bench.prepare()
+    driver.fill()
+    for epoch, lpips in ((3, 0.5), (6, 0.2), (12, 0.4)):
+        outcome = Outcome({"lpips": lpips, "fid": 200 * lpips}, BACKBONES)
+        driver.hear("t0000", Answer("rung", epoch, f"key{epoch}", outcome, is_last=epoch == 12))
+    trial = driver.trials["t0000"]
+    assert (trial.state, trial.best, trial.epochs) == (COMPLETE, (6, 0.2, "key6"), 12)
+    assert bench.rows()[0]["best_epoch"] == 6
+
+
+def test_equal_trainings_are_trained_once_and_every_row_has_the_number_of_its_own_configuration():
+    bench = Bench(a_study(space={}, rows=[{"rank": 8, "guidance": g} for g in (2.0, 4.0, 8.0)]))
+    driver = bench.launch()
+    assert len([event for event in bench.device.log if event[0] == "start"]) == 1
+    for trial in driver.trials.values():
+        train, _, evaluation = bench.study.split(trial.configuration)
+        values = synthetic_values(train, 12, evaluation.guidance)
+        assert trial.rungs[-1][1] == OBJECTIVE.value(values, BACKBONES)
+
+
+def test_the_control_is_evaluated_once_per_evaluation():
+    bench = Bench(a_study())
+    bench.launch()
+    guidances = [row["configuration"]["guidance"] for row in bench.memory.rows if row["training_key"] == "none"]
+    assert sorted(guidances) == sorted(set(guidances)) and len(guidances) >= 2
+
+
+def test_fan_out_is_scored_at_the_last_epoch_of_every_trial():
+    study = a_study(space={"rank": tune.choice([4, 8, 16])}, fan_out={"guidance": [4.0, 6.0, 8.0]}, samples=6)
+    bench = Bench(study)
+    driver = bench.launch()
+    scored = {(row["training_key"], row["epoch"], row["configuration"]["guidance"]) for row in bench.memory.rows}
+    for trial in driver.trials.values():
+        assert {(trial.training_key, trial.epochs, g) for g in (4.0, 6.0, 8.0)} <= scored
+
+
+def test_never_are_more_trials_live_than_allowed():
+    driver, pool, worker = Bench(a_study(), max_concurrent=3).prepare()
+    most = []
+    run_here(driver, pool, worker.turn, on_change=lambda: most.append(len(driver.live)))
+    assert max(most) == 3
+
+
+def test_a_diverged_training_is_a_failed_trial_with_its_reason_and_is_not_retried():
+    bench = Bench(a_study(), diverges=lambda config: config.learning_rate == 1e-2)
+    driver = bench.launch()
+    for trial in driver.trials.values():
+        assert (trial.state == FAIL) == (trial.configuration["learning_rate"] == 1e-2)
+        assert "diverged" in trial.reason or trial.state != FAIL
+    assert driver.best.state != FAIL
+    again = bench.launch()
+    assert {t.id: t.state for t in again.trials.values()} == {t.id: t.state for t in driver.trials.values()}
+
+
+def test_a_metric_that_is_not_finite_fails_the_trial():
+    driver, *_ = Bench(a_study(samples=2)).prepare()
+    driver.fill()
+    assert not driver.hear("t0000", Answer("rung", 3, "key", Outcome({"lpips": 0.5, "fid": math.nan}, BACKBONES)))
+    assert driver.trials["t0000"].state == FAIL and "fid" in driver.trials["t0000"].reason
+
+
+def test_a_scale_that_no_trial_can_have_ends_the_study():
+    driver, *_ = Bench(a_study(objective=Objective(lpips=1.0))).prepare()
+    driver.fill()
+    driver.hear("t0000", Answer("rung", 3, "key", Outcome({"lpips": 0.5}, {"perceptual": "mine"})))
+    assert driver.fatal is not None and "mine" in str(driver.fatal)
+
+
+def test_a_configuration_that_cannot_be_used_is_a_failed_trial():
+    def sometimes_wrong(trial):
+        return {"rank": trial.suggest_categorical("rank", [8, 16]), **({"dropout": 1.5} if trial.number == 12 else {})}
+
+    driver = Bench(a_study(space=sometimes_wrong, samples=14)).launch()
+    assert driver.trials["t0012"].state == FAIL and "dropout" in driver.trials["t0012"].reason
+    assert driver.trials["t0013"].state != FAIL
+
+
+def test_a_relaunch_of_a_finished_study_does_nothing():
+    bench = Bench(a_study())
+    bench.launch()
+    bench.device.log.clear()
+    driver = bench.launch()
+    assert bench.device.log == [] and len(driver.trials) == 16
+
+
+def test_an_interrupted_study_ends_every_trial_and_goes_on_where_it_stopped():
+    bench = Bench(a_study())
+    driver = bench.launch(turns=12)
+    reasons = {trial.reason for trial in driver.trials.values() if trial.state == FAIL}
+    assert reasons == {"interrupted"} and not [t for t in driver.trials.values() if t.state == RUNNING]
+    assert all(row["state"] != RUNNING for row in bench.rows())
+    scored_before = {row["evaluation_key"] for row in bench.memory.rows}
+    bench.device.log.clear()
+    driver = bench.launch()
+    assert [t.id for t in sorted(driver.trials.values(), key=lambda t: t.number)] == [f"t{i:04d}" for i in range(16)]
+    assert {t.state for t in driver.trials.values()} <= {COMPLETE, PRUNED}
+    scored_now = {key for event in bench.device.log if event[0] == "evaluate" for key in event[1]}
+    assert not scored_before & scored_now
+
+
+def test_at_concurrency_1_an_interrupted_study_ends_as_an_uninterrupted_one():
+    whole = Bench(a_study(), max_concurrent=1).launch()
+    bench = Bench(a_study(), max_concurrent=1)
+    bench.launch(turns=40)
+    resumed = bench.launch()
+    summary = lambda driver: {t.id: (t.configuration, t.state, t.rungs) for t in driver.trials.values()}  # noqa: E731
+    assert summary(resumed) == summary(whole)
+
+
+def test_a_lost_process_fails_its_trial_and_a_relaunch_tries_it_again():
+    bench = Bench(a_study(samples=3))
+    driver, pool, _ = bench.prepare()
+    driver.fill()
+    driver.lost("t0001")
+    assert driver.trials["t0001"].reason.startswith("lost") and pool.next_rung("t0001", 0).kind == "failed"
+    driver.end_all()
+    assert {t.state for t in bench.launch().trials.values()} <= {COMPLETE, PRUNED}
+
+
+def test_the_baseline_is_never_stopped_early():
+    worst = {"rank": 4, "learning_rate": 1e-4, "guidance": 8.0}
+    driver = Bench(a_study(baseline=worst)).launch()
+    assert driver.trials["t0000"].state == COMPLETE and driver.trials["t0000"].labels["baseline"]
+
+
+def test_a_budget_starts_no_further_trial_and_ends_those_that_run():
+    now = [0.0]
+    bench = Bench(a_study(budget_hours=1), clock=lambda: now[0])
+    driver, pool, worker = bench.prepare()
+
+    def turn() -> bool:
+        now[0] += 120
+        return worker.turn()
+
+    run_here(driver, pool, turn)
+    assert 4 <= len(driver.trials) < 16 and "budget of 1 hours" in driver.stopping
+    assert {trial.state for trial in driver.trials.values()} <= {COMPLETE, PRUNED}
+
+
+def test_a_sampled_length_that_is_stopped_is_complete_at_the_length_where_it_stopped():
+    study = a_study(space={**SPACE, "epochs": tune.choice([3, 6, 12])}, epochs=Epochs(max=12, rungs=(3, 6)))
+    driver = Bench(study).launch()
+    assert {trial.state for trial in driver.trials.values()} == {COMPLETE}
+    assert all(trial.configuration["epochs"] == trial.epochs for trial in driver.trials.values())
+    assert any("stopped early" in trial.reason for trial in driver.trials.values())
+
+
+@pytest.mark.parametrize("state", [COMPLETE, PRUNED])
+def test_a_trial_survives_its_row(tmp_path, state):
+    bench = Bench(a_study(), tmp_path)
+    driver = bench.launch()
+    wanted = next(t for t in driver.trials.values() if t.state == state)
+    read = trial_of_row(next(row for row in bench.rows() if row["trial"] == wanted.id))
+    assert (read.configuration, read.rungs, read.state, read.number) == (wanted.configuration, wanted.rungs, state, wanted.number)

@@ -1,0 +1,72 @@
+"""Plans: counted by hand for small studies."""
+
+from __future__ import annotations
+
+from ray import tune
+
+from sweep.plan import Costs, Rates, make_plan, render_plan
+from sweep.study import Epochs, Study
+
+RUNGS = Epochs(max=12, rungs=(3, 6))
+
+
+def test_rows_with_equal_training_values_are_one_training():
+    rows = [{"rank": rank, "guidance": guidance} for rank in (4, 8) for guidance in (2.0, 4.0, 6.0)]
+    plan = make_plan(Study(rows=rows, epochs=RUNGS))
+    expected = Costs(trainings=2, epochs_asked=72, epochs_trained=24, evaluations_asked=18, evaluations_computed=18, controls=3)
+    assert plan.exact and plan.costs == plan.low == plan.high == expected
+
+
+def test_a_longer_trial_contains_a_shorter_one():
+    grid = {"epochs": tune.grid_search([4, 12]), "guidance": tune.grid_search([2.0, 4.0])}
+    plan = make_plan(Study(space=grid, sampler="grid", epochs=Epochs(max=12, rungs=(4,))))
+    # Rungs of a 12-epoch trial are 4 and 12, so the 4-epoch ones are computed already.
+    assert plan.costs == Costs(
+        trainings=1, epochs_asked=32, epochs_trained=12, evaluations_asked=6, evaluations_computed=4, controls=2
+    )
+
+
+def test_a_schedule_that_depends_on_the_length_keeps_lengths_apart_and_the_plan_says_so():
+    plan = make_plan(Study(rows=[{"epochs": 4}, {"epochs": 12}], fixed={"lr_schedule": "cosine"}, epochs=12))
+    assert (plan.costs.trainings, plan.costs.epochs_trained) == (2, 16)
+    assert any("cosine depends on the length" in note for note in plan.notes)
+
+
+def test_fan_out_costs_evaluations_at_the_last_epoch_only():
+    plan = make_plan(Study(rows=[{"rank": 4}, {"rank": 8}], fan_out={"guidance": [2.0, 4.0, 6.0]}, epochs=RUNGS))
+    assert (plan.costs.evaluations_asked, plan.costs.evaluations_computed, plan.costs.controls) == (2 * (3 + 2), 10, 3)
+
+
+def test_a_sampled_study_is_an_estimate_that_repeats_itself():
+    study = Study(space={"rank": tune.choice([4, 8]), "guidance": tune.choice([2.0, 4.0])}, samples=12, epochs=RUNGS)
+    plan, again = make_plan(study), make_plan(study)
+    assert plan == again and not plan.exact
+    assert plan.costs.trainings == 2 and plan.costs.epochs_trained == 24 and plan.costs.epochs_asked == 144
+    assert plan.low.evaluations_computed <= plan.costs.evaluations_computed <= plan.high.evaluations_computed <= 12
+    assert any("Estimated" in note for note in plan.notes) and any("1 in 3" in note for note in plan.notes)
+
+
+def test_a_continuous_training_value_is_named_as_what_prevents_sharing():
+    plan = make_plan(Study(space={"learning_rate": tune.loguniform(1e-4, 1e-2)}, samples=8))
+    assert plan.costs.trainings == 8 and any(note.startswith("learning_rate is drawn from a range") for note in plan.notes)
+    evaluation_only = make_plan(Study(space={"guidance": tune.uniform(1.0, 8.0)}, samples=8))
+    assert evaluation_only.costs.trainings == 1 and not any("range" in note for note in evaluation_only.notes)
+
+
+def test_a_define_by_run_space_is_planned_too():
+    plan = make_plan(Study(space=lambda trial: {"rank": trial.suggest_categorical("rank", [4, 8])}, samples=8))
+    assert plan.costs.trainings == 2 and plan.n_trials == 8
+
+
+def test_time_is_unknown_until_it_was_measured():
+    study = Study(rows=[{"rank": 4, "guidance": 2.0}, {"rank": 4, "guidance": 4.0}], epochs=10)
+    assert make_plan(study).hours is None
+    assert "Time: unknown" in render_plan(make_plan(study))
+    # 10 epochs at 20 an hour, 2 evaluations and 2 controls at 8 an hour; alone 20 epochs.
+    measured = make_plan(study, rates=Rates(device="CPU", epochs_per_hour=20, evaluations_per_hour=8))
+    assert measured.hours == 1.0 and "about 60 minutes, against 90 minutes" in render_plan(measured)
+
+
+def test_the_table_shows_what_sharing_saves():
+    text = render_plan(make_plan(Study(name="paper", rows=[{"guidance": 2.0}, {"guidance": 4.0}], epochs=10)))
+    assert "paper: 2 trials" in text and "10 (2.0x)" in text

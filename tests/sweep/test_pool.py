@@ -1,0 +1,303 @@
+"""The pool, driven by hand: trials that ask, workers that report. No process, no clock."""
+
+import pytest
+
+from sweep.pool import MAX_LOSSES, EvaluationOrder, EvaluationReport, Orders, Outcome, Pool, Rung, Subscription, Sync, TrainingReport
+from trainables.config import EvalConfig, TrainConfig
+
+
+def subscription(trial: str, training: str, epochs: tuple[int, ...] = (3, 6), evaluation: str = "e", **config) -> Subscription:
+    rungs = tuple(Rung(epoch, f"{training}@{epoch}/{evaluation}", EvalConfig()) for epoch in epochs)
+    return Subscription(trial, training, TrainConfig(**config), rungs)
+
+
+def reached(key: str, epoch: float, *stored: int) -> TrainingReport:
+    return TrainingReport(key, epoch, stored=stored, mean_loss=0.1, seconds_per_epoch=1.0)
+
+
+def scored(orders: Orders, value: float = 0.5) -> tuple[EvaluationReport, ...]:
+    return tuple(EvaluationReport(order.key, Outcome({"lpips": value})) for order in orders.evaluate)
+
+
+def held(*keys: str, slots: int = 8, **rest) -> Sync:
+    return Sync(held=keys, free_slots=slots - len(keys), **rest)
+
+
+def started(orders: Orders) -> dict[str, tuple[int, ...]]:
+    return {order.key: order.epochs for order in orders.start}
+
+
+def test_a_trial_hears_of_its_rungs_in_order_as_they_are_scored():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    assert pool.next_rung("t0", 0).kind == "wait"
+    assert started(pool.sync("w", held())) == {"A": (3, 6)}
+    orders = pool.sync("w", held("A", trainings=(reached("A", 3, 3),)))
+    assert [order.key for order in orders.evaluate] == ["A@3/e"]
+    assert pool.next_rung("t0", 0).kind == "wait"
+    pool.sync("w", held("A", evaluations=scored(orders, 0.25)))
+    answer = pool.next_rung("t0", 0)
+    assert (answer.kind, answer.epoch, answer.outcome.values) == ("rung", 3, {"lpips": 0.25})
+    assert pool.next_rung("t0", 3).kind == "wait"
+
+
+def test_asking_again_for_the_same_rung_gives_it_again():
+    pool = Pool(known={"A@3/e": Outcome({"lpips": 0.1})})
+    pool.subscribe(subscription("t0", "A"))
+    assert pool.next_rung("t0", 0) == pool.next_rung("t0", 0)
+
+
+def test_equal_keys_are_one_training():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", (3, 6)))
+    pool.subscribe(subscription("t1", "A", (3, 12)))
+    assert started(pool.sync("w1", held())) == {"A": (3, 6, 12)}
+    assert started(pool.sync("w2", held())) == {}
+
+
+def test_equal_evaluation_keys_are_computed_once_and_heard_by_both():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.subscribe(subscription("t1", "A"))
+    pool.sync("w", held())
+    orders = pool.sync("w", held("A", trainings=(reached("A", 3, 3),)))
+    assert len(orders.evaluate) == 1
+    pool.sync("w", held("A", evaluations=scored(orders)))
+    assert pool.next_rung("t0", 0).kind == pool.next_rung("t1", 0).kind == "rung"
+
+
+def test_trials_that_differ_only_in_their_evaluation_share_a_training():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", evaluation="guidance4"))
+    pool.subscribe(subscription("t1", "A", evaluation="guidance7"))
+    assert len(pool.sync("w", held()).start) == 1
+    orders = pool.sync("w", held("A", trainings=(reached("A", 3, 3),)))
+    assert {order.key for order in orders.evaluate} == {"A@3/guidance4", "A@3/guidance7"}
+
+
+def test_a_later_shorter_trial_reads_stored_adapters_and_trains_nothing():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", (3, 6)))
+    pool.sync("w", held())
+    pool.sync("w", held("A", trainings=(reached("A", 6, 3, 6),)))
+    pool.release("t0")
+    pool.sync("w", held())
+    pool.subscribe(subscription("t1", "A", (3,), evaluation="other"))
+    orders = pool.sync("w", held())
+    assert orders.start == () and [order.key for order in orders.evaluate] == ["A@3/other"]
+
+
+def test_a_later_longer_trial_asks_for_the_missing_epochs_only():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", (3, 6)))
+    pool.sync("w", held())
+    pool.sync("w", held("A", trainings=(reached("A", 6, 3, 6),)))
+    pool.release("t0")
+    pool.subscribe(subscription("t1", "A", (3, 6, 12)))
+    assert started(pool.sync("w", held())) == {"A": (12,)}
+
+
+def test_an_epoch_that_a_running_training_has_passed_is_trained_after_it_has_ended():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", (6,)))
+    pool.sync("w", held())
+    pool.sync("w", held("A", trainings=(reached("A", 5),)))
+    pool.subscribe(subscription("t1", "A", (4,)))
+    assert pool.sync("w", held("A")).keep == {"A": (6,)}
+    orders = pool.sync("w", held("A", trainings=(reached("A", 6, 6),)))
+    assert orders.keep == {}  # it ends there
+    assert started(pool.sync("w", held())) == {"A": (4,)}
+
+
+def test_a_training_ends_with_its_last_subscriber():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.subscribe(subscription("t1", "A"))
+    pool.sync("w", held())
+    pool.release("t0")
+    assert "A" in pool.sync("w", held("A")).keep
+    pool.release("t1")
+    assert pool.sync("w", held("A")).keep == {}
+
+
+def test_a_freed_slot_is_refilled_in_the_same_exchange():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.subscribe(subscription("t1", "B"))
+    assert started(pool.sync("w", held(slots=1))) == {"A": (3, 6)}
+    assert started(pool.sync("w", held("A", slots=1))) == {}
+    pool.release("t0")
+    assert started(pool.sync("w", held("A", slots=1))) == {"B": (3, 6)}
+
+
+def test_no_training_is_given_out_while_its_last_worker_may_still_hold_it():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.sync("w1", held())
+    pool.release("t0")
+    pool.subscribe(subscription("t1", "A"))
+    assert started(pool.sync("w2", held())) == {}
+    pool.release("t1")
+    pool.sync("w1", held("A"))  # told to end it
+    pool.subscribe(subscription("t2", "A"))
+    assert started(pool.sync("w2", held())) == {}
+    pool.sync("w1", held())  # it is gone from there
+    assert set(started(pool.sync("w2", held()))) | set(started(pool.sync("w1", held()))) <= {"A"}
+
+
+def test_slots_are_filled_with_the_base_model_that_the_worker_has_already():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", train_model="m1"))
+    pool.sync("w", held(slots=2))
+    pool.subscribe(subscription("t1", "B", train_model="m2"))
+    pool.subscribe(subscription("t2", "C", train_model="m1"))
+    assert list(started(pool.sync("w", held("A", slots=2)))) == ["C"]
+
+
+def test_a_diverged_training_fails_all_its_trials_with_the_reason_and_is_not_retried():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.subscribe(subscription("t1", "A"))
+    pool.sync("w", held())
+    pool.sync("w", held(trainings=(TrainingReport("A", 2, failed="loss is NaN at learning_rate=9"),)))
+    for trial in ("t0", "t1"):
+        answer = pool.next_rung(trial, 0)
+        assert answer.kind == "failed" and "learning_rate=9" in answer.reason
+    assert pool.sync("w", held()).start == ()
+    pool.subscribe(subscription("t2", "A"))
+    assert pool.next_rung("t2", 0).kind == "failed"
+
+
+def test_rungs_before_a_divergence_still_count():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", (3, 6)))
+    pool.sync("w", held())
+    orders = pool.sync("w", held("A", trainings=(reached("A", 3, 3),)))
+    pool.sync("w", held(trainings=(TrainingReport("A", 5, failed="NaN"),), evaluations=scored(orders)))
+    assert pool.next_rung("t0", 0).kind == "rung"
+    assert pool.next_rung("t0", 3).kind == "failed"
+
+
+def test_a_failed_evaluation_fails_the_trial_with_its_reason():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.sync("w", held())
+    orders = pool.sync("w", held("A", trainings=(reached("A", 3, 3),)))
+    pool.sync("w", held("A", evaluations=(EvaluationReport(orders.evaluate[0].key, Outcome(error="all pictures are black")),)))
+    answer = pool.next_rung("t0", 0)
+    assert answer.kind == "failed" and answer.reason == "all pictures are black"
+
+
+def test_what_the_records_hold_is_neither_trained_nor_evaluated():
+    pool = Pool(known={"A@3/e": Outcome({"lpips": 0.1}), "A@6/e": Outcome({"lpips": 0.2})})
+    pool.subscribe(subscription("t0", "A"))
+    assert pool.sync("w", held()) == Orders()
+    first, second = pool.next_rung("t0", 0), pool.next_rung("t0", 3)
+    assert (first.outcome.values, first.is_last) == ({"lpips": 0.1}, False)
+    assert (second.outcome.values, second.is_last) == ({"lpips": 0.2}, True)
+
+
+def test_shared_epochs_are_those_that_somebody_else_paid_for():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", (3, 6)))
+    pool.subscribe(subscription("t1", "A", (3, 6, 12), evaluation="other"))
+    pool.sync("w", held())
+    for epoch in (1, 2):
+        pool.sync("w", held("A", trainings=(reached("A", epoch),)))
+    for epoch in (3, 6, 12):
+        orders = pool.sync("w", held("A", trainings=(reached("A", epoch, epoch),)))
+        pool.sync("w", held("A", evaluations=scored(orders)))
+    assert pool.next_rung("t0", 3).shared_epochs == 0
+    assert pool.next_rung("t1", 6).shared_epochs == 6  # t0 paid for 1-6, t1 for 7-12
+    assert pool.snapshot()["epochs_trained"] == 12
+
+
+def test_epochs_read_from_the_store_are_shared():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", (3,)))
+    pool.sync("w", held())
+    orders = pool.sync("w", held(trainings=(TrainingReport("A", 3, stored=(3,)),)))
+    pool.sync("w", held(evaluations=scored(orders)))
+    assert pool.next_rung("t0", 0).shared_epochs == 3
+    assert pool.snapshot()["epochs_trained"] == 0
+
+
+def test_a_lost_workers_trainings_and_evaluations_go_to_another_worker():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.sync("w1", held())
+    orders = pool.sync("w1", held("A", trainings=(reached("A", 3, 3),)))
+    assert orders.evaluate
+    pool.worker_lost("w1")
+    orders = pool.sync("w2", held())
+    assert started(orders) == {"A": (6,)} and [order.key for order in orders.evaluate] == ["A@3/e"]
+
+
+def test_a_training_whose_worker_is_lost_too_often_fails():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    for i in range(MAX_LOSSES):
+        assert pool.next_rung("t0", 0).kind == "wait"
+        assert pool.sync(f"w{i}", held()).start
+        pool.worker_lost(f"w{i}")
+    answer = pool.next_rung("t0", 0)
+    assert answer.kind == "failed" and f"lost {MAX_LOSSES} times" in answer.reason
+
+
+def test_the_control_is_scored_with_the_first_rungs_or_by_an_idle_worker():
+    control = EvaluationOrder("control", None, 0, EvalConfig(), "embedded:subject")
+    pool = Pool()
+    pool.request([control])
+    pool.subscribe(subscription("t0", "A"))
+    assert pool.sync("w", held()).evaluate == ()  # training comes first
+    orders = pool.sync("w", held("A", trainings=(reached("A", 3, 3),)))
+    assert {order.key for order in orders.evaluate} == {"control", "A@3/e"}
+    idle = Pool()
+    idle.request([control])
+    assert idle.sync("w", held()).evaluate == (control,)
+    assert idle.snapshot()["requests_open"] == 1
+
+
+def test_a_worker_is_told_while_a_trial_has_not_decided_about_a_rung():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.sync("w", held())
+    orders = pool.sync("w", held("A", trainings=(reached("A", 3, 3),)))
+    assert pool.sync("w", held("A", evaluations=scored(orders))).undecided
+    pool.next_rung("t0", 0)
+    assert pool.sync("w", held("A")).undecided
+    pool.next_rung("t0", 3)  # it goes on
+    assert not pool.sync("w", held("A")).undecided
+
+
+def test_a_stopped_trial_leaves_nothing_undecided():
+    pool = Pool(known={"A@3/e": Outcome({"lpips": 0.1})})
+    pool.subscribe(subscription("t0", "A"))
+    pool.sync("w", held())
+    pool.release("t0")
+    orders = pool.sync("w", held("A"))
+    assert not orders.undecided and orders.keep == {}
+
+
+def test_a_closed_pool_tells_trials_and_workers():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.close("interrupted")
+    assert pool.next_rung("t0", 0).reason == "interrupted"
+    assert pool.sync("w", held("A")).closed
+
+
+def test_releasing_an_unknown_trial_is_no_error():
+    Pool().release("t9")
+
+
+def test_a_trial_without_a_subscription_is_told_so():
+    answer = Pool().next_rung("t9", 0)
+    assert answer.kind == "failed" and "t9" in answer.reason
+
+
+@pytest.mark.parametrize("schedule, total", [("constant", None), ("cosine", 6)])
+def test_the_total_length_is_ordered_only_where_the_learning_rate_depends_on_it(schedule, total):
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A", (3, 6), lr_schedule=schedule))
+    assert pool.sync("w", held()).start[0].total_epochs == total

@@ -1,0 +1,205 @@
+"""The searcher over a real Optuna, without trainings: what it suggests, in which order, and what it makes of the past."""
+
+import math
+
+import optuna
+import pytest
+from ray import tune
+
+from sweep.errors import StudyError
+from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, PastTrial, Searcher
+from sweep.study import Epochs, Study
+
+SPACE = {"rank": tune.choice([4, 8, 16]), "learning_rate": tune.loguniform(1e-4, 1e-2)}
+
+
+def value_of(configuration) -> float:
+    return abs(math.log10(configuration["learning_rate"] / 1e-3)) + 1 / configuration["rank"]
+
+
+def run(searcher: Searcher, n: int = 1000) -> list:
+    """Ask and tell one after the other, as at concurrency 1."""
+    suggestions = []
+    while len(suggestions) < n and (suggestion := searcher.ask()) is not None:
+        suggestions.append(suggestion)
+        value = value_of(suggestion.configuration)
+        searcher.report(suggestion.trial, 3, value)
+        searcher.finish(suggestion.trial, COMPLETE, value=value)
+    return suggestions
+
+
+def past_of(suggestions, state=COMPLETE) -> list[PastTrial]:
+    return [PastTrial(s.number, state, s.configuration, s.sampled, s.labels, ((3, value_of(s.configuration)),)) for s in suggestions]
+
+
+def in_optuna(journal) -> list:
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    return optuna.load_study(study_name="s", storage=storage).trials
+
+
+def test_a_seeded_study_repeats_itself_configuration_by_configuration():
+    study = Study(space=SPACE, samples=12, study_seed=3)
+    assert run(Searcher(study)) == run(Searcher(study))
+    assert run(Searcher(study)) != run(Searcher(Study(space=SPACE, samples=12, study_seed=4)))
+
+
+def test_a_relaunched_study_goes_on_as_if_it_had_not_stopped():
+    study = Study(space=SPACE, samples=14, study_seed=1)
+    whole = run(Searcher(study))
+    first = run(Searcher(study), n=6)
+    rest = run(Searcher(study, past=past_of(first)))
+    assert [s.trial for s in rest] == [f"t{i:04d}" for i in range(6, 14)]
+    assert [s.configuration for s in [*first, *rest]] == [s.configuration for s in whole]
+
+
+def test_no_two_draws_of_a_relaunch_repeat_earlier_ones():
+    study = Study(space={"learning_rate": tune.loguniform(1e-4, 1e-2)}, sampler="random", samples=10, fixed={"rank": 8})
+    searcher = Searcher(study)
+    first = [searcher.ask() for _ in range(5)]
+    past = [PastTrial(s.number, COMPLETE, s.configuration, rungs=((3, 0.1),)) for s in first]
+    second_searcher = Searcher(study, past=past)
+    second = [second_searcher.ask() for _ in range(5)]
+    rates = {s.configuration["learning_rate"] for s in [*first, *second]}
+    assert len(rates) == 10
+
+
+def test_baseline_and_start_points_come_first_and_open_names_are_sampled():
+    study = Study(space=SPACE, samples=4, baseline={"rank": 16, "learning_rate": 1e-3}, try_first=[{"rank": 4}])
+    searcher = Searcher(study)
+    baseline, start, third = (searcher.ask() for _ in range(3))
+    assert baseline.configuration == {"rank": 16, "learning_rate": 1e-3} and baseline.labels["baseline"]
+    assert start.configuration["rank"] == 4 and 1e-4 <= start.configuration["learning_rate"] <= 1e-2
+    assert set(third.configuration) == {"rank", "learning_rate"}
+
+
+def test_samples_count_every_trial():
+    study = Study(space=SPACE, samples=5, try_first=[{"rank": 4}, {"rank": 8}])
+    assert len(run(Searcher(study))) == 5
+
+
+def test_listed_rows_run_in_their_order_with_their_labels_and_each_is_an_optuna_trial(tmp_path):
+    rows = [{"rank": 4, "labels": {"row": "a"}}, {"rank": 8, "learning_rate": 1e-3, "labels": {"row": "b"}}, {"rank": 4, "learning_rate": 2e-3}]
+    study = Study(name="s", rows=rows)
+    searcher = Searcher(study, journal=tmp_path / "optuna.journal")
+    asked = []
+    while (suggestion := searcher.ask()) is not None:
+        asked.append(suggestion)
+        searcher.finish(suggestion.trial, COMPLETE, value=0.5)
+    assert [s.configuration for s in asked] == [{"rank": 4}, {"rank": 8, "learning_rate": 1e-3}, {"rank": 4, "learning_rate": 2e-3}]
+    assert [s.labels.get("row") for s in asked] == ["a", "b", None]
+    assert [t.params["rank"] for t in in_optuna(tmp_path / "optuna.journal")] == [4, 8, 4]
+
+
+def test_a_grid_is_enumerated_whole():
+    study = Study(space={"rank": tune.grid_search([4, 8]), "alpha": tune.choice([4.0, 8.0, 16.0])}, sampler="grid")
+    searcher = Searcher(study)
+    asked = [searcher.ask().configuration for _ in range(6)]
+    assert searcher.ask() is None
+    assert asked == [{"rank": r, "alpha": a} for r in (4, 8) for a in (4.0, 8.0, 16.0)]
+
+
+def test_optunas_view_has_states_rung_values_by_epoch_and_reasons(tmp_path):
+    study = Study(name="s", space=SPACE, samples=3)
+    searcher = Searcher(study, journal=tmp_path / "optuna.journal")
+    for state, value in ((COMPLETE, 0.4), (PRUNED, None), (FAIL, None)):
+        suggestion = searcher.ask()
+        if state != FAIL:
+            searcher.report(suggestion.trial, 3, 0.5)
+        searcher.finish(suggestion.trial, state, value=value, reason="" if state != FAIL else "loss is NaN")
+    complete, pruned, failed = in_optuna(tmp_path / "optuna.journal")
+    assert (complete.state.name, complete.value, complete.intermediate_values) == ("COMPLETE", 0.4, {3: 0.5})
+    assert (pruned.state.name, pruned.intermediate_values) == ("PRUNED", {3: 0.5})
+    assert (failed.state.name, failed.user_attrs["reason"]) == ("FAIL", "loss is NaN")
+
+
+def test_the_past_is_in_optunas_view_under_its_numbers(tmp_path):
+    study = Study(name="s", space=SPACE, samples=8)
+    first = run(Searcher(study), n=3)
+    past = [
+        *past_of(first[:1]),
+        PastTrial(1, PRUNED, first[1].configuration, rungs=((3, 0.7), (6, 0.6))),
+        PastTrial(2, FAIL, first[2].configuration),
+    ]
+    searcher = Searcher(study, journal=tmp_path / "optuna.journal", past=past)
+    assert searcher.ask().trial == "t0003"
+    trials = in_optuna(tmp_path / "optuna.journal")
+    assert [t.state.name for t in trials] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    assert trials[1].intermediate_values == {3: 0.7, 6: 0.6}
+    assert trials[0].params == first[0].configuration
+
+
+def test_an_unfinished_trial_is_asked_again_under_its_number_with_its_values():
+    study = Study(space=SPACE, samples=5)
+    first = run(Searcher(study), n=3)
+    past = [*past_of(first[:1]), *past_of(first[1:2], RUNNING), *past_of(first[2:])]
+    again = Searcher(study, past=past).ask()
+    assert (again.trial, again.configuration) == ("t0001", first[1].configuration)
+
+
+def test_a_listed_row_that_was_tried_is_not_tried_again():
+    study = Study(space=SPACE, samples=5, try_first=[{"rank": 4}, {"rank": 8}])
+    past = [PastTrial(0, COMPLETE, {"rank": 4, "learning_rate": 1e-3}, rungs=((3, 0.5),))]
+    searcher = Searcher(study, past=past)
+    assert searcher.ask().configuration["rank"] == 8
+    assert searcher.n_trials == 5
+
+
+def test_rows_that_contain_one_another_or_repeat_are_trials_of_their_own():
+    study = Study(rows=[{}, {"rank": 4}, {"rank": 4, "learning_rate": 2e-3}, {"rank": 4}])
+    past = [PastTrial(0, COMPLETE, {}), PastTrial(1, COMPLETE, {"rank": 4})]
+    searcher = Searcher(study, past=past)
+    assert [searcher.ask().configuration for _ in range(2)] == [{"rank": 4, "learning_rate": 2e-3}, {"rank": 4}]
+    assert searcher.ask() is None
+
+
+def test_raised_samples_add_trials_and_lowered_ones_add_none():
+    first = run(Searcher(Study(space=SPACE, samples=4)))
+    assert len(run(Searcher(Study(space=SPACE, samples=6), past=past_of(first)))) == 2
+    assert run(Searcher(Study(space=SPACE, samples=2), past=past_of(first))) == []
+
+
+def test_a_changed_space_keeps_what_still_fits_it_and_sets_the_rest_aside(tmp_path):
+    first = run(Searcher(Study(space=SPACE, samples=6)))
+    narrower = Study(name="s", space={**SPACE, "rank": tune.choice([8, 16, 32])}, samples=9)
+    searcher = Searcher(narrower, journal=tmp_path / "optuna.journal", past=past_of(first))
+    assert len(run(searcher)) == 3
+    states = [t.state.name for t in in_optuna(tmp_path / "optuna.journal")]
+    assert states[:6] == ["FAIL" if s.configuration["rank"] == 4 else "COMPLETE" for s in first]
+
+
+def conditional(trial):
+    rank = 2 ** trial.suggest_int("log_rank", 2, 5)
+    if trial.suggest_categorical("schedule", ["constant", "warm"]) == "warm":
+        return {"rank": rank, "lr_schedule": "constant_with_warmup", "lr_warmup_steps": trial.suggest_int("warm_up", 10, 100)}
+    return {"rank": rank}
+
+
+def test_a_define_by_run_space_is_sampled_and_rebuilt(tmp_path):
+    study = Study(name="s", space=conditional, samples=12)
+    searcher = Searcher(study)
+    first = []
+    for _ in range(6):
+        suggestion = searcher.ask()
+        first.append(suggestion)
+        searcher.finish(suggestion.trial, COMPLETE, value=1 / suggestion.configuration["rank"])
+    assert all(s.configuration["rank"] == 2 ** s.sampled["log_rank"] for s in first)
+    past = [PastTrial(s.number, COMPLETE, s.configuration, s.sampled, rungs=((3, 0.5),)) for s in first]
+    rebuilt = Searcher(study, journal=tmp_path / "optuna.journal", past=past)
+    assert rebuilt.ask().trial == "t0006"
+    assert [t.params for t in in_optuna(tmp_path / "optuna.journal")[:6]] == [s.sampled for s in first]
+
+
+def test_a_define_by_run_space_that_returns_no_dict_is_refused():
+    searcher = Searcher(Study(space=conditional, samples=2))
+    object.__setattr__(searcher._study, "space", lambda trial: 7)
+    with pytest.raises(StudyError, match="returned 7"):
+        searcher.ask()
+
+
+@pytest.mark.parametrize("stopped_at, remembered", [(100, 100), (33, 300)])
+def test_a_sampled_length_becomes_the_length_where_it_stopped_if_the_space_has_it(tmp_path, stopped_at, remembered):
+    study = Study(name="s", space={"epochs": tune.choice([100, 300])}, epochs=Epochs(max=300, rungs=(33, 100)), samples=1, try_first=[{"epochs": 300}])
+    searcher = Searcher(study, journal=tmp_path / "optuna.journal")
+    suggestion = searcher.ask()
+    searcher.finish(suggestion.trial, COMPLETE, value=0.5, epochs=stopped_at)
+    assert in_optuna(tmp_path / "optuna.journal")[0].params["epochs"] == remembered

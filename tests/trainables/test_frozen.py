@@ -1,0 +1,82 @@
+"""Frozen work: once in memory, once on disk, and keyed by what it depends on."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import trainables.frozen
+from trainables.frozen import FrozenWork
+from trainables.models import encode_prompts
+from trainables.subject import load_subject
+
+
+@pytest.fixture
+def subject(tmp_path):
+    folder = tmp_path / "subject"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    (folder / "subject.json").write_text('{"trigger": "J3NN13"}')
+    return load_subject(str(folder))
+
+
+@pytest.fixture
+def encodings(monkeypatch):
+    """How many images were encoded, as a list that grows."""
+    counted = []
+    encode = trainables.frozen.encode_latents
+    monkeypatch.setattr(trainables.frozen, "encode_latents", lambda parts, images, flip: counted.append(len(images)) or encode(parts, images, flip=flip))
+    return counted
+
+
+def test_latents_are_encoded_once_in_memory_and_once_on_disk(tiny_model_dir, subject, tmp_path, encodings):
+    results = []
+    for _ in range(2):  # two workers, one after the other
+        frozen = FrozenWork(folder=tmp_path / "cache")
+        parts = frozen.parts(str(tiny_model_dir), None, "float32")
+        results += [frozen.latents(parts, subject, flip=False) for _ in range(2)]
+    assert encodings == [3]
+    assert results[0].shape == (3, 4, 8, 8) and all(torch.equal(results[0], r) for r in results)
+
+
+def test_flipped_latents_stand_behind_the_others(tiny_model_dir, subject, encodings):
+    frozen = FrozenWork()
+    parts = frozen.parts(str(tiny_model_dir), None, "float32")
+    both = frozen.latents(parts, subject, flip=True)
+    assert both.shape[0] == 6 and torch.equal(both[:3], frozen.latents(parts, subject, flip=False))
+    assert not torch.allclose(both[:3], both[3:])
+    assert encodings == [3, 3]
+
+
+def test_another_vae_is_another_key(tiny_model_dir, make_tiny_model, subject, tmp_path, encodings):
+    make_tiny_model(tmp_path / "other", seed=1)
+    frozen = FrozenWork()
+    one = frozen.latents(frozen.parts(str(tiny_model_dir), None, "float32"), subject, flip=False)
+    other = frozen.latents(frozen.parts(str(tiny_model_dir), str(tmp_path / "other"), "float32"), subject, flip=False)
+    assert encodings == [3, 3] and not torch.allclose(one, other)
+
+
+def test_a_damaged_cache_file_is_computed_again(tiny_model_dir, subject, tmp_path):
+    cache = tmp_path / "cache"
+    parts = FrozenWork().parts(str(tiny_model_dir), None, "float32")
+    whole = FrozenWork(folder=cache).latents(parts, subject, flip=False)
+    (file,) = cache.iterdir()
+    file.write_bytes(b"half a fi")
+    assert torch.equal(FrozenWork(folder=cache).latents(parts, subject, flip=False), whole)
+
+
+def test_a_text_is_encoded_once_and_as_the_model_does(tiny_model_dir, monkeypatch):
+    frozen, counted = FrozenWork(), []
+    parts = frozen.parts(str(tiny_model_dir), None, "float32")
+    monkeypatch.setattr(trainables.frozen, "encode_prompts", lambda parts, texts: counted.extend(texts) or encode_prompts(parts, texts))
+    first = frozen.text(parts, ["a", "b", "a"])
+    again = frozen.text(parts, ["b", "c"])
+    assert counted == ["a", "b", "c"]
+    torch.testing.assert_close(first, encode_prompts(parts, ["a", "b", "a"]))
+    assert torch.equal(first[1], again[0])
+
+
+def test_a_model_is_loaded_once(tiny_model_dir):
+    frozen = FrozenWork()
+    assert frozen.parts(str(tiny_model_dir), None, "float32") is frozen.parts(str(tiny_model_dir), None, "float32")
