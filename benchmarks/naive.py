@@ -42,6 +42,11 @@ class Folders:
     resolution: int = 64
 
 
+def folders_of(model: str) -> Folders:
+    """The folders behind "embedded:base" or "embedded:realistic", which has no VAE of its own and borrows the base's."""
+    return Folders(model=EMBEDDED / model.removeprefix("embedded:"))
+
+
 class ImagesAndCaptions(Dataset):
     """The subject's training images as the diffusers example loads them: decoded, resized, normalised, tokenised at every access."""
 
@@ -159,35 +164,40 @@ def scores(generated: np.ndarray, folders: Folders) -> dict[str, float]:
     return {"fid": float(fid), "lpips": float(torch.cat(values).mean())}
 
 
-def run_trial(configuration: Mapping[str, object], folders: Folders, *, work: Path, epochs: int, steps: int, images_per_prompt: int, cached: bool) -> dict[str, float]:
+def run_trial(
+    configuration: Mapping[str, object], *, work: Path, epochs: int, steps: int, images_per_prompt: int, cached: bool
+) -> dict[str, float]:
     """One trial from nothing to its two numbers; what the process of one Ray Tune trial does."""
     started = time.perf_counter()
-    training = Training(configuration, folders, cached=cached)
+    training = Training(configuration, folders_of(configuration.get("train_model", "embedded:base")), cached=cached)
     for _ in range(epochs):
         training.epoch()
     training.save(work)
     trained = time.perf_counter()
+    folders = folders_of(configuration.get("infer_model", "embedded:base"))
     generated = pictures(work, folders, guidance=configuration.get("guidance", 4.0), steps=steps, images_per_prompt=images_per_prompt)
     values = scores(generated, folders)
     return {**values, "seconds_train": trained - started, "seconds_evaluate": time.perf_counter() - trained}
 
 
-def run_study(configurations: Sequence[Mapping[str, object]], *, work: Path, epochs: int, steps: int, images_per_prompt: int, cached: bool) -> tuple[list[dict], float]:
+def run_study(
+    configurations: Sequence[Mapping[str, object]], *, work: Path, epochs: int, steps: int, images_per_prompt: int, cached: bool
+) -> tuple[list[dict], float]:
     """(results, wall seconds): every configuration as a Ray Tune trial in its own process, as many at once as there are cores."""
+    started = time.perf_counter()
     import ray
     from ray import tune
 
     def trainable(config: dict) -> None:
-        folder = work / f"trial-{config['row']}"
+        folder = work / f"trial-{config['trial']['row']}"
         folder.mkdir(parents=True, exist_ok=True)
-        values = run_trial(config, Folders(), work=folder, epochs=epochs, steps=steps, images_per_prompt=images_per_prompt, cached=cached)
-        tune.report(values)
+        settings = dict(work=folder, epochs=epochs, steps=steps, images_per_prompt=images_per_prompt, cached=cached)
+        tune.report(run_trial(config["trial"], **settings))
 
-    started = time.perf_counter()
-    ray.init(include_dashboard=False, logging_level="warning", log_to_driver=False)
+    ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
     rows = [{**configuration, "row": i} for i, configuration in enumerate(configurations)]
     tuner = tune.Tuner(
-        tune.with_resources(lambda config: trainable(config["trial"]), {"cpu": 1}),
+        tune.with_resources(trainable, {"cpu": 1}),
         param_space={"trial": tune.grid_search(rows)},
         run_config=tune.RunConfig(storage_path=str(work / "ray"), verbose=0),
     )

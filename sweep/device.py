@@ -23,6 +23,7 @@ from trainables.adapters import AdapterStore
 from trainables.config import TrainConfig
 from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
+from trainables.leases import Leases
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, pack_signature
 from trainables.probe import probe_pack_size
 from trainables.subject import load_subject
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 LARGEST_PACK = {"cpu": 16, "cuda": 32}
 REPORT_EVERY_S = 2.0
 """How long a device trains before it listens again: the live view moves, and a stopped training leaves its slot."""
+
+POLL_S = 0.2
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lpips", "torch-fidelity", "numpy")
 
@@ -60,17 +63,19 @@ class PackDevice:
         self._probe_file = probe_file
         self._backbones = {"perceptual": perceptual, "pooled": pooled}
         self._store = AdapterStore(adapters)
+        self._leases = Leases(adapters)
         self._frozen = FrozenWork(device, latents)
         self._subject = cache(load_subject)
         self._packs: list[Pack] = []
         self._orders: dict[str, TrainingOrder] = {}
         self._arriving: dict[str, TrainingState | None] = {}  # they join their pack at its next epoch boundary
+        self._elsewhere: dict[str, TrainingOrder] = {}  # another process that shares the storage trains them now
         self._step_s: dict[int, float] = {}  # by id of the pack
         self._turn = 0
 
     @property
     def held(self) -> tuple[str, ...]:
-        return (*(key for pack in self._packs for key in pack.keys), *self._arriving)
+        return (*(key for pack in self._packs for key in pack.keys), *self._arriving, *self._elsewhere)
 
     def open(self) -> None:
         transformers.utils.logging.disable_progress_bar()
@@ -86,35 +91,44 @@ class PackDevice:
         missing = [epoch for epoch in order.epochs if epoch not in stored]
         if not missing:
             return TrainingReport(order.key, max(order.epochs), stored=tuple(stored))
+        if not self._leases.acquire(order.key):
+            self._elsewhere[order.key] = order
+            return TrainingReport(order.key, 0, stored=tuple(stored))
         # An adapter may be there without its moments: training then goes on from the last complete state.
         first = self._store.longest_state_epoch(order.key, missing[0] - 1)
-        self._arriving[order.key] = None if first is None else self._store.load_state(order.key, first)
-        self._orders[order.key] = order
         try:
+            self._arriving[order.key] = None if first is None else self._store.load_state(order.key, first)
+            self._orders[order.key] = order
             self._let_in()
         except Exception:
-            self._arriving.pop(order.key, None)
+            self.stop(order.key)
             raise
         return TrainingReport(order.key, first or 0, stored=tuple(stored))
 
     def stop(self, key: str) -> None:
         self._arriving.pop(key, None)
+        self._elsewhere.pop(key, None)
         for pack in self._packs:
             if key in pack.keys:
                 pack.remove(key)
         self._packs = [pack for pack in self._packs if pack.keys]
+        self._leases.release(key)
 
     def advance(self) -> list[TrainingReport]:
+        reports = self._heard_from_elsewhere()
         self._let_in()
+        if not self._packs:
+            time.sleep(POLL_S)
+            return reports
         self._turn += 1
         pack = self._packs[self._turn % len(self._packs)]
         try:
-            return self._train(pack)
+            return reports + self._train(pack)
         except torch.OutOfMemoryError:
             if len(pack.keys) == 1:
                 raise
             self._halve(pack)
-            return []
+            return reports
 
     def save(self, key: str) -> None:
         pack = next(pack for pack in self._packs if key in pack.keys)
@@ -139,6 +153,18 @@ class PackDevice:
         if self._probe_file is not None:
             write_atomically(self._probe_file, lambda file: file.write(json.dumps(found, indent=1).encode()))
         return probe.best
+
+    def _heard_from_elsewhere(self) -> list[TrainingReport]:
+        """What other processes have stored of the trainings that they hold; those that they gave up start here."""
+        reports = []
+        for key, order in list(self._elsewhere.items()):
+            stored = self._store.epochs(key)
+            if set(order.epochs) <= set(stored) or self._leases.acquire(key):
+                del self._elsewhere[key]
+                reports.append(self.start(order))
+            elif stored:
+                reports.append(TrainingReport(key, stored[-1], stored=tuple(stored)))
+        return reports
 
     def _let_in(self) -> None:
         """Give arriving trainings their slots where their pack stands at an epoch boundary: rungs then stay aligned."""
@@ -170,6 +196,7 @@ class PackDevice:
                 reports[event.key] = TrainingReport(event.key, event.epoch, (), event.mean_loss, reports[event.key].seconds_per_epoch)
             elif isinstance(event, Diverged):
                 reports[event.key] = TrainingReport(event.key, event.epoch, failed=event.reason)
+                self._leases.release(event.key)
         self._packs = [pack for pack in self._packs if pack.keys]
         return list(reports.values())
 

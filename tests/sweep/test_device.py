@@ -54,12 +54,14 @@ def order(key, config, *epochs):
 def train_to(device, epoch, *, save=()):
     """Advance until every training stands at `epoch`; the adapters of `save` epochs are stored."""
     reports = {}
-    while any(reports.get(key) is None or reports[key].epoch < epoch for key in device.held):
+    for _ in range(200):
+        if not any(reports.get(key) is None or reports[key].epoch < epoch for key in device.held):
+            return reports
         for report in device.advance():
             reports[report.key] = report
             if report.epoch in save:
                 device.save(report.key)
-    return reports
+    raise AssertionError(f"not at epoch {epoch} after 200 turns: {reports}")
 
 
 def test_a_training_is_saved_scored_and_continued_from_its_last_state(new_device, config, model, subject):
@@ -71,6 +73,8 @@ def test_a_training_is_saved_scored_and_continued_from_its_last_state(new_device
     control, scored = device.evaluate([EvaluationOrder("c", None, 0, evaluation, subject), EvaluationOrder("e", "k", 2, evaluation, subject)])
     assert scored.error is None and scored.images.shape == (5, 64, 64, 3) and scored.row["n_images"] == 5
     assert scored.values["lpips"] != control.values["lpips"] and scored.row["device"] and scored.row["versions"]["torch"]
+
+    device.stop("k")  # gives its lease back, as the end of its process would
 
     # Another process: the epochs that are stored are read, and only the third is trained.
     later = new_device()
@@ -119,6 +123,7 @@ def test_a_pack_that_runs_out_of_memory_is_halved_and_nothing_is_lost(new_device
     assert sorted(reports) == ["k0", "k1", "k2", "k3"] and [len(pack.keys) for pack in device._packs] == [2, 2]
     halved = next(pack for pack in device._packs if "k3" in pack.keys).adapter("k3")
     monkeypatch.undo()
+    device.stop("k3")
     roomy = new_device()
     roomy.start(order("k3", dataclasses.replace(config, train_seed=3), 2))
     train_to(roomy, 2)
@@ -158,3 +163,15 @@ def test_the_size_of_a_pack_is_measured_once_and_kept(new_device, config, tmp_pa
     assert kept["n_slots"] == measured.n_slots and "1" in kept["seconds_per_adapter_step"]
     monkeypatch.setattr("sweep.device.probe_pack_size", lambda *_, **__: pytest.fail("it was measured before"))
     assert new_device(n_slots=None, probe_with=config, probe_file=file).n_slots == measured.n_slots
+
+
+def test_of_two_devices_on_one_storage_one_trains_a_key_and_the_other_reads_it(new_device, config):
+    one, other = new_device(), new_device()
+    one.start(order("k", config, 1, 2))
+    other.start(order("k", config, 1, 2))
+    assert other.held == ("k",) and other.advance() == [] and other._packs == []
+    train_to(one, 1, save=(1,))
+    assert [r.stored for r in other.advance()] == [(1,)]
+    one.stop("k")  # its study was interrupted: the other goes on from the first epoch
+    reports = train_to(other, 2, save=(2,))
+    assert reports["k"].epoch == 2 and other._store.epochs("k") == [1, 2]

@@ -1,0 +1,181 @@
+"""A whole study: ours against Ray Tune with one process per trial, peft and diffusers (benchmarks/naive.py), wall time from start to table.
+
+    python -m benchmarks.study [--rows paper24|listed64] [--epochs 2] [--pairs 3] [--write]
+
+Sides run in turn: ours, theirs, theirs with cached latents, each in a process of its own. `solo` trains and scores every row alone with
+our code, for the agreement of the numbers. Finished sides are kept in benchmarks/work/ and not run again (`--fresh` forgets them)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.machine import machine
+from benchmarks.results import add_write_flag, report
+
+WORK = Path(__file__).with_name("work")
+SIDES = ("ours", "naive", "naive_cached")
+STEPS, IMAGES_PER_PROMPT = 20, 4
+
+
+def rows_of(name: str) -> list[dict]:
+    """The configurations of a row set."""
+    if name == "paper24":  # 4 trainings x 2 inference models x 3 guidances: the 24 rows of the paper's Tables 4 and 5
+        trainings = [("embedded:realistic", "v1"), ("embedded:realistic", "v2"), ("embedded:realistic", "v3"), ("embedded:base", "v3")]
+        return [
+            {"train_model": model, "caption": caption, "infer_model": infer, "guidance": guidance, "rank": 32, "alpha": 16.0}
+            for model, caption in trainings
+            for infer in ("embedded:realistic", "embedded:base")
+            for guidance in (4.0, 6.0, 7.5)
+        ]
+    return [  # 16 trainings x 4 guidances
+        {"caption": caption, "rank": rank, "alpha": 16.0, "learning_rate": rate, "guidance": guidance}
+        for caption in ("v1", "v2", "v3", "v4")
+        for rank in (8, 16)
+        for rate in (5e-4, 1e-3)
+        for guidance in (1.5, 3.0, 5.0, 7.5)
+    ]
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.side:
+        print(json.dumps(SIDE_OF[arguments.side](arguments)))
+        return
+    WORK.mkdir(exist_ok=True)
+    facts = machine()
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for pair in range(arguments.pairs):
+        for side in SIDES:
+            seconds[side].append(_kept(arguments, side, pair)["seconds"])
+    ours, solo = _kept(arguments, "ours", 0), _kept(arguments, "solo", 0)
+    report(_command(arguments), _title(arguments), _lines(arguments, seconds, ours, solo), write=arguments.write, facts=facts)
+
+
+def run_ours(arguments: argparse.Namespace) -> dict:
+    """`python -m sweep launch` on a study file with these rows, in a fresh storage."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{arguments.rows}.py"
+        file.write_text(
+            "from sweep import Epochs, Study\n\n"
+            f"study = Study(rows={rows_of(arguments.rows)!r}, epochs=Epochs(max={arguments.epochs}), "
+            f"fixed={{'steps': {STEPS}, 'images_per_prompt': {IMAGES_PER_PROMPT}}})\n"
+        )
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "sweep", "launch", str(file), "--storage", folder, "--max-concurrent", str(arguments.concurrent)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "values": _recorded(Path(folder) / arguments.rows)}
+
+
+def run_naive(arguments: argparse.Namespace, *, cached: bool) -> dict:
+    from benchmarks.naive import run_study
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = dict(work=Path(folder), epochs=arguments.epochs, steps=STEPS, images_per_prompt=IMAGES_PER_PROMPT, cached=cached)
+        results, seconds = run_study(rows_of(arguments.rows), **settings)
+    return {"seconds": seconds, "values": [{"lpips": r["lpips"], "fid": r["fid"]} for r in results]}
+
+
+def run_solo(arguments: argparse.Namespace) -> dict:
+    """Every row trained alone in a pack of one and scored alone; equal trainings are trained again each time they are first needed only."""
+    from trainables.config import EVAL_PARAMETERS, EvalConfig, TrainConfig
+    from trainables.evaluate import EvaluationRequest, Evaluator
+    from trainables.frozen import FrozenWork
+    from trainables.pack import Pack
+    from trainables.subject import load_subject
+
+    frozen, subject, adapters, values = FrozenWork(), load_subject("embedded:subject"), {}, []
+    evaluator = Evaluator(frozen)
+    for row in rows_of(arguments.rows):
+        train = TrainConfig(**{k: v for k, v in row.items() if k not in EVAL_PARAMETERS})
+        evaluation = EvalConfig(steps=STEPS, images_per_prompt=IMAGES_PER_PROMPT, **{k: v for k, v in row.items() if k in EVAL_PARAMETERS})
+        if train not in adapters:
+            pack = Pack(frozen.parts(train.train_model, None, train.dtype), frozen)
+            pack.add("solo", train, subject)
+            while pack.standings()["solo"].epochs < arguments.epochs:
+                pack.advance()
+            adapters[train] = pack.adapter("solo")
+        result = evaluator.evaluate([EvaluationRequest("solo", adapters[train], evaluation, subject)])[0]
+        values.append({"lpips": result.values["lpips"], "fid": result.values["fid"]})
+    return {"seconds": 0.0, "values": values}
+
+
+SIDE_OF = {
+    "ours": run_ours,
+    "naive": lambda arguments: run_naive(arguments, cached=False),
+    "naive_cached": lambda arguments: run_naive(arguments, cached=True),
+    "solo": run_solo,
+}
+
+
+def _recorded(study_dir: Path) -> list[dict]:
+    """LPIPS and FID of each row at the last epoch, in the order of the rows."""
+    from sweep.records import Records
+
+    records = Records(study_dir)
+    trials = records.latest_trials().sort_values("number")
+    evaluations = records.evaluations().set_index("evaluation_key")
+    keys = [json.loads(rungs)[-1][2] if isinstance(rungs, str) else rungs[-1][2] for rungs in trials["rung_values"]]
+    return [{"lpips": float(evaluations.loc[key, "lpips"]), "fid": float(evaluations.loc[key, "fid"])} for key in keys]
+
+
+def _kept(arguments: argparse.Namespace, side: str, pair: int) -> dict:
+    file = WORK / f"{arguments.rows}-{arguments.epochs}-epochs-{side}-{pair}.json"
+    if not file.exists():
+        print(f"{side}, pair {pair + 1} of {arguments.pairs}", flush=True)
+        options = ["--rows", arguments.rows, "--epochs", str(arguments.epochs), "--concurrent", str(arguments.concurrent)]
+        home = tempfile.mkdtemp()
+        command = [sys.executable, "-m", "benchmarks.study", "--side", side, *options]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": home}).stdout
+        shutil.rmtree(home, ignore_errors=True)
+        file.write_text(printed.strip().splitlines()[-1])
+        print(f"  {json.loads(file.read_text())['seconds']:.0f} s", flush=True)
+    return json.loads(file.read_text())
+
+
+def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours: dict, solo: dict) -> list[str]:
+    n = len(rows_of(arguments.rows))
+    lines = [f"{n} configurations, {arguments.epochs} epochs each, {STEPS} denoising steps, {5 * IMAGES_PER_PROMPT} pictures; {arguments.pairs} rounds"]
+    for side in SIDES:
+        ratio = statistics.median(a / b for a, b in zip(seconds[side], seconds["ours"], strict=True))
+        lines.append(f"{side:14} {statistics.median(seconds[side]):8.1f} s   ours takes 1/{ratio:.1f} of it")
+    lpips = max(abs(a["lpips"] - b["lpips"]) for a, b in zip(ours["values"], solo["values"], strict=True))
+    fid = max(abs(a["fid"] / b["fid"] - 1) for a, b in zip(ours["values"], solo["values"], strict=True))
+    lines.append(f"every row against the same configuration trained and scored alone by us: LPIPS differs by {lpips:.1e} at most, FID by {fid:.2%}")
+    return lines
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    return f"python -m benchmarks.study --rows {arguments.rows} --epochs {arguments.epochs} --pairs {arguments.pairs}"
+
+
+def _title(arguments: argparse.Namespace) -> str:
+    return f"Study of {len(rows_of(arguments.rows))} configurations at {arguments.epochs} epochs"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", choices=("paper24", "listed64"), default="paper24")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--concurrent", type=int, default=16, help="trials that our side runs at once")
+    parser.add_argument("--side", choices=sorted(SIDE_OF), help=argparse.SUPPRESS)
+    parser.add_argument("--fresh", action="store_true", help="forget what is kept of earlier runs")
+    add_write_flag(parser)
+    arguments = parser.parse_args()
+    if arguments.fresh:
+        shutil.rmtree(WORK, ignore_errors=True)
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
