@@ -1,4 +1,4 @@
-"""The device that does a worker's work: packs of trainings, the store of adapters, batched evaluation. Imported in the worker's process only.
+"""The device that does a worker's work: packs of trainings, the store of adapters, batched evaluation. Only a worker's process imports it.
 
 It keeps the contract of sweep.worker.Device; which training runs, and until when, is for the pool to say."""
 
@@ -7,14 +7,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import transformers
 
 from sweep.pool import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.record_files import write_atomically
@@ -28,12 +30,15 @@ from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, pack_signat
 from trainables.probe import probe_pack_size
 from trainables.subject import load_subject
 
+if TYPE_CHECKING:
+    from trainables.pack import Standing
+
 logger = logging.getLogger(__name__)
 
 LARGEST_PACK = {"cpu": 16, "cuda": 32}
+DEFAULT_SLOTS = 8
 REPORT_EVERY_S = 2.0
 """How long a device trains before it listens again: the live view moves, and a stopped training leaves its slot."""
-
 POLL_S = 0.2
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lpips", "torch-fidelity", "numpy")
@@ -46,22 +51,23 @@ class PackDevice:
         self,
         *,
         device: str,
-        n_threads: int,
         adapters: Path,
-        latents: Path,
+        latents: Path | None = None,
+        n_threads: int | None = None,
         n_slots: int | None = None,
+        most_slots: int | None = None,
         probe_with: TrainConfig | None = None,
         probe_file: Path | None = None,
-        perceptual: str = "embedded:perceptual",
-        pooled: str = "embedded:pooled",
+        backbones: Mapping[str, str] | None = None,
     ) -> None:
         """Without `n_slots` the size of a pack is measured with the configuration `probe_with` when the device opens, and
-        kept in `probe_file` for the next launch; without either, a pack holds LARGEST_PACK."""
-        self.device, self.n_threads = device, n_threads
-        self.n_slots = n_slots or LARGEST_PACK[device]
+        kept in `probe_file` for the next launch, up to `most_slots`; without either it is DEFAULT_SLOTS. `backbones`: as Study.backbones."""
+        self.n_slots = n_slots or DEFAULT_SLOTS
+        self._device, self._n_threads = device, n_threads
         self._probe_with = None if n_slots else probe_with
         self._probe_file = probe_file
-        self._backbones = {"perceptual": perceptual, "pooled": pooled}
+        self._most_slots = min(most_slots or LARGEST_PACK[device], LARGEST_PACK[device])
+        self._backbones = dict(backbones or {})
         self._store = AdapterStore(adapters)
         self._leases = Leases(adapters)
         self._frozen = FrozenWork(device, latents)
@@ -78,11 +84,14 @@ class PackDevice:
         return (*(key for pack in self._packs for key in pack.keys), *self._arriving, *self._elsewhere)
 
     def open(self) -> None:
+        import transformers
+
         transformers.utils.logging.disable_progress_bar()
-        if self.device == "cpu":
-            torch.set_num_threads(self.n_threads)
+        # Slots are strided views of one flat tensor, on purpose: AdamW is then a dozen operations.
+        warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+        if self._n_threads is not None and self._device == "cpu":
+            torch.set_num_threads(self._n_threads)
         self._evaluator = Evaluator(self._frozen, **self._backbones)
-        self._name = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or platform.machine()
         if self._probe_with is not None:
             self.n_slots = self._known_size() or self._measured_size(self._probe_with)
 
@@ -144,11 +153,17 @@ class PackDevice:
         if self._probe_file is None or not self._probe_file.exists():
             return None
         known = json.loads(self._probe_file.read_text(encoding="utf-8"))
-        return known["n_slots"] if known["device"] == self._name else None
+        same = known["device"] == device_name(self._device) and known["most_slots"] == self._most_slots
+        return known["n_slots"] if same else None
 
     def _measured_size(self, config: TrainConfig) -> int:
-        probe = probe_pack_size(self._frozen, config, self._subject(config.subject), largest=LARGEST_PACK[self.device])
-        found = {"device": self._name, "n_slots": probe.best, "seconds_per_adapter_step": dict(probe.seconds_per_adapter_step)}
+        probe = probe_pack_size(self._frozen, config, self._subject(config.subject), largest=self._most_slots)
+        found = {
+            "device": device_name(self._device),
+            "n_slots": probe.best,
+            "most_slots": self._most_slots,
+            "seconds_per_adapter_step": dict(probe.seconds_per_adapter_step),
+        }
         logger.info("pack size %s", found)
         if self._probe_file is not None:
             write_atomically(self._probe_file, lambda file: file.write(json.dumps(found, indent=1).encode()))
@@ -184,13 +199,11 @@ class PackDevice:
         return Pack(self._frozen.parts(config.train_model, config.train_vae, config.dtype), self._frozen, largest=self.n_slots)
 
     def _train(self, pack: Pack) -> list[TrainingReport]:
-        n_before = pack.n_steps
-        started = time.perf_counter()
-        # The first time a step is measured with one of it.
+        n_before, started = pack.n_steps, time.perf_counter()
+        # The speed of a pack is not known before its first step.
         events = pack.advance(max_steps=max(1, int(REPORT_EVERY_S / self._step_s.get(id(pack), REPORT_EVERY_S))))
-        step_s = (time.perf_counter() - started) / (pack.n_steps - n_before)
-        self._step_s[id(pack)] = step_s
-        reports = {key: TrainingReport(key, s.epochs, (), s.mean_loss, step_s * s.steps_per_epoch) for key, s in pack.standings().items()}
+        step_s = self._step_s[id(pack)] = (time.perf_counter() - started) / (pack.n_steps - n_before)
+        reports = {key: _underway(key, standing, step_s) for key, standing in pack.standings().items()}
         for event in events:
             if isinstance(event, EpochEnd):
                 reports[event.key] = TrainingReport(event.key, event.epoch, (), event.mean_loss, reports[event.key].seconds_per_epoch)
@@ -219,15 +232,25 @@ class PackDevice:
 
     def _image_set(self, result: EvaluationResult) -> ImageSet:
         row = {
+            **result.counts,
             "seconds_generate": result.seconds_generate,
             "seconds_score": result.seconds_score,
-            "device": self._name,
+            "device": device_name(self._device),
             "versions": _versions(),
-            **result.counts,
         }
         return ImageSet(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
 
 
 @cache
+def device_name(device: str) -> str:
+    """The device as a record names it."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _underway(key: str, standing: Standing, step_s: float) -> TrainingReport:
+    return TrainingReport(key, standing.epochs, mean_loss=standing.mean_loss, seconds_per_epoch=step_s * standing.steps_per_epoch)
+
+
+@cache
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}

@@ -5,7 +5,6 @@ trials that it starts, `run_here` runs them in this process."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
@@ -96,6 +95,7 @@ class Driver:
     ) -> None:
         self.study = study
         self.trials: dict[str, Trial] = {}
+        self.started_now: set[str] = set()  # ids of the trials that this launch has started
         self.stopping: str | None = None  # why no new trial starts
         self.fatal: SweepError | None = None  # what ended the study
         self._keys = keys
@@ -206,6 +206,7 @@ class Driver:
         if trial.id in self._unfinished:
             trial.n_rows = self._unfinished.pop(trial.id).n_rows
         self.trials[trial.id] = trial
+        self.started_now.add(trial.id)
         try:
             subscription = self._keys.subscription(trial.id, trial.configuration)
         except SweepError as error:
@@ -309,25 +310,20 @@ def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
 
 
 def trial_of_row(row: Mapping[str, Any]) -> Trial:
-    """A trial from its latest row. One that did not finish, or failed through no fault of its own, is RUNNING again, from its start."""
-
-    def parsed(name: str, default: Any) -> Any:
-        value = row.get(name)
-        return json.loads(value) if isinstance(value, str) else value if value is not None and value == value else default
-
+    """A trial from its latest row, decoded. One that did not finish, or failed through no fault of its own, is RUNNING: it runs again."""
     trial = Trial(
         id=row["trial"],
         number=int(row["number"]),
-        configuration=parsed("configuration", {}),
-        labels=parsed("labels", {}),
-        sampled=parsed("sampled", {}),
+        configuration=row["configuration"] or {},
+        labels=row["labels"] or {},
+        sampled=row.get("sampled") or {},
         state=row["state"],
-        rungs=[(int(epoch), value, key) for epoch, value, key in parsed("rung_values", []) if value is not None],
-        training_key=_text(row.get("training_key")),
+        rungs=[(int(epoch), float(value), key) for epoch, value, key in row["rung_values"] or []],
+        training_key=row["training_key"] or "",
         shared_epochs=int(row["shared_epochs"] or 0),
-        reason=_text(row.get("reason")),
-        started_at=float(row["started_at"]),
-        seconds=float(row["seconds"]),
+        reason=row["reason"] or "",
+        started_at=row["started_at"],
+        seconds=row["seconds"],
         n_rows=int(row["sequence"]) + 1,
     )
     if trial.state == FAIL and trial.reason.startswith(TRIED_AGAIN):
@@ -352,10 +348,6 @@ def run_here(driver: Driver, pool: Any, turn: Callable[[], bool], *, on_change: 
             driver.end_all()
     while pool.snapshot()["requests_open"] and driver.stopping is None:
         turn()
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 __all__ = ["Driver", "Trial", "past_of", "run_here", "trial_id", "trial_of_row", "trial_row"]

@@ -33,6 +33,7 @@ class StudyFolder:
         self.adapters = self.storage / ADAPTERS
         self.latents = self.storage / ".latents"
         self.journal = self.root / "optuna.journal"
+        self.pack_size = self.root / "pack.json"
         self.source = self.root / "study.py"
         self.description = self.root / "study.json"
         self._lock = self.root / ".lock"
@@ -87,6 +88,20 @@ class StudyFolder:
 
     def worker_log(self, worker: str) -> Path:
         return self.root / f"{worker}.log"
+
+
+def find_study_folder(name_or_dir: str, storage: Path | str = DEFAULT_STORAGE) -> StudyFolder:
+    """The folder of a study that was launched, by its name or its path.
+
+    Raises:
+        StudyError: there is none."""
+    as_path = Path(name_or_dir)
+    for folder in (StudyFolder(storage, name_or_dir), StudyFolder(as_path.absolute().parent, as_path.name)):
+        if folder.exists:
+            return folder
+    known = sorted(path.parent.name for path in Path(storage).glob("*/study.json"))
+    there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
+    raise StudyError(f"There is no study {name_or_dir!r}: {there}. Use one of these, or --storage DIR.")
 
 
 def _replace(path: Path, text: str) -> None:

@@ -97,13 +97,14 @@ class EvaluationReport:
     outcome: Outcome
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sync:
     """A worker's side of one exchange: what it holds, what has happened since the last one."""
 
     held: tuple[str, ...] = ()
-    free_slots: int = 0
+    n_slots: int = 0  # trainings that it can hold at a time
     doing: str = ""
+    ready: bool = True  # False: it only says that it exists
     trainings: tuple[TrainingReport, ...] = ()
     evaluations: tuple[EvaluationReport, ...] = ()
 
@@ -198,9 +199,11 @@ class Pool:
         if self._closed is not None:
             return Orders(closed=True)
         self._reconcile(worker, sync.held)
+        if not sync.ready:
+            return Orders()
         keep = {key: self._wanted(self._trainings[key]) for key in sync.held if key in self._trainings}
         keep = {key: epochs for key, epochs in keep.items() if epochs and self._trainings[key].worker == worker}
-        start = self._start(worker, n=sync.free_slots + len(sync.held) - len(keep), like=keep)
+        start = self._start(worker, n=sync.n_slots - len(keep), like=keep)
         evaluate = self._evaluate(worker, busy=bool(keep or start))
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
 
@@ -256,10 +259,13 @@ class Pool:
         self._outcomes[report.key] = report.outcome
 
     def _reconcile(self, worker: str, held: tuple[str, ...]) -> None:
-        # What a worker was given and no longer holds has ended there, for whatever reason.
+        # What a worker was given and no longer holds has ended there, for whatever reason; and it evaluates nothing while it asks.
         for training in self._trainings.values():
             if training.worker == worker and training.key not in held:
                 training.worker = None
+        for evaluation in self._evaluations.values():
+            if evaluation.worker == worker:
+                evaluation.worker = None
 
     def _wanted(self, training: _Training, *, after: float | None = None) -> tuple[int, ...]:
         """Epochs past `after` (None: past where it stands) whose adapters some trial still waits for."""

@@ -55,6 +55,7 @@ TRIALS = Table(
         Column("number", "integer", "", "number of the trial in its study, from 0"),
         Column("state", "text", "", "RUNNING, PRUNED (stopped early), COMPLETE or FAIL"),
         Column("configuration", "json", "", "the values that the study's space or row gave it"),
+        Column("sampled", "json", "", "what the sampler drew for it: other names than the configuration's in a define-by-run space"),
         Column("labels", "json", "", "free labels of a listed row; baseline=true marks the row that others are paired with"),
         Column("training_key", "text", "", "key of the training that it reads"),
         Column("epochs", "integer", "epoch", "epochs reached"),

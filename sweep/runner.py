@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,12 +27,13 @@ from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.pool import Answer, EvaluationOrder, Orders, Outcome, Pool, Subscription, Sync
 from sweep.record_schema import METRIC_COLUMNS
-from sweep.records import Records
+from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import Searcher
 from sweep.study import Study
 from sweep.tuning import run_trials
 from sweep.worker import Device, Worker
+from trainables.config import TrainConfig
 
 NAMESPACE = "sweep"
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
@@ -63,6 +65,11 @@ class DeviceSpec:
     n_threads: int
     adapters: Path
     latents: Path
+    backbones: Mapping[str, str]  # as Study.backbones
+    probe_with: TrainConfig  # a training like the study's, to measure with
+    n_slots: int | None  # trainings that it advances together; None: it finds out what is best, up to `most_slots`
+    most_slots: int
+    slots_file: Path  # where it keeps what it found
 
 
 @dataclass
@@ -72,33 +79,36 @@ class Launch:
     storage: Path
     device: str = "auto"  # "auto", "cpu" or "cuda"
     max_concurrent: int | None = None
+    pack_size: int | None = None  # None: measured
     make_device: Callable[[DeviceSpec], Device] | None = None  # None: the real one
     keys: Keys | None = None
     view: View | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
-def launch(study: Study, how: Launch) -> Driver:
-    """Run a study to its end, or on from where its records stop. Returns the driver, which knows how every trial ended.
+def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
+    """Run a study to its end, or on from where its records stop. Returns the driver, which knows how every trial ended, and the
+    pool's last snapshot.
 
     Raises:
         SweepError: nothing was started, or the study could not go on; what is recorded stays valid."""
     folder = StudyFolder(how.storage, study.name)
     keys = how.keys or Keys(study)
     keys.check()
-    folder.require_comparable(study)
-    with folder.held(), _interrupts() as interrupted:
-        folder.require_comparable(study)  # again: another launch may have just ended
+    with folder.held():
+        folder.require_comparable(study)
         folder.write_study(study)
-        with _ray(how) as device:
+        _say(how, "starting Ray")
+        # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
+        with _ray(how) as device, _interrupts() as interrupted:
             return _run(study, folder, keys, how, device, interrupted)
 
 
-def _run(study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event) -> Driver:
+def _run(study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
     pool = _RemotePool(_start_pool(_known_outcomes(records)))
-    fleet = _Fleet(pool, folder, how, device)
-    driver = _new_driver(study, folder, keys, records, pool, how, n_devices=fleet.n_devices)
+    fleet = _Fleet(pool, folder, study, how, device)
+    _say(how, "loading torch and diffusers on the worker")
+    driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)
     watch = _Watch(driver, pool, fleet, interrupted, how.view)
     try:
         driver.fill()
@@ -107,6 +117,7 @@ def _run(study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str
         while watch.snapshot().get("requests_open") and driver.stopping is None:
             time.sleep(0.1)
             watch()
+        watch.snapshot()
     finally:
         driver.end_all()
         pool.close("the study has ended")
@@ -114,23 +125,26 @@ def _run(study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str
         watch.show()
     if driver.fatal is not None:
         raise driver.fatal
-    return driver
+    return driver, watch.latest
+
+
+def _say(how: Launch, text: str) -> None:
+    if how.view is not None:
+        how.view.phase(text)
 
 
 def _new_driver(
-    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: _RemotePool, how: Launch, *, n_devices: int
+    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: _RemotePool, *, max_concurrent: int
 ) -> Driver:
-    past = [trial_of_row(row) for row in records.latest_trials().to_dict("records")]
+    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
     searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
-    wanted = how.max_concurrent or study.max_concurrent or DEFAULT_CONCURRENT * n_devices
-    concurrent = max(1, min(wanted, study.n_trials))
-    return Driver(study, keys, searcher, asha, pool, records, max_concurrent=concurrent, past=past)
+    return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past)
 
 
 def _known_outcomes(records: Records) -> dict[str, Outcome]:
     """What the study's records hold already, for the pool."""
-    return {row["evaluation_key"]: _outcome_of_row(row) for row in records.evaluations().to_dict("records")}
+    return {row["evaluation_key"]: _outcome_of_row(row) for row in as_rows(records.evaluations(), EVALUATIONS)}
 
 
 def _outcome_of_row(row: Mapping[str, Any]) -> Outcome:
@@ -229,14 +243,18 @@ class WorkerActor:
 class _Fleet:
     """One worker per device. A lost one is replaced; what keeps dying ends the study."""
 
-    def __init__(self, pool: _RemotePool, folder: StudyFolder, how: Launch, device: str) -> None:
+    def __init__(self, pool: _RemotePool, folder: StudyFolder, study: Study, how: Launch, device: str) -> None:
         self._pool = pool
         self._folder = folder
+        self._study = study
+        self._pack_size = how.pack_size
         self._make_device = how.make_device or real_device
         self._device = device
         self._n_started = self._n_lost = 0
         self._running: dict[Any, tuple[str, Any]] = {}  # ref of run() -> (worker id, actor)
         self.n_devices = int(ray.cluster_resources().get("GPU", 0)) if device == "cuda" else 1
+        wanted = how.max_concurrent or study.max_concurrent or DEFAULT_CONCURRENT * self.n_devices
+        self.n_concurrent = max(1, min(wanted, study.n_trials))  # trials at a time
         for _ in range(self.n_devices):
             self._start()
 
@@ -257,7 +275,17 @@ class _Fleet:
         worker_id = f"worker-{self._n_started}"
         self._n_started += 1
         n_threads = max(1, len(os.sched_getaffinity(0)) // (self.n_devices if self._device == "cuda" else 1))
-        spec = DeviceSpec(self._device, n_threads, self._folder.adapters, self._folder.latents)
+        spec = DeviceSpec(
+            name=self._device,
+            n_threads=n_threads,
+            adapters=self._folder.adapters,
+            latents=self._folder.latents,
+            backbones=self._study.backbones,
+            probe_with=_typical_training(self._study),
+            n_slots=self._pack_size,
+            most_slots=math.ceil(self.n_concurrent / self.n_devices),
+            slots_file=self._folder.pack_size,
+        )
         resources = {"num_gpus": 1, "num_cpus": 0} if self._device == "cuda" else {"num_cpus": 0}
         # Ray sets OMP_NUM_THREADS to an actor's CPUs, and these are none: it would train on one thread.
         environment = {"env_vars": {"OMP_NUM_THREADS": str(n_threads)}}
@@ -289,7 +317,22 @@ class _Fleet:
 def real_device(spec: DeviceSpec) -> Device:
     from sweep.device import PackDevice  # imports torch, in the worker's process only
 
-    return PackDevice(device=spec.name, n_threads=spec.n_threads, adapters=spec.adapters, latents=spec.latents)
+    return PackDevice(
+        device=spec.name,
+        n_threads=spec.n_threads,
+        adapters=spec.adapters,
+        latents=spec.latents,
+        n_slots=spec.n_slots,
+        most_slots=spec.most_slots,
+        probe_with=spec.probe_with,
+        probe_file=spec.slots_file,
+        backbones=spec.backbones,
+    )
+
+
+def _typical_training(study: Study) -> TrainConfig:
+    first = study.listed[0].configuration if study.listed else study.telling_configurations("rank")[0]
+    return study.split(first)[0]
 
 
 def _log_to(path: Path) -> None:
@@ -311,7 +354,7 @@ class _Watch:
         self._driver, self._pool, self._fleet, self._interrupted, self._view = driver, pool, fleet, interrupted, view
         self._asked: Any = None
         self._asked_at = -SNAPSHOT_EVERY_S
-        self._latest: dict[str, Any] = {}
+        self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
         if self._interrupted.is_set() and self._driver.stopping != INTERRUPTED:
@@ -325,12 +368,12 @@ class _Watch:
 
     def snapshot(self) -> dict[str, Any]:
         """The pool as it is now."""
-        self._latest = ray.get(self._pool.actor.snapshot.remote())
-        return self._latest
+        self.latest = ray.get(self._pool.actor.snapshot.remote())
+        return self.latest
 
     def show(self) -> None:
         if self._view is not None:
-            self._view.update(self._driver, self._latest)
+            self._view.update(self._driver, self.latest)
 
     def _stop(self, reason: str) -> None:
         self._driver.stop(reason)
@@ -341,8 +384,8 @@ class _Watch:
         if self._asked is None and now - self._asked_at >= SNAPSHOT_EVERY_S:
             self._asked, self._asked_at = self._pool.actor.snapshot.remote(), now
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
-            self._latest, self._asked = ray.get(self._asked), None
-            self._driver.hear_unattended(self._latest["answers"])
+            self.latest, self._asked = ray.get(self._asked), None
+            self._driver.hear_unattended(self.latest["answers"])
             self.show()
 
 

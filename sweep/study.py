@@ -107,6 +107,8 @@ class Study:
     sampler: str = "tpe"
     samples: int | None = None  # None: 16 where sampled, all where listed
     objective: Objective = field(default_factory=Objective)
+    perceptual: str | None = None  # network of LPIPS; None: the embedded one for embedded models, lpips:alex for others
+    pooled: str | None = None  # network of FID and KID; None: the embedded one for embedded models, inception for others
     early_stopping: float | str | None = "auto"  # reduction factor; None or "off"; "auto": 3 where sampled, off where listed
     max_concurrent: int | None = None
     study_seed: int = 0
@@ -158,6 +160,14 @@ class Study:
         if self.early_stopping == "auto":
             return DEFAULT_REDUCTION_FACTOR if self.kind == "sampled" else None
         return None if self.early_stopping is None else float(self.early_stopping)
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """The feature networks that score the study, by kind."""
+        models = {self.values_of(c)["infer_model"] for c in self.telling_configurations("infer_model")}
+        small = all(model.startswith("embedded:") for model in models)
+        defaults = ("embedded:perceptual", "embedded:pooled") if small else ("lpips:alex", "inception")
+        return {"perceptual": self.perceptual or defaults[0], "pooled": self.pooled or defaults[1]}
 
     def split(self, configuration: Mapping[str, Any]) -> tuple[TrainConfig, tuple[int, ...], EvalConfig]:
         """What a configuration is: a training, the epochs at which it is evaluated (the last one its length), an evaluation.
@@ -217,7 +227,7 @@ class Study:
             "numerics": NUMERICS_VERSION,
             "subject": self.subject,
             "aliases": dict(self.aliases),
-            "fixed": self._fixed_parameters(),
+            "fixed": {**self._fixed_parameters(), **self.backbones},
             "space": describe_space(self.space),
             "epochs": asdict(self.epochs) if isinstance(self.epochs, Epochs) else None,
             "rows": [asdict(row) for row in self.rows],  # type: ignore[call-overload]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sweep.errors import ConfigError, StudyError
-from sweep.objective import Objective
+from sweep.objective import DEFAULT_SCALES, Objective
 from sweep.parameters import expand, require_known
 from sweep.space import (
     contains,
@@ -46,6 +46,10 @@ def _check_fields(study: Study) -> None:
         raise StudyError(f"`sampler` must be one of {', '.join(SAMPLERS)}, but it is {study.sampler!r}.{nearest(study.sampler, SAMPLERS)}")
     if not isinstance(study.objective, Objective):
         raise StudyError(f"`objective` must be an Objective, but it is {study.objective!r}. Use e.g. Objective(lpips=0.5, fid=0.5).")
+    for name, metric in (("perceptual", "lpips"), ("pooled", "fid")):
+        known = tuple(backbone for scaled, backbone in DEFAULT_SCALES if scaled == metric)
+        if (value := getattr(study, name)) is not None and value not in known:
+            raise StudyError(f"`{name}` must be one of {', '.join(known)}, but it is {value!r}.{nearest(str(value), known)}")
     for name, optional in (("samples", True), ("max_concurrent", True), ("train_seeds", False)):
         _require_whole(name, getattr(study, name), minimum=1, optional=optional)
     _require_whole("study_seed", study.study_seed, minimum=0, optional=False)

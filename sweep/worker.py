@@ -57,7 +57,7 @@ class Device(Protocol):
         """Free a slot. A key that has none is no error."""
 
     def advance(self) -> list[TrainingReport]:
-        """Train on, for at most an epoch. A failed training has left its slot."""
+        """Train on, for at most an epoch, and say where each training stands. A failed one has left its slot."""
 
     def save(self, key: str) -> None:
         """Store a training's adapter at the epoch where it stands."""
@@ -101,7 +101,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until the pool is closed."""
-        self.pool.sync(self.worker_id, Sync(doing=self._doing))
+        self.pool.sync(self.worker_id, Sync(doing=self._doing, ready=False))
         self.device.open()
         while self.turn():
             pass
@@ -126,7 +126,13 @@ class Worker:
 
     def _exchange(self) -> Orders:
         held = self.device.held
-        sync = Sync(held, self.device.n_slots - len(held), self._doing, tuple(self._trainings), tuple(self._evaluations))
+        sync = Sync(
+            held=held,
+            n_slots=self.device.n_slots,
+            doing=self._doing,
+            trainings=tuple(self._trainings),
+            evaluations=tuple(self._evaluations),
+        )
         orders = self.pool.sync(self.worker_id, sync)
         self._trainings, self._evaluations = [], []
         return orders

@@ -6,6 +6,7 @@ scheduler in milliseconds."""
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ray import tune
 
+from sweep.objective import Objective
 from sweep.pool import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.worker import ImageSet
 from trainables.config import TrainConfig
 from trainables.errors import TrainingFailed
 
 BACKBONES = {"perceptual": "embedded:perceptual", "pooled": "embedded:pooled"}
+OBJECTIVE = Objective(lpips=0.5, fid=0.5, scales={"lpips": 1.0, "fid": 200.0})
+SPACE = {
+    "rank": tune.choice([4, 8, 16, 32]),
+    "learning_rate": tune.choice([1e-4, 1e-3, 1e-2]),
+    "guidance": tune.choice([2.0, 4.0, 8.0]),
+}
+
+
+class FakeSubject:
+    reference_digest = "r"
+    trigger = "J3NN13"
+    caption_versions = ("v1", "v2")
+
+    def training_digest(self, version: str) -> str:
+        return f"digest of {version}"
+
+
+class FakeContent:
+    def subject(self, name: str) -> FakeSubject:
+        return FakeSubject()
+
+    def model_digest(self, model: str, vae: str | None) -> str:
+        return f"{model}+{vae}"
 
 
 def synthetic_values(config: TrainConfig | None, epoch: int, guidance: float) -> dict[str, float]:
@@ -109,7 +135,7 @@ class FakeDevice:
             values=synthetic_values(config, order.epoch, order.config.guidance),
             backbones=BACKBONES,
             images=np.zeros((n, 4, 4, 3), np.uint8),
-            image_rows=[{"prompt": "p", "seed": i, "seen": True, "lpips": 0.5, "lpips_nearest": 0.4, "nearest_reference": 0} for i in range(n)],
+            image_rows=[{"prompt": "p", "seed": i, "seen": True, "lpips": 0.5, "lpips_nearest": 0.4, "nearest_reference": "train/0000.png"} for i in range(n)],
             row={"seconds_generate": 0.01, "seconds_score": 0.01, "device": "fake", "n_images": n},
         )
 
@@ -141,3 +167,33 @@ class FakeClock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+@dataclass(frozen=True)
+class FakeDeviceMaker:
+    """Makes a FakeDevice in a worker's process. `dies_at` is a mark: the first worker to see it missing writes it and ends its process."""
+
+    epoch_s: float = 0.0
+    dies_at: Path | None = None
+
+    def __call__(self, spec: Any) -> FakeDevice:
+        spec.adapters.mkdir(parents=True, exist_ok=True)
+        device = FakeDevice(epoch_s=self.epoch_s, folder=spec.adapters)
+        return DyingDevice(**vars_of(device), mark=self.dies_at) if self.dies_at is not None else device
+
+
+@dataclass
+class DyingDevice(FakeDevice):
+    """Ends its process in its second epoch, once: then the mark is there."""
+
+    mark: Path | None = None
+
+    def advance(self) -> list[TrainingReport]:
+        if self.mark is not None and not self.mark.exists() and any(slot[1] for slot in self._slots.values()):
+            self.mark.touch()
+            os._exit(1)
+        return super().advance()
+
+
+def vars_of(device: FakeDevice) -> dict[str, Any]:
+    return {"epoch_s": device.epoch_s, "folder": device.folder}

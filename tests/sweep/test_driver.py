@@ -1,45 +1,19 @@
 """Whole studies in this process: the real searcher, scheduler, pool, worker and driver over a device that only computes."""
 
-import json
 import math
 
 import pytest
-from tests.sweep.fakes import BACKBONES, FakeDevice, MemoryRecords, synthetic_values
 from ray import tune
 
 from sweep.driver import Driver, past_of, run_here, trial_of_row
 from sweep.keys import Keys
 from sweep.pool import Answer, Outcome, Pool
-from sweep.records import Records
+from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher
 from sweep.study import Epochs, Objective, Study
 from sweep.worker import Worker
-
-OBJECTIVE = Objective(lpips=0.5, fid=0.5, scales={"lpips": 1.0, "fid": 200.0})
-SPACE = {
-    "rank": tune.choice([4, 8, 16, 32]),
-    "learning_rate": tune.choice([1e-4, 1e-3, 1e-2]),
-    "guidance": tune.choice([2.0, 4.0, 8.0]),
-}
-
-
-class FakeSubject:
-    reference_digest = "r"
-    trigger = "J3NN13"
-    caption_versions = ("v1", "v2")
-
-    def training_digest(self, version: str) -> str:
-        return f"digest of {version}"
-
-
-class FakeContent:
-    def subject(self, name: str) -> FakeSubject:
-        return FakeSubject()
-
-    def model_digest(self, model: str, vae: str | None) -> str:
-        return f"{model}+{vae}"
-
+from tests.sweep.fakes import BACKBONES, OBJECTIVE, SPACE, FakeContent, FakeDevice, MemoryRecords, synthetic_values
 
 class Bench:
     """A study with all that it runs on. `launch` runs it, `relaunch` again over the same records."""
@@ -74,7 +48,7 @@ class Bench:
         return Driver(self.study, keys, searcher, asha, pool, self.records, **options), pool, worker
 
     def rows(self) -> list[dict]:
-        return list(self.memory.latest.values()) if self.records is self.memory else self.records.latest_trials().to_dict("records")
+        return list(self.memory.latest.values()) if self.records is self.memory else as_rows(self.records.latest_trials(), TRIALS)
 
 
 def _metrics(row: dict) -> dict:
@@ -99,7 +73,7 @@ def test_rows_on_disk_say_the_same_as_the_driver(tmp_path):
     for row in bench.rows():
         trial = driver.trials[row["trial"]]
         assert (row["state"], row["epochs"], row["objective"]) == (trial.state, trial.epochs, trial.objective)
-        assert [tuple(rung) for rung in json.loads(row["rung_values"])] == trial.rungs
+        assert [tuple(rung) for rung in row["rung_values"]] == trial.rungs
 
 
 def test_the_value_of_a_trial_is_that_of_its_best_rung():

@@ -20,7 +20,7 @@ def scored(orders: Orders, value: float = 0.5) -> tuple[EvaluationReport, ...]:
 
 
 def held(*keys: str, slots: int = 8, **rest) -> Sync:
-    return Sync(held=keys, free_slots=slots - len(keys), **rest)
+    return Sync(held=keys, n_slots=slots, **rest)
 
 
 def started(orders: Orders) -> dict[str, tuple[int, ...]]:
@@ -145,6 +145,15 @@ def test_no_training_is_given_out_while_its_last_worker_may_still_hold_it():
     assert set(started(pool.sync("w2", held()))) | set(started(pool.sync("w1", held()))) <= {"A"}
 
 
+def test_no_training_begins_while_others_are_in_mid_epoch():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.sync("w", held())
+    pool.subscribe(subscription("t1", "B"))
+    orders = pool.sync("w", held("A", slots=0))
+    assert orders.start == () and "A" in orders.keep
+
+
 def test_slots_are_filled_with_the_base_model_that_the_worker_has_already():
     pool = Pool()
     pool.subscribe(subscription("t0", "A", train_model="m1"))
@@ -256,6 +265,22 @@ def test_the_control_is_scored_with_the_first_rungs_or_by_an_idle_worker():
     idle.request([control])
     assert idle.sync("w", held()).evaluate == (control,)
     assert idle.snapshot()["requests_open"] == 1
+
+
+def test_a_worker_that_is_not_ready_gets_no_orders():
+    pool = Pool()
+    pool.request([EvaluationOrder("control", None, 0, EvalConfig(), "embedded:subject")])
+    pool.subscribe(subscription("t0", "A"))
+    assert pool.sync("w", Sync(n_slots=8, ready=False)) == Orders()
+    assert pool.sync("w", held()).start
+
+
+def test_an_evaluation_that_a_worker_did_not_report_is_given_out_again():
+    pool = Pool()
+    pool.request([EvaluationOrder("control", None, 0, EvalConfig(), "embedded:subject")])
+    assert pool.sync("w", held()).evaluate
+    assert pool.sync("w2", held()).evaluate == ()
+    assert pool.sync("w", held()).evaluate
 
 
 def test_a_worker_is_told_while_a_trial_has_not_decided_about_a_rung():

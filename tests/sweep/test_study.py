@@ -380,3 +380,10 @@ def test_rows_may_be_added_at_the_end_only():
     rows = [{"rank": 4}, {"rank": 8}]
     assert changed(Study(rows=rows), Study(rows=[*rows, {"rank": 16}]))["rows"] == "extends"
     assert changed(Study(rows=rows), Study(rows=rows[::-1]))["rows"] == "incomparable"
+
+
+def test_embedded_models_are_scored_by_the_embedded_networks_and_others_by_the_published_ones():
+    assert Study().backbones == {"perceptual": "embedded:perceptual", "pooled": "embedded:pooled"}
+    assert Study(model="sd15", perceptual="lpips:vgg").backbones == {"perceptual": "lpips:vgg", "pooled": "inception"}
+    with pytest.raises(StudyError, match="`pooled`.*'incepton'.*inception"):
+        Study(pooled="incepton")

@@ -1,0 +1,177 @@
+"""The command line: parses, calls, prints, and turns errors into one line and an exit code. Imports nothing heavy until it must.
+
+    0 the study has ended    1 no trial could be scored    2 an error that the person can mend    130 interrupted
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trainables.errors import SweepError
+
+if TYPE_CHECKING:
+    from sweep.driver import Driver
+    from sweep.study import Study
+
+DEFAULT_STORAGE = Path("sweeps")
+FAILED, MENDABLE, INTERRUPTED_CODE = 1, 2, 130
+
+_UsageError = typer.BadParameter.__bases__[0]  # typer has brought its own copy of click since 0.20-odd: no import fits all
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LoRA hyperparameter sweeps for Stable Diffusion.")
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.py", help="The study file, e.g. search_spaces/captions.py.", show_default=False)]
+Storage = Annotated[Path, typer.Option("--storage", metavar="DIR", help="Where studies are kept.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter or a field of the study. Repeatable.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+@app.command()
+def launch(
+    study_file: StudyFile,
+    samples: Annotated[int | None, typer.Option(help="How many trials in all.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study; its file's otherwise.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    sets: Sets = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Most trials at a time.")] = None,
+    pack_size: Annotated[int | None, typer.Option(min=1, help="Trainings that advance together on a device; measured otherwise.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Run a study, or go on with it where its records stop: train, score, stop the weak early, record everything."""
+    started_at = time.monotonic()
+    shorthands = {"samples": samples, "name": name, "max_concurrent": max_concurrent}
+    study = _load(study_file, sets, shorthands)
+    from rich.console import Console
+
+    from sweep.progress import Progress
+
+    console = Console()
+    with Progress(console, started_at=started_at) as view:
+        view.phase("importing Ray")
+        from sweep.runner import Launch
+        from sweep.runner import launch as run
+
+        driver, snapshot = run(study, Launch(storage, device=device, pack_size=pack_size, view=view))
+    _print_end(console, driver, snapshot, storage, first_scored_s=view.first_scored_s)
+    raise typer.Exit(_exit_code(driver))
+
+
+@app.command()
+def plan(study_file: StudyFile, sets: Sets = None, samples: Annotated[int | None, typer.Option(help="How many trials in all.")] = None) -> None:
+    """Say what a study will cost: trials, distinct trainings, epochs, evaluations. Does no work."""
+    from sweep.plan import make_plan, render_plan
+
+    typer.echo(render_plan(make_plan(_load(study_file, sets, {"samples": samples}))), nl=False)
+
+
+@app.command()
+def trial(
+    study_file: StudyFile,
+    sets: Sets = None,
+    storage: Storage = DEFAULT_STORAGE,
+    device: Device = "auto",
+    again: Annotated[bool, typer.Option("--again", help="Train and score even what is stored already.")] = False,
+) -> None:
+    """Run one configuration in this process, without Ray; breakpoints work. What --set leaves open is the baseline's."""
+    study = one_trial_study(_load(study_file, sets, {}))
+    from rich.console import Console
+
+    from sweep.progress import Progress
+    from sweep.runner_here import run_trial_here
+
+    console = Console()
+    with Progress(console) as view:
+        driver, snapshot = run_trial_here(study, storage, device=device, again=again, view=view)
+    _print_end(console, driver, snapshot, storage, first_scored_s=view.first_scored_s)
+    raise typer.Exit(_exit_code(driver))
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(help="A study's name, or its folder.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Say how a study stands, from its records."""
+    from rich.console import Console
+
+    from sweep.folder import find_study_folder
+    from sweep.progress import print_status
+
+    print_status(Console(), find_study_folder(name, storage))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code. Every error of ours, and of the command line itself, is one line on stderr."""
+    try:
+        result = app(arguments, standalone_mode=False, prog_name="sweep")
+        return result if isinstance(result, int) else 0
+    except SweepError as error:
+        return _say_error(str(error), MENDABLE)
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _say_error("interrupted", INTERRUPTED_CODE)
+    except _UsageError as error:
+        said = error.format_message().rstrip(".")
+        return _say_error(f"{said}. Use --help to see what there is." if said else "A command is missing. Use e.g. launch STUDY.py.", MENDABLE)
+
+
+def one_trial_study(study: Study) -> Study:
+    """The study whose only trial is what `--set` fixed, over the baseline, the first start point or the defaults."""
+    from sweep.parameters import expand
+    from sweep.study import Row
+
+    start = study.baseline or next(iter((*study.try_first, *study.rows)), Row({}))
+    chosen = {name: value for name, value in expand(start.configuration).items() if name not in expand(study.fixed)}
+    return replace(
+        study,
+        name=f"{study.name}-trial",
+        space={},
+        rows=(Row(chosen),),
+        try_first=(),
+        baseline=None,
+        samples=None,
+        sampler="random",
+        early_stopping=None,
+        max_concurrent=1,
+    )
+
+
+def _load(study_file: Path, sets: list[str] | None, shorthands: dict[str, Any]) -> Study:
+    from sweep.study import load_study
+
+    overrides = {key: value for key, value in (_key_and_value(text) for text in sets or ())}
+    overrides |= {key: str(value) for key, value in shorthands.items() if value is not None}
+    return load_study(study_file, overrides)
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise SweepError(f"`--set` takes KEY=VALUE, but it is given {text!r}. Use e.g. --set rank=16.")
+    return key, value
+
+
+def _exit_code(driver: Driver) -> int:
+    from sweep.driver import INTERRUPTED
+
+    if driver.stopping == INTERRUPTED:
+        return INTERRUPTED_CODE
+    return 0 if driver.best is not None else FAILED
+
+
+def _print_end(console: Any, driver: Driver, snapshot: Any, storage: Path, *, first_scored_s: float | None) -> None:
+    from sweep.folder import StudyFolder
+    from sweep.progress import print_summary
+
+    print_summary(console, driver, snapshot, StudyFolder(storage, driver.study.name), first_scored_s=first_scored_s)
+
+
+def _say_error(text: str, code: int) -> int:
+    typer.echo(f"error: {' '.join(text.split())}", err=True)
+    return code

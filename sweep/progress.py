@@ -1,0 +1,299 @@
+"""The live view of a launch, and the summary at its end: numbers from the driver and the pool, drawn with rich.
+
+On a terminal a calm table that is redrawn in place; elsewhere one line per event and a heartbeat. Decides nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sweep.driver import INTERRUPTED
+from sweep.folder import DEFAULT_STORAGE
+from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
+from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
+
+if TYPE_CHECKING:
+    from sweep.driver import Driver, Trial
+    from sweep.folder import StudyFolder
+
+HEARTBEAT_EVERY_S = 10.0
+REDRAW_PER_S = 2
+MOST_ROWS = 12
+WORDS = {RUNNING: "running", PRUNED: "stopped early", COMPLETE: "done", FAIL: "failed"}
+
+
+class Progress:
+    """A View of sweep.runner. Use it as a context: leaving it takes the live table off the terminal."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic, started_at: float | None = None) -> None:
+        self.console = console
+        self._clock = clock
+        self._started_at = clock() if started_at is None else started_at
+        self._said: dict[str, tuple[str, int]] = {}
+        self._first_scored: float | None = None
+        self._spoke_at = -math.inf
+        self._live = Live(console=console, refresh_per_second=REDRAW_PER_S, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def phase(self, text: str) -> None:
+        """What the launch is doing before there is a trial to show."""
+        if self._live:
+            self._live.update(Text(f"{clock_text(self._elapsed)}  {text} ..."))
+        else:
+            self._print(f"{text} ...")
+
+    def update(self, driver: Driver, snapshot: Mapping[str, Any]) -> None:
+        """Called a few times a second."""
+        self._say_events(driver)
+        if self._live:
+            self._live.update(Group(Text(headline(driver, snapshot, self._elapsed)), *_worker_lines(snapshot), _live_table(driver, snapshot)))
+        elif self._clock() - self._spoke_at >= HEARTBEAT_EVERY_S:
+            self._print(headline(driver, snapshot, self._elapsed, with_clock=False), *_worker_lines(snapshot))
+
+    @property
+    def first_scored_s(self) -> float | None:
+        """Seconds from the launch to the first score of an adapter."""
+        return self._first_scored
+
+    @property
+    def _elapsed(self) -> float:
+        return self._clock() - self._started_at
+
+    def _say_events(self, driver: Driver) -> None:
+        for trial in driver.trials.values():
+            state = (trial.state, len(trial.rungs))
+            before = self._said.get(trial.id)
+            self._said[trial.id] = state
+            if state != before and trial.id in driver.started_now:
+                self._say_first(trial)
+                if line := event_line(trial, new_rung=before is None or before[1] < len(trial.rungs)):
+                    self._print(line)
+
+    def _say_first(self, trial: Trial) -> None:
+        if trial.rungs and self._first_scored is None:
+            self._first_scored = self._elapsed
+            self._print(f"first adapter scored after {self._elapsed:.0f} s")
+
+    def _print(self, *lines: str | Text) -> None:
+        self._spoke_at = self._clock()
+        for line in lines:
+            self.console.print(Text.assemble(f"{clock_text(self._elapsed)}  ", line), highlight=False, soft_wrap=True)
+
+
+def event_line(trial: Trial, *, new_rung: bool) -> str:
+    """One line on what has just happened to a trial; empty where nothing is worth one."""
+    scored = f"objective {trial.rungs[-1][1]:.4f} at epoch {trial.epochs}" if trial.rungs else "not scored"
+    if trial.state == FAIL:
+        return f"{trial.id}  failed: {trial.reason}"
+    if trial.state == PRUNED:
+        return f"{trial.id}  {scored}, stopped early"
+    if trial.state == COMPLETE:
+        return f"{trial.id}  {scored}, done; best {trial.objective:.4f} at epoch {trial.best[0] if trial.best else 0}"
+    return f"{trial.id}  {scored}" if trial.rungs and new_rung else ""
+
+
+def headline(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, with_clock: bool = True) -> str:
+    """Counts, best so far, time left: the line that answers "how is it going"."""
+    counts = Counter(trial.state for trial in driver.trials.values())
+    states = ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state])
+    parts = [f"{driver.study.name}: {states or 'no trial yet'} of {driver.n_trials}"]
+    if driver.best is not None:
+        parts.append(f"best {driver.best.objective:.4f} ({driver.best.id}: {configuration_text(driver.best.configuration)})")
+    parts.append(f"time left {left_text(seconds_left(driver, snapshot, elapsed_s))}")
+    return "   ".join([clock_text(elapsed_s)] * with_clock + parts)
+
+
+def seconds_left(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float) -> float | None:
+    """What is left if the rest goes as it went so far; None until there is something to go by."""
+    n_before = sum(trial.state != RUNNING and trial.id not in driver.started_now for trial in driver.trials.values())
+    n_ended = sum(trial.state != RUNNING for trial in driver.trials.values()) - n_before
+    shares = [_share_done(trial, snapshot) for trial in driver.live]
+    done = n_ended + sum(shares)
+    wanted = driver.n_trials - n_before
+    if done < 0.05 * wanted or n_ended < 1:
+        return None
+    return elapsed_s * max(0.0, wanted - done) / done
+
+
+def configuration_text(configuration: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in configuration.items())
+
+
+def clock_text(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def left_text(seconds: float | None) -> str:
+    return "not known yet" if seconds is None else f"about {max(1, math.ceil(seconds / 60))} min"
+
+
+def ranked_table(rows: list[dict[str, Any]], *, n_rows: int = MOST_ROWS) -> Table:
+    """The end's table. rows: what `ranking` gives, best first."""
+    table = Table(title=None, header_style="bold", row_styles=["", "dim"])
+    for name, justify in (("", "right"), ("trial", "left"), ("objective", "right"), ("epoch", "right"), ("lpips", "right"), ("fid", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("configuration", overflow="fold")
+    shown = [row for i, row in enumerate(rows) if i < n_rows or row["trial"] == "no adapter"]
+    for row in shown:
+        numbers = (_number(row["objective"], 4), row["epoch"] or "", _number(row["lpips"], 4), _number(row["fid"], 1))
+        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], row["configuration"])
+    return table
+
+
+def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per scored trial, best first, and the best control among them. evaluations: rows of the records by key."""
+    rows = [_trial_line(trial, evaluations) for trial in driver.trials.values() if trial.rungs and trial.state != FAIL]
+    controls = [_control_line(driver, row) for row in evaluations.values() if row["training_key"] == "none"]
+    best_control = min((c for c in controls if c is not None), key=lambda c: c["objective"], default=None)
+    rows.sort(key=lambda row: row["objective"])
+    for rank, row in enumerate(rows, 1):
+        row["rank"] = str(rank)
+    return sorted([*rows, *([best_control] if best_control else [])], key=lambda row: row["objective"])
+
+
+def sharing_text(driver: Driver, snapshot: Mapping[str, Any]) -> str:
+    """What equal trainings saved in this launch."""
+    trials = [trial for trial in driver.trials.values() if trial.id in driver.started_now]
+    asked = sum(trial.epochs for trial in trials)
+    n_trainings = len({trial.training_key for trial in trials if trial.training_key})
+    trained = snapshot.get("epochs_trained", 0)
+    return f"{len(trials)} trials were {n_trainings} trainings; {asked} epochs asked for, {trained} trained."
+
+
+def print_summary(
+    console: Console, driver: Driver, snapshot: Mapping[str, Any], folder: StudyFolder, *, first_scored_s: float | None = None
+) -> None:
+    """The end of a launch: the ranked table, what is where, and what to do next."""
+    evaluations = {row["evaluation_key"]: row for row in as_rows(Records(folder.root).evaluations(), EVALUATIONS)}
+    counts = Counter(trial.state for trial in driver.trials.values())
+    console.print()
+    if driver.stopping:
+        ended = len(driver.trials) - sum(_is_unfinished(trial) for trial in driver.trials.values())
+        console.print(f"{driver.stopping}, {ended} of {driver.n_trials} trials have ended", style="bold")
+    console.print(ranked_table(ranking(driver, evaluations)))
+    console.print(f"{driver.study.name}: " + ", ".join(f"{counts[s]} {word}" for s, word in WORDS.items() if counts[s]), highlight=False)
+    console.print(sharing_text(driver, snapshot), highlight=False)
+    if first_scored_s is not None:
+        console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
+    for reason, n in Counter(trial.reason for trial in driver.trials.values() if trial.state == FAIL).most_common(3):
+        console.print(f"{n} failed: {reason}", style="red", highlight=False, soft_wrap=True)
+    _print_places(console, driver, folder)
+
+
+def print_status(console: Console, folder: StudyFolder) -> None:
+    """How a study stands, from its records alone."""
+    rows = as_rows(Records(folder.root).latest_trials(), TRIALS)
+    counts = Counter(row["state"] for row in rows)
+    wanted = json.loads(folder.description.read_text(encoding="utf-8"))["samples"]
+    running = folder.is_running
+    words = {**WORDS, RUNNING: "running" if running else "not finished"}
+    states = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
+    console.print(f"{folder.root.name}: {'running' if running else 'not running'}; {states or 'no trial yet'} of {wanted}", highlight=False)
+    scored = sorted((row for row in rows if row["objective"] is not None and row["state"] != FAIL), key=lambda row: row["objective"])
+    for row in scored[:MOST_ROWS]:
+        configuration = configuration_text(row["configuration"] or {})
+        console.print(f"  {row['trial']}  {row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}  {configuration}", highlight=False)
+    console.print(f"records: {folder.root}", highlight=False, soft_wrap=True)
+
+
+def _is_unfinished(trial: Trial) -> bool:
+    return trial.state == RUNNING or (trial.state == FAIL and trial.reason == INTERRUPTED)
+
+
+def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
+    name, storage = folder.root.name, folder.storage
+    where = "" if storage == DEFAULT_STORAGE.absolute() else f" --storage {storage}"
+    lines = [f"records and pictures   {folder.root}", f"adapters               {folder.adapters}"]
+    if driver.best is not None:
+        lines.append(f"best adapter           {folder.adapters / driver.best.training_key / f'epoch-{driver.best.best[0]:05d}'}")
+    lines.append(f"next                   python -m analysis tables {name}{where}")
+    if driver.stopping:
+        lines.append("to go on               the same launch command again: what is done is not done again")
+    else:
+        lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
+    if folder.journal.exists():
+        lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _trial_line(trial: Trial, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    epoch, objective, key = trial.best
+    metrics = evaluations.get(key, {})
+    baseline = " (baseline)" if trial.labels.get("baseline") else ""
+    return {
+        "rank": "",
+        "trial": trial.id + baseline,
+        "objective": objective,
+        "epoch": epoch,
+        "lpips": metrics.get("lpips"),
+        "fid": metrics.get("fid"),
+        "state": WORDS[trial.state],
+        "configuration": configuration_text(trial.configuration),
+    }
+
+
+def _control_line(driver: Driver, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    backbones = {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"]}
+    values = {name: row.get(name) for name in driver.study.objective.weights if row.get(name) is not None}
+    try:
+        objective = driver.study.objective.value(values, backbones)
+    except Exception:  # a control without a value has no line
+        return None
+    shown = {name: row["configuration"].get(name) for name in ("infer_model", "guidance")}
+    return {
+        "rank": "",
+        "trial": "no adapter",
+        "objective": objective,
+        "epoch": 0,
+        "lpips": row.get("lpips"),
+        "fid": row.get("fid"),
+        "state": "control",
+        "configuration": configuration_text(shown),
+    }
+
+
+def _live_table(driver: Driver, snapshot: Mapping[str, Any]) -> Table:
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("trial", "epoch", "s/epoch", "loss", "objective"):
+        table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
+    table.add_column("configuration", overflow="ellipsis", no_wrap=True)
+    for trial in driver.live[:MOST_ROWS]:
+        training = snapshot.get("trials", {}).get(trial.id, {})
+        epoch = f"{training.get('epoch', 0):.3g}/{trial.max_epochs}"
+        objective = _number(trial.objective, 4)
+        numbers = (_number(training.get("seconds_per_epoch"), 1), _number(training.get("mean_loss"), 4), objective)
+        table.add_row(trial.id, epoch, *numbers, configuration_text(trial.configuration))
+    return table
+
+
+def _worker_lines(snapshot: Mapping[str, Any]) -> list[Text]:
+    return [Text(f"{worker}: {doing}", style="dim") for worker, doing in snapshot.get("workers", {}).items()]
+
+
+def _share_done(trial: Trial, snapshot: Mapping[str, Any]) -> float:
+    epoch = snapshot.get("trials", {}).get(trial.id, {}).get("epoch", 0.0)
+    return min(1.0, epoch / trial.max_epochs) if trial.max_epochs else 0.0
+
+
+def _number(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) and math.isfinite(value) else ""

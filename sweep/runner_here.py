@@ -1,0 +1,87 @@
+"""One configuration in this process: the real pool, worker, driver and records, without Ray and without other processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sweep.driver import INTERRUPTED, Driver, Trial, run_here
+from sweep.errors import DeviceError
+from sweep.folder import StudyFolder
+from sweep.keys import Keys
+from sweep.pool import Pool
+from sweep.records import TRIALS, Records, as_rows
+from sweep.scheduler import Asha
+from sweep.searcher import RUNNING, Searcher, trial_id
+from sweep.study import Study
+from sweep.worker import Device, Worker
+
+
+def run_trial_here(
+    study: Study,
+    storage: Path,
+    *,
+    device: str = "auto",
+    again: bool = False,
+    view: Any = None,
+    make_device: Callable[[StudyFolder], Device] | None = None,
+    keys: Keys | None = None,
+) -> tuple[Driver, Mapping[str, Any]]:
+    """Train and score the only configuration of `study`. Its trial is t0000, however often it is run; evaluations add up.
+
+    `again` trains even what is stored already, and keeps it in the study's own folder.
+
+    Raises: SweepError as a launch does."""
+    keys = keys or Keys(study)
+    keys.check()
+    folder = StudyFolder(storage, study.name)
+    with folder.held():
+        folder.write_study(study)
+        records, pool = Records(folder.root), Pool()
+        driver = _driver(study, keys, records, pool)
+        made = make_device(folder) if make_device else _real_device(study, folder, device, again=again)
+        worker = Worker("worker-0", pool, made, records)
+        if view is not None:
+            view.phase("loading torch and diffusers")
+        made.open()
+        _run(driver, pool, worker, view)
+    return driver, pool.snapshot()
+
+
+def _driver(study: Study, keys: Keys, records: Records, pool: Pool) -> Driver:
+    rows = as_rows(records.latest_trials(), TRIALS)
+    past = [Trial(trial_id(0), 0, {}, state=RUNNING, n_rows=int(rows[0]["sequence"]) + 1)] if rows else []
+    return Driver(study, keys, Searcher(study), Asha(study.rungs, None), pool, records, max_concurrent=1, past=past)
+
+
+def _run(driver: Driver, pool: Pool, worker: Worker, view: Any) -> None:
+    def show() -> None:
+        if view is not None:
+            view.update(driver, pool.snapshot())
+
+    try:
+        run_here(driver, pool, worker.turn, on_change=show)
+    except KeyboardInterrupt:
+        driver.stop(INTERRUPTED)
+    finally:
+        driver.end_all()
+        show()
+
+
+def _real_device(study: Study, folder: StudyFolder, device: str, *, again: bool) -> Device:
+    import torch
+
+    from sweep.device import PackDevice
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("`--device cuda` needs a GPU, but torch sees none. Use --device cpu.")
+    name = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    n_threads = len(os.sched_getaffinity(0))
+    # Apart from the storage's adapters, so that nothing that is stored there can be read instead.
+    adapters = folder.root / "adapters" if again else folder.adapters
+    if again:
+        shutil.rmtree(adapters, ignore_errors=True)
+    return PackDevice(device=name, adapters=adapters, latents=folder.latents, n_threads=n_threads, n_slots=1, backbones=study.backbones)

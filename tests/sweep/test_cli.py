@@ -1,0 +1,141 @@
+"""The command line: exit codes, and one line for every error that a person can mend. Starts no Ray and loads no torch."""
+
+import json
+import os
+
+import pytest
+
+from sweep.cli import main, one_trial_study
+from sweep.driver import Trial, trial_row
+from sweep.folder import StudyFolder
+from sweep.records import Records
+from sweep.study import Study, load_study
+
+STUDY = """
+from ray import tune
+from sweep import Epochs, Study
+
+study = Study(
+    space={"rank": tune.choice([4, 8]), "guidance": tune.choice([2.0, 4.0])},
+    epochs=Epochs(max=4, rungs=(2,)),
+    baseline={"rank": 8, "guidance": 2.0},
+    samples=5,
+)
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(STUDY)
+    return path
+
+
+def error_of(capsys, *arguments) -> str:
+    """The one line that the command wrote to stderr, after checking that it was one and that the exit code was 2."""
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in captured.err
+    return lines[0]
+
+
+def test_plan_says_what_would_run_and_does_nothing(study_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", str(study_file)]) == 0
+    assert "5 trials" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ["mine.py"]
+
+
+@pytest.mark.parametrize(
+    "sets, names",
+    [
+        (["rnk=4"], ["rnk", "rank"]),
+        (["rank=0"], ["rank", "0"]),
+        (["alpha=-1"], ["alpha", "-1"]),
+        (["epochs=0"], ["epochs", "0"]),
+        (["rank"], ["KEY=VALUE"]),
+        (["train_model=/no/such/folder"], ["/no/such/folder"]),
+        (["subject=/no/such/subject"], ["/no/such/subject"]),
+        (["caption=v9"], ["v9", "v1"]),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_line_before_anything_is_written(study_file, tmp_path, capsys, sets, names):
+    options = [part for text in sets for part in ("--set", text)]
+    line = error_of(capsys, "launch", study_file, *options, "--storage", tmp_path / "sweeps")
+    assert all(name in line for name in names), line
+    assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    "source, says",
+    [("raise KeyError('x')", "KeyError"), ("answer = 42", "Study"), ("def broken(:", "line 1"), (None, "no")],
+)
+def test_a_study_file_that_gives_no_study_is_one_line(tmp_path, capsys, source, says):
+    path = tmp_path / "bad.py"
+    if source is not None:
+        path.write_text(source)
+    assert says in error_of(capsys, "launch", path)
+
+
+@pytest.mark.parametrize("arguments", [["launch"], ["launch", "x.py", "--nonsense"], ["nonsense"], ["launch", "x.py", "--samples", "many"]])
+def test_a_mistyped_command_is_one_line(capsys, arguments):
+    error_of(capsys, *arguments)
+
+
+def test_a_storage_that_cannot_be_written_is_one_line(study_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("a file, where a folder would have to be")
+    assert "--storage" in error_of(capsys, "launch", study_file, "--storage", tmp_path / "file")
+
+
+def test_a_study_may_not_take_the_place_of_the_adapters(study_file, tmp_path, capsys):
+    assert "adapters" in error_of(capsys, "launch", study_file, "--name", "adapters", "--storage", tmp_path)
+
+
+def test_a_name_whose_records_are_of_something_else_is_refused_with_the_field(study_file, tmp_path, capsys):
+    folder = StudyFolder(tmp_path, "mine")
+    folder.root.mkdir()
+    folder.description.write_text(json.dumps(load_study(study_file, {"subject": "another"}).describe()))
+    line = error_of(capsys, "launch", study_file, "--storage", tmp_path)
+    assert "`subject`" in line and "another" in line and "--name" in line
+
+
+def test_a_study_that_runs_already_is_refused(study_file, tmp_path, capsys):
+    with StudyFolder(tmp_path, "mine").held():
+        assert "in use" in error_of(capsys, "launch", study_file, "--storage", tmp_path)
+        assert StudyFolder(tmp_path, "mine").is_running
+    assert not StudyFolder(tmp_path, "mine").is_running
+
+
+def test_status_counts_the_trials_of_a_study_and_ranks_them(study_file, tmp_path, capsys):
+    folder = StudyFolder(tmp_path, "mine")
+    folder.root.mkdir()
+    folder.write_study(load_study(study_file, {}))
+    records = Records(folder.root)
+    for number, (state, value) in enumerate([("COMPLETE", 0.5), ("PRUNED", 0.25), ("RUNNING", 0.75)]):
+        trial = Trial(f"t{number:04d}", number, {"rank": 4}, state=state, rungs=[(2, value, "key")])
+        records.append_trial(trial_row(trial, "mine"))
+    assert main(["status", "mine", "--storage", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 not finished, 1 stopped early, 1 done of 5" in lines[0]
+    assert lines[1].split()[:2] == ["t0001", "0.2500"]
+    assert main(["status", str(folder.root)]) == 0
+
+
+def test_status_of_an_unknown_study_names_the_known_ones(study_file, tmp_path, capsys):
+    folder = StudyFolder(tmp_path, "mine")
+    folder.root.mkdir()
+    folder.write_study(load_study(study_file, {}))
+    assert "mine" in error_of(capsys, "status", "yours", "--storage", tmp_path)
+
+
+def test_one_trial_takes_from_the_baseline_what_set_leaves_open(study_file):
+    study = one_trial_study(load_study(study_file, {"rank": "4"}))
+    assert study.n_trials == 1 and study.name == "mine-trial"
+    train, rungs, evaluation = study.split(study.listed[0].configuration)
+    assert (train.rank, evaluation.guidance, rungs) == (4, 2.0, (2, 4))
+
+
+def test_one_trial_of_a_study_without_baseline_takes_defaults(tmp_path):
+    study = one_trial_study(Study(name="s", fixed={"rank": 2}))
+    assert study.split(study.listed[0].configuration)[0].rank == 2

@@ -1,0 +1,79 @@
+"""Studies through a real Ray and Ray Tune, with a device that only computes. Each of them starts Ray: half a minute."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
+from sweep.searcher import COMPLETE, PRUNED
+from sweep.study import Epochs, Study
+from tests.sweep.fakes import OBJECTIVE, SPACE, FakeContent, FakeDeviceMaker
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    # Ray writes a token there.
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def a_study(**changes) -> Study:
+    return Study(**{"name": "s", "space": SPACE, "samples": 10, "epochs": Epochs(max=6, rungs=(1, 3)), "objective": OBJECTIVE, **changes})
+
+
+def test_a_study_ends_with_every_trial_ended_and_survives_the_loss_of_its_worker(tmp_path):
+    from sweep.keys import Keys
+    from sweep.runner import Launch, launch
+
+    study = a_study()
+    make_device = FakeDeviceMaker(epoch_s=0.02, dies_at=tmp_path / "died")
+    driver, snapshot = launch(study, Launch(tmp_path, make_device=make_device, keys=Keys(study, FakeContent()), max_concurrent=3))
+    assert (tmp_path / "died").exists()
+    assert {trial.state for trial in driver.trials.values()} <= {COMPLETE, PRUNED} and len(driver.trials) == 10
+    rows = as_rows(Records(tmp_path / "s").latest_trials(), TRIALS)
+    assert {row["trial"]: row["objective"] for row in rows} == {trial.id: trial.objective for trial in driver.trials.values()}
+    keys = {row["evaluation_key"] for row in as_rows(Records(tmp_path / "s").evaluations(), EVALUATIONS)}
+    assert {rung[2] for trial in driver.trials.values() for rung in trial.rungs} <= keys
+    assert snapshot["requests_open"] == 0
+
+    again, _ = launch(a_study(samples=11), Launch(tmp_path, make_device=FakeDeviceMaker(), keys=Keys(study, FakeContent())))
+    assert again.started_now == {"t0010"} and len(again.trials) == 11
+
+
+def test_ctrl_c_ends_every_trial_says_so_and_a_relaunch_goes_on(tmp_path):
+    program = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from sweep.keys import Keys
+        from sweep.runner import Launch, launch
+        from tests.sweep.fakes import FakeContent, FakeDeviceMaker
+        from tests.sweep.test_runner import a_study
+
+        class View:
+            def phase(self, text): pass
+            def update(self, driver, snapshot):
+                if any(trial.rungs for trial in driver.trials.values()): print("scored", flush=True)
+
+        study = a_study(samples=12)
+        how = Launch(Path({str(tmp_path)!r}), make_device=FakeDeviceMaker(epoch_s=0.5), keys=Keys(study, FakeContent()), view=View(), max_concurrent=2)
+        driver, _ = launch(study, how)
+        print("stopping", driver.stopping, flush=True)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline().strip() == "scored"
+    sent_at = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    output, _ = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == "stopping interrupted" and time.monotonic() - sent_at < 40
+    rows = as_rows(Records(tmp_path / "s").latest_trials(), TRIALS)
+    assert rows and all(row["state"] != "RUNNING" for row in rows)
+    assert {row["reason"] for row in rows if row["state"] == "FAIL"} == {"interrupted"}

@@ -1,0 +1,212 @@
+"""The worker's loop over a device that only computes: what it does in which order, what it records, how it fails. No sleeping."""
+
+import pytest
+
+from sweep.pool import EvaluationOrder, Orders, Pool, Rung, Subscription, TrainingReport
+from sweep.worker import DECISION_WAIT_S, ImageSet, Worker
+from tests.sweep.fakes import FakeClock, FakeDevice, MemoryRecords
+from trainables.config import EvalConfig, TrainConfig
+from trainables.errors import EvaluationFailed
+
+
+class Setup:
+    def __init__(self, device: FakeDevice | None = None) -> None:
+        self.pool, self.device, self.records, self.clock = Pool(), device or FakeDevice(), MemoryRecords(), FakeClock()
+        self.worker = Worker("w", self.pool, self.device, self.records, clock=self.clock, sleep=self.clock.sleep)
+
+    def subscribe(self, trial: str, key: str, *epochs: int, **config) -> None:
+        rungs = tuple(Rung(epoch, f"{key}@{epoch}", EvalConfig()) for epoch in epochs)
+        self.pool.subscribe(Subscription(trial, key, TrainConfig(**config), rungs))
+
+    def turns(self, n: int) -> None:
+        for _ in range(n):
+            assert self.worker.turn()
+
+    def events(self, kind: str) -> list:
+        return [event[1:] for event in self.device.log if event[0] == kind]
+
+
+def test_a_training_is_stored_and_scored_at_its_rungs_and_nowhere_else():
+    setup = Setup()
+    setup.subscribe("t0", "A", 2, 4)
+    setup.turns(80)
+    assert setup.events("save") == [("A", 2), ("A", 4)]
+    assert setup.events("evaluate") == [(("A@2",),), (("A@4",),)]
+    assert setup.pool.next_rung("t0", 0).epoch == 2 and setup.pool.next_rung("t0", 2).epoch == 4
+
+
+def test_an_evaluation_is_on_disk_before_anybody_hears_of_it():
+    heard_before_recorded = []
+
+    class Watching(MemoryRecords):
+        def append_evaluation(self, row, image_rows, pictures) -> None:
+            heard_before_recorded.append(setup.pool.next_rung("t0", 0).kind == "rung")
+            super().append_evaluation(row, image_rows, pictures)
+
+    setup = Setup()
+    setup.worker.records = Watching()
+    setup.subscribe("t0", "A", 1)
+    setup.turns(10)
+    assert heard_before_recorded == [False] and setup.pool.next_rung("t0", 0).kind == "rung"
+
+
+def test_the_record_says_what_was_evaluated_and_what_came_out():
+    setup = Setup()
+    setup.subscribe("t0", "A", 1, rank=8)
+    setup.turns(10)
+    (row,) = setup.records.rows
+    assert (row["evaluation_key"], row["training_key"], row["epoch"], row["device"]) == ("A@1", "A", 1, "fake")
+    assert row["configuration"]["guidance"] == EvalConfig().guidance and row["lpips"] > 0
+    assert row["perceptual_backbone"] == "embedded:perceptual" and row["n_images"] == 20
+
+
+def test_the_control_is_recorded_as_no_training():
+    setup = Setup()
+    setup.pool.request([EvaluationOrder("control", None, 0, EvalConfig(), "embedded:subject")])
+    setup.turns(3)
+    assert setup.records.rows[0]["training_key"] == "none"
+
+
+def test_trainings_that_reach_a_rung_together_are_scored_in_one_batch():
+    setup = Setup()
+    for i in range(4):
+        setup.subscribe(f"t{i}", f"K{i}", 3)
+    setup.turns(20)
+    assert setup.events("evaluate") == [(("K0@3", "K1@3", "K2@3", "K3@3"),)]
+
+
+def test_a_rung_waits_for_the_trials_decisions_so_that_a_stopped_training_trains_no_further():
+    setup = Setup()
+    setup.subscribe("t0", "A", 1, 9)
+    while not setup.records.rows:
+        setup.turns(1)
+    setup.turns(3)  # nobody has decided yet
+    assert len(setup.events("advance")) == 1
+    setup.pool.release("t0")
+    setup.turns(3)
+    assert len(setup.events("advance")) == 1 and setup.events("stop") == [("A",)]
+
+
+def test_it_does_not_wait_for_ever_for_a_decision():
+    setup = Setup()
+    setup.subscribe("t0", "A", 1, 9)
+    while not setup.records.rows:
+        setup.turns(1)
+    scored_at = setup.clock.now
+    while len(setup.events("advance")) < 2:
+        setup.turns(1)
+    assert DECISION_WAIT_S <= setup.clock.now - scored_at < 2 * DECISION_WAIT_S
+
+
+def test_what_the_store_holds_is_scored_without_training():
+    setup = Setup()
+    setup.subscribe("t0", "A", 2)
+    setup.device.stored["A", 2] = TrainConfig()
+    setup.turns(5)
+    assert setup.events("advance") == [] and setup.pool.next_rung("t0", 0).kind == "rung"
+    assert setup.pool.next_rung("t0", 0).shared_epochs == 2
+
+
+def test_a_longer_training_goes_on_from_the_longest_stored_epoch():
+    setup = Setup()
+    setup.device.stored["A", 2] = TrainConfig()
+    setup.subscribe("t0", "A", 5)
+    setup.turns(12)
+    assert setup.events("start") == [("A", 2)] and len(setup.events("advance")) == 3
+
+
+def test_a_diverged_training_is_reported_and_the_others_go_on():
+    setup = Setup(FakeDevice(diverges=lambda config: config.rank == 8))
+    setup.subscribe("t0", "A", 2, rank=8)
+    setup.subscribe("t1", "B", 2, rank=4)
+    setup.turns(10)
+    assert "diverged" in setup.pool.next_rung("t0", 0).reason
+    assert setup.pool.next_rung("t1", 0).kind == "rung"
+
+
+def test_a_training_that_cannot_start_fails_alone_with_the_reason_that_was_given():
+    setup = Setup()
+    setup.subscribe("t0", "A", 2, rank=1000)
+    setup.subscribe("t1", "B", 2)
+    setup.turns(10)
+    assert setup.pool.next_rung("t0", 0).reason == "`rank` must fit the model, but it is 1000. Use e.g. 16."
+    assert setup.pool.next_rung("t1", 0).kind == "rung"
+
+
+def test_an_unexpected_error_in_a_pack_fails_its_trainings_and_the_worker_goes_on():
+    class Breaking(FakeDevice):
+        def advance(self) -> list[TrainingReport]:
+            if any(self._slots[key][0].config.rank == 8 for key in self.held):
+                raise RuntimeError("shapes do not fit\nsecond line")
+            return super().advance()
+
+    setup = Setup(Breaking())
+    setup.subscribe("t0", "A", 2, rank=8)
+    setup.turns(4)
+    reason = setup.pool.next_rung("t0", 0).reason
+    assert "RuntimeError: shapes do not fit" in reason and "second line" not in reason
+    setup.subscribe("t1", "B", 2)
+    setup.turns(10)
+    assert setup.pool.next_rung("t1", 0).kind == "rung"
+
+
+@pytest.mark.parametrize("error", [EvaluationFailed("every picture is black"), ValueError("no such layer")])
+def test_an_error_in_an_evaluation_fails_the_trials_that_wait_for_it(error):
+    class Breaking(FakeDevice):
+        def evaluate(self, orders) -> list[ImageSet]:
+            raise error
+
+    setup = Setup(Breaking())
+    setup.subscribe("t0", "A", 1)
+    setup.turns(6)
+    answer = setup.pool.next_rung("t0", 0)
+    assert answer.kind == "failed" and str(error) in answer.reason and setup.records.rows == []
+
+
+def test_an_evaluation_without_values_is_not_recorded_and_fails_its_trial():
+    class Black(FakeDevice):
+        def evaluate(self, orders) -> list[ImageSet]:
+            return [ImageSet(order.key, error="3 of 20 pictures are black") for order in orders]
+
+    setup = Setup(Black())
+    setup.subscribe("t0", "A", 1)
+    setup.turns(6)
+    assert setup.pool.next_rung("t0", 0).reason == "3 of 20 pictures are black" and setup.records.rows == []
+
+
+def test_records_that_cannot_be_written_fail_the_trial_with_the_reason():
+    class Full(MemoryRecords):
+        def append_evaluation(self, row, image_rows, pictures) -> None:
+            raise OSError(28, "No space left on device")
+
+    setup = Setup()
+    setup.worker.records = Full()
+    setup.subscribe("t0", "A", 1)
+    setup.turns(6)
+    assert "No space left" in setup.pool.next_rung("t0", 0).reason
+
+
+def test_an_adapter_that_cannot_be_stored_fails_its_training():
+    class Full(FakeDevice):
+        def save(self, key: str) -> None:
+            raise OSError(28, "No space left on device")
+
+    setup = Setup(Full())
+    setup.subscribe("t0", "A", 1)
+    setup.turns(6)
+    assert "No space left" in setup.pool.next_rung("t0", 0).reason and setup.device.held == ()
+
+
+def test_run_announces_itself_before_it_loads_and_ends_when_the_pool_is_closed():
+    told = []
+
+    class Listening(Pool):
+        def sync(self, worker, sync) -> Orders:
+            told.append((sync.doing, sync.ready))
+            return super().sync(worker, sync)
+
+    setup = Setup()
+    setup.worker.pool = pool = Listening()
+    setup.device.open = lambda: pool.close("over")
+    setup.worker.run()
+    assert told[0] == ("loading libraries", False) and len(told) == 2
