@@ -175,12 +175,13 @@ class Driver:
 
     def stop(self, reason: str = INTERRUPTED) -> None:
         """End the study early: live trials hear of it from the pool, no new one starts."""
-        self.stopping = self.stopping or reason
+        self.stopping = reason
         self._pool.close(reason)
 
     def end_all(self, reason: str = INTERRUPTED) -> None:
         """End what is still live, without waiting for anybody: nothing stays RUNNING."""
-        self.stopping = self.stopping or reason
+        if self._live:
+            self.stopping = self.stopping or reason  # before the first one ends, which would start another
         for name in list(self._live):
             self._end(name, FAIL, reason=reason)
 

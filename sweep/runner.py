@@ -114,10 +114,9 @@ def _run(study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str
         driver.fill()
         if not driver.finished:
             run_trials(driver, pool_name=POOL, namespace=NAMESPACE, on_step=watch)
-        while watch.snapshot().get("requests_open") and driver.stopping is None:
+        while watch.snapshot()["requests_open"] and driver.stopping is None:
             time.sleep(0.1)
             watch()
-        watch.snapshot()
     finally:
         driver.end_all()
         pool.close("the study has ended")
@@ -237,6 +236,8 @@ class WorkerActor:
 
     def run(self, worker_id: str, pool: Any, make_device: Callable[[DeviceSpec], Device], spec: DeviceSpec, study_dir: Path) -> None:
         _log_to(study_dir / f"{worker_id}.log")
+        # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
+        os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
         Worker(worker_id, _RemotePool(pool), make_device(spec), Records(study_dir)).run()
 
 
@@ -287,9 +288,7 @@ class _Fleet:
             slots_file=self._folder.pack_size,
         )
         resources = {"num_gpus": 1, "num_cpus": 0} if self._device == "cuda" else {"num_cpus": 0}
-        # Ray sets OMP_NUM_THREADS to an actor's CPUs, and these are none: it would train on one thread.
-        environment = {"env_vars": {"OMP_NUM_THREADS": str(n_threads)}}
-        actor = ray.remote(**resources)(WorkerActor).options(runtime_env=environment).remote()
+        actor = ray.remote(**resources)(WorkerActor).remote()
         ref = actor.run.remote(worker_id, self._pool.actor, self._make_device, spec, self._folder.root)
         self._running[ref] = (worker_id, actor)
 
@@ -354,16 +353,15 @@ class _Watch:
         self._driver, self._pool, self._fleet, self._interrupted, self._view = driver, pool, fleet, interrupted, view
         self._asked: Any = None
         self._asked_at = -SNAPSHOT_EVERY_S
+        self._stopped = False
         self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
-        if self._interrupted.is_set() and self._driver.stopping != INTERRUPTED:
+        self._driver.fatal = self._driver.fatal or self._fleet.check()
+        if not self._stopped and self._interrupted.is_set():
             self._stop(INTERRUPTED)
-        elif self._driver.fatal is not None and self._driver.live:
+        elif not self._stopped and self._driver.fatal is not None:
             self._stop(str(self._driver.fatal))
-        problem = self._fleet.check() if self._driver.stopping is None or self._driver.live else None
-        if problem is not None and self._driver.fatal is None:
-            self._driver.fatal = problem
         self._refresh()
 
     def snapshot(self) -> dict[str, Any]:
@@ -376,6 +374,7 @@ class _Watch:
             self._view.update(self._driver, self.latest)
 
     def _stop(self, reason: str) -> None:
+        self._stopped = True
         self._driver.stop(reason)
         self._driver.end_all(reason)
 
@@ -420,8 +419,20 @@ def _ray(how: Launch) -> Iterator[str]:
     Raises:
         DeviceError: the wanted device is not there."""
     os.environ.update(RAY_SETTINGS)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters of it we say ourselves
     # Sockets lie in there, whose paths may have 107 characters.
     session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+    try:
+        _start_ray(session)
+        yield _device_kind(how.device)
+    except ray.exceptions.RayError as error:
+        raise WorkerError(f"A study needs its Ray until it has ended, but lost it ({_last_line(error)}). Launch it again: it goes on.") from error
+    finally:
+        ray.shutdown()
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def _start_ray(session: str) -> None:
     try:
         ray.init(
             address="local",
@@ -432,10 +443,8 @@ def _ray(how: Launch) -> Iterator[str]:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=session,
         )
-        yield _device_kind(how.device)
-    finally:
-        ray.shutdown()
-        shutil.rmtree(session, ignore_errors=True)
+    except Exception as error:  # Ray raises bare ones, e.g. when a machine is too busy to start it within 30 s
+        raise DeviceError(f"Ray must be able to start on this machine, but it could not ({_last_line(error)}). Launch the study again.") from error
 
 
 def _device_kind(wanted: str) -> str:

@@ -90,7 +90,8 @@ def initial_noise(parts: ModelParts, seeds: list[int]) -> Tensor:
 
 def make_scheduler(parts: ModelParts, denoiser: str):
     """A fresh diffusers scheduler for this denoiser, configured from the model's own."""
-    return SCHEDULERS[denoiser].from_config(parts.scheduler_config)
+    # Latents are not confined to [-1, 1]. SD1.5's config says so; where a config is silent, DDIM would clip and wash pictures out.
+    return SCHEDULERS[denoiser].from_config({"clip_sample": False, **parts.scheduler_config})
 
 
 def _batches(image_sets: list[ImageSet], limit: int) -> Iterator[list[int]]:

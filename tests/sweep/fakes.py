@@ -5,11 +5,12 @@ scheduler in milliseconds."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,6 @@ class FakeDevice:
         if order.config.rank > 512:
             raise TrainingFailed(f"`rank` must fit the model, but it is {order.config.rank}. Use e.g. 16.")
         stored = tuple(e for e in range(1, 400) if self._is_stored(order.key, e))
-        self._configs(order)
         missing = [e for e in order.epochs if e not in stored]
         first = max((e for e in stored if missing and e < missing[0]), default=0)
         self.log.append(("start", order.key, first))
@@ -105,15 +105,17 @@ class FakeDevice:
         order, epoch = self._slots[key]
         self.stored[key, epoch] = order.config
         if self.folder is not None:
-            (self.folder / f"{key}@{epoch}").touch()
+            _write_whole(self.folder / f"{key}@{epoch}", json.dumps(asdict(order.config)))
         self.log.append(("save", key, epoch))
 
     def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ImageSet]:
         self.log.append(("evaluate", tuple(order.key for order in orders)))
         return [self._image_set(order) for order in orders]
 
-    def _configs(self, order: TrainingOrder) -> None:
-        self._known = {**getattr(self, "_known", {}), order.key: order.config}
+    def _stored_config(self, key: str, epoch: int) -> TrainConfig:
+        if self.folder is None:
+            return self.stored[key, epoch]
+        return TrainConfig(**json.loads((self.folder / f"{key}@{epoch}").read_text()))
 
     def _is_stored(self, key: str, epoch: int) -> bool:
         return (key, epoch) in self.stored or (self.folder is not None and (self.folder / f"{key}@{epoch}").exists())
@@ -128,7 +130,7 @@ class FakeDevice:
 
     def _image_set(self, order: EvaluationOrder) -> ImageSet:
         assert order.training_key is None or self._is_stored(order.training_key, order.epoch), order
-        config = self._known[order.training_key] if order.training_key else None
+        config = self._stored_config(order.training_key, order.epoch) if order.training_key else None
         n = order.config.n_images
         return ImageSet(
             key=order.key,
@@ -193,6 +195,11 @@ class DyingDevice(FakeDevice):
             self.mark.touch()
             os._exit(1)
         return super().advance()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.with_suffix(".part").write_text(text)
+    path.with_suffix(".part").rename(path)
 
 
 def vars_of(device: FakeDevice) -> dict[str, Any]:

@@ -119,3 +119,8 @@ def test_an_adapter_of_another_model_is_refused(frozen, parts):
 def test_noise_is_standard_normal_and_its_own_for_every_seed(parts):
     noise = initial_noise(parts, [1, 2])
     assert torch.equal(noise[0], initial_noise(parts, [1])[0]) and not torch.equal(noise[0], noise[1])
+
+
+def test_a_config_that_is_silent_about_clipping_does_not_clip_latents(parts):
+    assert "clip_sample" not in parts.scheduler_config  # as PNDM writes it
+    assert make_scheduler(parts, "ddim").config.clip_sample is False

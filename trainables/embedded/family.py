@@ -29,6 +29,7 @@ def write_family(
             copy.deepcopy(part).half().save_pretrained(fresh / name)
     shutil.copytree(tokenizer, fresh / "tokenizer")
     PNDMScheduler(**BETAS, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1).save_pretrained(fresh / "scheduler")
+    _say_latents_are_not_clipped(fresh / "scheduler" / "scheduler_config.json")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
@@ -51,6 +52,12 @@ def write_family(
 def size_mb(folder: Path = FOLDER) -> float:
     """Megabytes of all stored weights and pictures below a folder."""
     return sum(f.stat().st_size for f in folder.rglob("*") if f.suffix in (".safetensors", ".png", ".json", ".jsonl", ".txt")) / 1e6
+
+
+def _say_latents_are_not_clipped(config: Path) -> None:
+    # PNDM has no such option, so its config is silent; a DDIM made from it would clip. SD1.5's file says it as well.
+    values = {**json.loads(config.read_text(encoding="utf-8")), "clip_sample": False}
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _without_names(folder: Path) -> None:
