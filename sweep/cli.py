@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,22 +20,26 @@ if TYPE_CHECKING:
     from sweep.study import Study
 
 DEFAULT_STORAGE = Path("sweeps")
+WIDTH_OF_A_FILE = 140
 FAILED, MENDABLE, INTERRUPTED_CODE = 1, 2, 130
 
 _UsageError = typer.BadParameter.__bases__[0]  # typer has brought its own copy of click since 0.20-odd: no import fits all
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LoRA hyperparameter sweeps for Stable Diffusion.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LoRA hyperparameter sweeps for Stable Diffusion."
+)
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.py", help="The study file, e.g. search_spaces/captions.py.", show_default=False)]
 Storage = Annotated[Path, typer.Option("--storage", metavar="DIR", help="Where studies are kept.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter or a field of the study. Repeatable.")]
+Samples = Annotated[int | None, typer.Option(help="How many trials in all.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
 
 @app.command()
 def launch(
     study_file: StudyFile,
-    samples: Annotated[int | None, typer.Option(help="How many trials in all.")] = None,
+    samples: Samples = None,
     name: Annotated[str | None, typer.Option(help="Name of the study; its file's otherwise.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     sets: Sets = None,
@@ -46,11 +51,9 @@ def launch(
     started_at = time.monotonic()
     shorthands = {"samples": samples, "name": name, "max_concurrent": max_concurrent}
     study = _load(study_file, sets, shorthands)
-    from rich.console import Console
-
     from sweep.progress import Progress
 
-    console = Console()
+    console = _console()
     with Progress(console, started_at=started_at) as view:
         view.phase("importing Ray")
         from sweep.runner import Launch
@@ -62,7 +65,7 @@ def launch(
 
 
 @app.command()
-def plan(study_file: StudyFile, sets: Sets = None, samples: Annotated[int | None, typer.Option(help="How many trials in all.")] = None) -> None:
+def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None) -> None:
     """Say what a study will cost: trials, distinct trainings, epochs, evaluations. Does no work."""
     from sweep.plan import make_plan, render_plan
 
@@ -79,12 +82,10 @@ def trial(
 ) -> None:
     """Run one configuration in this process, without Ray; breakpoints work. What --set leaves open is the baseline's."""
     study = one_trial_study(_load(study_file, sets, {}))
-    from rich.console import Console
-
     from sweep.progress import Progress
     from sweep.runner_here import run_trial_here
 
-    console = Console()
+    console = _console()
     with Progress(console) as view:
         driver, snapshot = run_trial_here(study, storage, device=device, again=again, view=view)
     _print_end(console, driver, snapshot, storage, first_scored_s=view.first_scored_s)
@@ -97,12 +98,10 @@ def status(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Say how a study stands, from its records."""
-    from rich.console import Console
-
     from sweep.folder import find_study_folder
     from sweep.progress import print_status
 
-    print_status(Console(), find_study_folder(name, storage))
+    print_status(_console(), find_study_folder(name, storage))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _say_error("interrupted", INTERRUPTED_CODE)
     except _UsageError as error:
         said = error.format_message().rstrip(".")
-        return _say_error(f"{said}. Use --help to see what there is." if said else "A command is missing. Use e.g. launch STUDY.py.", MENDABLE)
+        way_out = f"{said}. Use --help to see what there is." if said else "A command is missing. Use e.g. launch STUDY.py."
+        return _say_error(way_out, MENDABLE)
 
 
 def one_trial_study(study: Study) -> Study:
@@ -158,7 +158,7 @@ def _key_and_value(text: str) -> tuple[str, str]:
 
 
 def _exit_code(driver: Driver) -> int:
-    from sweep.driver import INTERRUPTED
+    from sweep.trial_rows import INTERRUPTED
 
     if driver.stopping == INTERRUPTED:
         return INTERRUPTED_CODE
@@ -170,6 +170,13 @@ def _print_end(console: Any, driver: Driver, snapshot: Any, storage: Path, *, fi
     from sweep.progress import print_summary
 
     print_summary(console, driver, snapshot, StudyFolder(storage, driver.study.name), first_scored_s=first_scored_s)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # Into a file or a pipe rich would write 80 columns, too few for a table of configurations.
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH_OF_A_FILE)
 
 
 def _say_error(text: str, code: int) -> int:

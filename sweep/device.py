@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sweep.pool import EvaluationOrder, TrainingOrder, TrainingReport
+from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.record_files import write_atomically
 from sweep.worker import ImageSet
 from trainables.adapters import AdapterStore

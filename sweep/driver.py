@@ -5,25 +5,18 @@ trials that it starts, `run_here` runs them in this process."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sweep.errors import ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
-from sweep.pool import Answer, EvaluationOrder, Subscription
-from sweep.record_schema import TRIALS
+from sweep.messages import Answer, EvaluationOrder, Subscription
 from sweep.scheduler import Asha
-from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, PastTrial, Searcher, Suggestion, trial_id
+from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher, Suggestion
 from sweep.study import Study
-
-INTERRUPTED = "interrupted"
-LOST = "lost"
-TRIED_AGAIN = (INTERRUPTED, LOST)
-"""Failures whose reason begins so are nobody's configuration: a relaunch tries them again."""
+from sweep.trial_rows import INTERRUPTED, LOST, Trial, trial_row
 
 
 class PoolClient(Protocol):
@@ -40,40 +33,6 @@ class PoolClient(Protocol):
 
 class TrialRecords(Protocol):
     def append_trial(self, row: Mapping[str, Any]) -> None: ...
-
-
-@dataclass
-class Trial:
-    """A trial as the driver knows it. `rungs` are (epoch, objective, evaluation key)."""
-
-    id: str
-    number: int
-    configuration: dict[str, Any]
-    labels: dict[str, Any] = field(default_factory=dict)
-    sampled: dict[str, Any] = field(default_factory=dict)
-    state: str = RUNNING
-    rungs: list[tuple[int, float, str]] = field(default_factory=list)
-    training_key: str = ""
-    max_epochs: int = 0
-    formula: str = ""
-    shared_epochs: int = 0
-    reason: str = ""
-    started_at: float = 0.0
-    seconds: float = 0.0
-    n_rows: int = 0  # rows written of it, in this launch and before
-
-    @property
-    def epochs(self) -> int:
-        return self.rungs[-1][0] if self.rungs else 0
-
-    @property
-    def best(self) -> tuple[int, float, str] | None:
-        """Its best rung: a trial's value is that of the epoch at which it was best."""
-        return min(self.rungs, key=lambda rung: rung[1], default=None)
-
-    @property
-    def objective(self) -> float:
-        return self.best[1] if self.best else math.nan
 
 
 class Driver:
@@ -248,7 +207,8 @@ class Driver:
         if answer.is_last:
             self._end(trial.id, COMPLETE)
         elif not kept and not trial.labels.get("baseline"):  # the others are paired with the baseline, rung by rung
-            self._end(trial.id, PRUNED, reason=f"stopped early: not among the best 1/{self._asha.reduction_factor:g} at epoch {answer.epoch}")
+            best = f"the best 1/{self._asha.reduction_factor:g}"
+            self._end(trial.id, PRUNED, reason=f"stopped early: not among {best} at epoch {answer.epoch}")
         else:
             self._write(trial)
 
@@ -284,60 +244,6 @@ class Driver:
             self.stopping = f"the budget of {hours:g} hours is used up"
 
 
-def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
-    """The trial's row in the records, as it stands."""
-    best = trial.best
-    row = {
-        "study": study_name,
-        "trial": trial.id,
-        "number": trial.number,
-        "state": trial.state,
-        "configuration": trial.configuration,
-        "sampled": trial.sampled,
-        "labels": trial.labels,
-        "training_key": trial.training_key or None,
-        "epochs": trial.epochs,
-        "best_epoch": best[0] if best else None,
-        "objective": best[1] if best else None,
-        "objective_formula": trial.formula or None,
-        "rung_values": [list(rung) for rung in trial.rungs],
-        "reason": trial.reason or None,
-        "seconds": trial.seconds,
-        "shared_epochs": trial.shared_epochs,
-        "started_at": trial.started_at,
-        "sequence": trial.n_rows,
-    }
-    return {name: value for name, value in row.items() if name in TRIALS.columns}
-
-
-def trial_of_row(row: Mapping[str, Any]) -> Trial:
-    """A trial from its latest row, decoded. One that did not finish, or failed through no fault of its own, is RUNNING: it runs again."""
-    trial = Trial(
-        id=row["trial"],
-        number=int(row["number"]),
-        configuration=row["configuration"] or {},
-        labels=row["labels"] or {},
-        sampled=row.get("sampled") or {},
-        state=row["state"],
-        rungs=[(int(epoch), float(value), key) for epoch, value, key in row["rung_values"] or []],
-        training_key=row["training_key"] or "",
-        shared_epochs=int(row["shared_epochs"] or 0),
-        reason=row["reason"] or "",
-        started_at=row["started_at"],
-        seconds=row["seconds"],
-        n_rows=int(row["sequence"]) + 1,
-    )
-    if trial.state == FAIL and trial.reason.startswith(TRIED_AGAIN):
-        trial.state = RUNNING
-    return trial
-
-
-def past_of(trial: Trial) -> PastTrial:
-    """What the searcher has to know of it."""
-    rungs = tuple((epoch, value) for epoch, value, _ in trial.rungs)
-    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs)
-
-
 def run_here(driver: Driver, pool: Any, turn: Callable[[], bool], *, on_change: Callable[[], None] = lambda: None) -> None:
     """Run the study in this process: trials are asked for in turn, `turn` is the worker's. For `sweep trial`, and for tests."""
     driver.fill()
@@ -350,5 +256,3 @@ def run_here(driver: Driver, pool: Any, turn: Callable[[], bool], *, on_change: 
     while pool.snapshot()["requests_open"] and driver.stopping is None:
         turn()
 
-
-__all__ = ["Driver", "Trial", "past_of", "run_here", "trial_id", "trial_of_row", "trial_row"]

@@ -69,7 +69,9 @@ class StudyFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise StudyError(f"A study runs once at a time, but {self.root} is in use by another launch. Wait for it, or use --name.") from error
+                raise StudyError(
+                    f"A study runs once at a time, but {self.root} is in use by another launch. Wait for it, or use --name."
+                ) from error
             yield
 
     def require_comparable(self, study: Study) -> list[Verdict]:

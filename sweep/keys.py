@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Protocol
 
-from sweep.pool import EvaluationOrder, Rung, Subscription
+from sweep.messages import EvaluationOrder, Rung, Subscription
 from sweep.study import Study
 from trainables.config import EvalConfig, evaluation_key, training_key
 from trainables.model_sources import model_digest, resolve_model

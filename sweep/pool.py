@@ -8,116 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from trainables.config import EvalConfig, TrainConfig
+from sweep.messages import (
+    Answer,
+    EvaluationOrder,
+    EvaluationReport,
+    Orders,
+    Outcome,
+    Rung,
+    Subscription,
+    Sync,
+    TrainingOrder,
+    TrainingReport,
+)
+from trainables.config import TrainConfig
 
 MAX_LOSSES = 3
 """How often the worker of a training or evaluation may be lost before it counts as failed."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """An epoch at which a trial is evaluated, and the evaluation that does it."""
-
-    epoch: int
-    evaluation_key: str
-    config: EvalConfig
-
-
-@dataclass(frozen=True)
-class Subscription:
-    """What a trial asks of the pool: one training, and evaluations of its adapters at some epochs, ascending."""
-
-    trial: str
-    training_key: str
-    config: TrainConfig
-    rungs: tuple[Rung, ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an evaluation gave. `error` is None, or the reason why it cannot be scored."""
-
-    values: Mapping[str, float] = field(default_factory=dict)
-    backbones: Mapping[str, str] = field(default_factory=dict)
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a trial hears when it asks for its next rung."""
-
-    kind: Literal["wait", "rung", "failed", "closed"]
-    epoch: int = 0
-    evaluation_key: str = ""
-    outcome: Outcome = Outcome()
-    is_last: bool = False
-    shared_epochs: int = 0  # of `epoch` epochs, those that this trial did not cause to be trained
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class TrainingOrder:
-    """A training for a worker: store adapters at `epochs`. What is stored already need not be trained again."""
-
-    key: str
-    config: TrainConfig
-    epochs: tuple[int, ...]
-    total_epochs: int | None  # only where the learning rate depends on the length
-
-
-@dataclass(frozen=True)
-class EvaluationOrder:
-    """An image set for a worker. `training_key` None is the control: no adapter."""
-
-    key: str
-    training_key: str | None
-    epoch: int
-    config: EvalConfig
-    subject: str
-
-
-@dataclass(frozen=True)
-class TrainingReport:
-    """How far a training is on its worker. `stored` are the epochs whose adapters lie in the store."""
-
-    key: str
-    epoch: float
-    stored: tuple[int, ...] = ()
-    mean_loss: float = math.nan
-    seconds_per_epoch: float = math.nan
-    failed: str | None = None
-
-
-@dataclass(frozen=True)
-class EvaluationReport:
-    key: str
-    outcome: Outcome
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sync:
-    """A worker's side of one exchange: what it holds, what has happened since the last one."""
-
-    held: tuple[str, ...] = ()
-    n_slots: int = 0  # trainings that it can hold at a time
-    doing: str = ""
-    ready: bool = True  # False: it only says that it exists
-    trainings: tuple[TrainingReport, ...] = ()
-    evaluations: tuple[EvaluationReport, ...] = ()
-
-
-@dataclass(frozen=True)
-class Orders:
-    """The pool's side. `keep` maps each held training to the epochs that are still wanted of it; a held one that is not there ends."""
-
-    start: tuple[TrainingOrder, ...] = ()
-    keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    evaluate: tuple[EvaluationOrder, ...] = ()
-    undecided: bool = False  # a trial of a held training has a rung to decide about
-    closed: bool = False
 
 
 class Pool:

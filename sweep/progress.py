@@ -16,13 +16,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.driver import INTERRUPTED
 from sweep.folder import DEFAULT_STORAGE
 from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
+from sweep.trial_rows import INTERRUPTED
 
 if TYPE_CHECKING:
-    from sweep.driver import Driver, Trial
+    from sweep.driver import Driver
+    from sweep.trial_rows import Trial
     from sweep.folder import StudyFolder
 
 HEARTBEAT_EVERY_S = 10.0
@@ -63,7 +64,8 @@ class Progress:
         """Called a few times a second."""
         self._say_events(driver)
         if self._live:
-            self._live.update(Group(Text(headline(driver, snapshot, self._elapsed)), *_worker_lines(snapshot), _live_table(driver, snapshot)))
+            head = Text(headline(driver, snapshot, self._elapsed))
+            self._live.update(Group(head, *_worker_lines(snapshot), _live_table(driver, snapshot)))
         elif self._clock() - self._spoke_at >= HEARTBEAT_EVERY_S:
             self._print(headline(driver, snapshot, self._elapsed, with_clock=False), *_worker_lines(snapshot))
 
@@ -148,8 +150,8 @@ def left_text(seconds: float | None) -> str:
 def ranked_table(rows: list[dict[str, Any]], *, n_rows: int = MOST_ROWS) -> Table:
     """The end's table. rows: what `ranking` gives, best first."""
     table = Table(title=None, header_style="bold", row_styles=["", "dim"])
-    for name, justify in (("", "right"), ("trial", "left"), ("objective", "right"), ("epoch", "right"), ("lpips", "right"), ("fid", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)
+    for name in ("", "trial", "objective", "epoch", "lpips", "fid"):
+        table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("configuration", overflow="fold")
     shown = [row for i, row in enumerate(rows) if i < n_rows or row["trial"] == "no adapter"]
@@ -211,7 +213,8 @@ def print_status(console: Console, folder: StudyFolder) -> None:
     scored = sorted((row for row in rows if row["objective"] is not None and row["state"] != FAIL), key=lambda row: row["objective"])
     for row in scored[:MOST_ROWS]:
         configuration = configuration_text(row["configuration"] or {})
-        console.print(f"  {row['trial']}  {row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}  {configuration}", highlight=False)
+        scored_as = f"{row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}"
+        console.print(f"  {row['trial']}  {scored_as}  {configuration}", highlight=False, soft_wrap=True)
     console.print(f"records: {folder.root}", highlight=False, soft_wrap=True)
 
 

@@ -1,19 +1,17 @@
 """The runner: a study onto Ray. Starts Ray, the pool and one worker per device, lets Ray Tune run the trials, and cleans up.
 
-What is decided in a study is the driver's; what is done on a device the worker's. This is the only file that starts processes."""
+What is decided in a study is the driver's; what is done on a device the worker's."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
 import os
 import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,25 +19,23 @@ from typing import Any, Protocol
 
 import ray
 
-from sweep.driver import INTERRUPTED, Driver, past_of, trial_of_row
-from sweep.errors import DeviceError, SweepError, WorkerError
+from sweep.driver import Driver
+from sweep.errors import DeviceError, WorkerError
+from sweep.fleet import NAMESPACE, POOL, DeviceSpec, Fleet, RemotePool, last_line, start_pool
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.pool import Answer, EvaluationOrder, Orders, Outcome, Pool, Subscription, Sync
+from sweep.messages import Outcome
 from sweep.record_schema import METRIC_COLUMNS
 from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import Searcher
 from sweep.study import Study
+from sweep.trial_rows import INTERRUPTED, past_of, trial_of_row
 from sweep.tuning import run_trials
-from sweep.worker import Device, Worker
-from trainables.config import TrainConfig
+from sweep.worker import Device
 
-NAMESPACE = "sweep"
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
-MAX_WORKER_LOSSES = 3
 SNAPSHOT_EVERY_S = 0.5
-DEFAULT_CONCURRENT = 8
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -55,21 +51,6 @@ class View(Protocol):
     def phase(self, text: str) -> None: ...
 
     def update(self, driver: Driver, snapshot: Mapping[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class DeviceSpec:
-    """What a worker needs to make its device."""
-
-    name: str  # "cpu" or "cuda"
-    n_threads: int
-    adapters: Path
-    latents: Path
-    backbones: Mapping[str, str]  # as Study.backbones
-    probe_with: TrainConfig  # a training like the study's, to measure with
-    n_slots: int | None  # trainings that it advances together; None: it finds out what is best, up to `most_slots`
-    most_slots: int
-    slots_file: Path  # where it keeps what it found
 
 
 @dataclass
@@ -103,10 +84,13 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
             return _run(study, folder, keys, how, device, interrupted)
 
 
-def _run(study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event) -> tuple[Driver, Mapping[str, Any]]:
+def _run(
+    study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event
+) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
-    pool = _RemotePool(_start_pool(_known_outcomes(records)))
-    fleet = _Fleet(pool, folder, study, how, device)
+    pool = RemotePool(start_pool(_known_outcomes(records)))
+    options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "make_device": how.make_device}
+    fleet = Fleet(pool, folder, study, device=device, **options)
     _say(how, "loading torch and diffusers on the worker")
     driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)
     watch = _Watch(driver, pool, fleet, interrupted, how.view)
@@ -133,7 +117,7 @@ def _say(how: Launch, text: str) -> None:
 
 
 def _new_driver(
-    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: _RemotePool, *, max_concurrent: int
+    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: RemotePool, *, max_concurrent: int
 ) -> Driver:
     past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
     searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
@@ -151,205 +135,13 @@ def _outcome_of_row(row: Mapping[str, Any]) -> Outcome:
     return Outcome(values, {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"]})
 
 
-# ---- the pool
-
-
-POOL = "pool"
-
-
-class PoolActor:
-    """The pool as a process: questions may wait for their answer without keeping others from asking."""
-
-    def __init__(self, known: Mapping[str, Outcome]) -> None:
-        self._pool = Pool(known)
-        self._changed = asyncio.Event()
-
-    async def next_rung(self, trial: str, after_epoch: int, wait_s: float) -> Answer:
-        deadline = time.monotonic() + wait_s
-        answer = self._pool.next_rung(trial, after_epoch)
-        while answer.kind == "wait" and (left := deadline - time.monotonic()) > 0:
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except TimeoutError:
-                break
-            answer = self._pool.next_rung(trial, after_epoch)
-        return answer
-
-    async def sync(self, worker: str, sync: Sync) -> Orders:
-        orders = self._pool.sync(worker, sync)
-        if sync.trainings or sync.evaluations:
-            self._wake()
-        return orders
-
-    async def tell(self, method: str, *arguments: Any) -> None:
-        """Call one of the pool's methods that change it and return nothing."""
-        getattr(self._pool, method)(*arguments)
-        self._wake()
-
-    async def snapshot(self) -> dict[str, Any]:
-        return {**self._pool.snapshot(), "answers": self._pool.answers()}
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-class _RemotePool:
-    """The driver's and the worker's side of the pool. What the driver tells it is not waited for: Ray keeps the order."""
-
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
-
-    def subscribe(self, subscription: Subscription) -> None:
-        self.actor.tell.remote("subscribe", subscription)
-
-    def release(self, trial: str) -> None:
-        self.actor.tell.remote("release", trial)
-
-    def decided(self, trial: str, epoch: int) -> None:
-        self.actor.tell.remote("decided", trial, epoch)
-
-    def request(self, orders: Iterable[EvaluationOrder]) -> None:
-        if orders := list(orders):
-            self.actor.tell.remote("request", orders)
-
-    def close(self, reason: str) -> None:
-        self.actor.tell.remote("close", reason)
-
-    def worker_lost(self, worker: str) -> None:
-        self.actor.tell.remote("worker_lost", worker)
-
-    def sync(self, worker: str, sync: Sync) -> Orders:
-        return ray.get(self.actor.sync.remote(worker, sync))
-
-
-def _start_pool(known: Mapping[str, Outcome]) -> Any:
-    actor_class = ray.remote(num_cpus=0)(PoolActor)
-    return actor_class.options(name=POOL, namespace=NAMESPACE).remote(known)
-
-
-# ---- the workers
-
-
-class WorkerActor:
-    """The worker as a process. It returns from `run` when the pool is closed; what it raises ends the study."""
-
-    def run(self, worker_id: str, pool: Any, make_device: Callable[[DeviceSpec], Device], spec: DeviceSpec, study_dir: Path) -> None:
-        _log_to(study_dir / f"{worker_id}.log")
-        # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
-        os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
-        Worker(worker_id, _RemotePool(pool), make_device(spec), Records(study_dir)).run()
-
-
-class _Fleet:
-    """One worker per device. A lost one is replaced; what keeps dying ends the study."""
-
-    def __init__(self, pool: _RemotePool, folder: StudyFolder, study: Study, how: Launch, device: str) -> None:
-        self._pool = pool
-        self._folder = folder
-        self._study = study
-        self._pack_size = how.pack_size
-        self._make_device = how.make_device or real_device
-        self._device = device
-        self._n_started = self._n_lost = 0
-        self._running: dict[Any, tuple[str, Any]] = {}  # ref of run() -> (worker id, actor)
-        self.n_devices = int(ray.cluster_resources().get("GPU", 0)) if device == "cuda" else 1
-        wanted = how.max_concurrent or study.max_concurrent or DEFAULT_CONCURRENT * self.n_devices
-        self.n_concurrent = max(1, min(wanted, study.n_trials))  # trials at a time
-        for _ in range(self.n_devices):
-            self._start()
-
-    def check(self) -> SweepError | None:
-        """Replace workers that were lost. Returns what makes it useless to go on, if anything."""
-        ended, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0) if self._running else ([], [])
-        problems = [self._take_end(ref) for ref in ended]
-        return next((problem for problem in problems if problem is not None), None)
-
-    def join(self, *, timeout_s: float) -> None:
-        """Let workers finish what they write, then end them."""
-        if self._running:
-            ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout_s)
-        for _, actor in self._running.values():
-            ray.kill(actor)
-
-    def _start(self) -> None:
-        worker_id = f"worker-{self._n_started}"
-        self._n_started += 1
-        n_threads = max(1, len(os.sched_getaffinity(0)) // (self.n_devices if self._device == "cuda" else 1))
-        spec = DeviceSpec(
-            name=self._device,
-            n_threads=n_threads,
-            adapters=self._folder.adapters,
-            latents=self._folder.latents,
-            backbones=self._study.backbones,
-            probe_with=_typical_training(self._study),
-            n_slots=self._pack_size,
-            most_slots=math.ceil(self.n_concurrent / self.n_devices),
-            slots_file=self._folder.pack_size,
-        )
-        resources = {"num_gpus": 1, "num_cpus": 0} if self._device == "cuda" else {"num_cpus": 0}
-        actor = ray.remote(**resources)(WorkerActor).remote()
-        ref = actor.run.remote(worker_id, self._pool.actor, self._make_device, spec, self._folder.root)
-        self._running[ref] = (worker_id, actor)
-
-    def _take_end(self, ref: Any) -> SweepError | None:
-        worker_id, _ = self._running.pop(ref)
-        try:
-            ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, SweepError) else None
-            return cause or WorkerError(f"{worker_id} could not go on ({_last_line(error)}). See {self._folder.worker_log(worker_id)}.")
-        except ray.exceptions.RayError as error:
-            return self._replace(worker_id, error)
-        return None
-
-    def _replace(self, worker_id: str, error: Exception) -> SweepError | None:
-        self._pool.worker_lost(worker_id)
-        self._n_lost += 1
-        if self._n_lost > MAX_WORKER_LOSSES * self.n_devices:
-            log = self._folder.worker_log(worker_id)
-            return WorkerError(f"A study goes on when a worker is lost, but {self._n_lost} were ({_last_line(error)}). See {log}.")
-        self._start()
-        return None
-
-
-def real_device(spec: DeviceSpec) -> Device:
-    from sweep.device import PackDevice  # imports torch, in the worker's process only
-
-    return PackDevice(
-        device=spec.name,
-        n_threads=spec.n_threads,
-        adapters=spec.adapters,
-        latents=spec.latents,
-        n_slots=spec.n_slots,
-        most_slots=spec.most_slots,
-        probe_with=spec.probe_with,
-        probe_file=spec.slots_file,
-        backbones=spec.backbones,
-    )
-
-
-def _typical_training(study: Study) -> TrainConfig:
-    first = study.listed[0].configuration if study.listed else study.telling_configurations("rank")[0]
-    return study.split(first)[0]
-
-
-def _log_to(path: Path) -> None:
-    import faulthandler
-
-    file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
-    faulthandler.enable(file)
-    logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    logging.captureWarnings(True)
-
-
 # ---- watching, and Ctrl+C
 
 
 class _Watch:
     """Called again and again while trials run: looks after the workers, hears Ctrl+C, feeds the live view."""
 
-    def __init__(self, driver: Driver, pool: _RemotePool, fleet: _Fleet, interrupted: threading.Event, view: View | None) -> None:
+    def __init__(self, driver: Driver, pool: RemotePool, fleet: Fleet, interrupted: threading.Event, view: View | None) -> None:
         self._driver, self._pool, self._fleet, self._interrupted, self._view = driver, pool, fleet, interrupted, view
         self._asked: Any = None
         self._asked_at = -SNAPSHOT_EVERY_S
@@ -426,13 +218,18 @@ def _ray(how: Launch) -> Iterator[str]:
         _start_ray(session)
         yield _device_kind(how.device)
     except ray.exceptions.RayError as error:
-        raise WorkerError(f"A study needs its Ray until it has ended, but lost it ({_last_line(error)}). Launch it again: it goes on.") from error
+        raise WorkerError(
+            f"A study needs its Ray until it has ended, but lost it ({last_line(error)}). Launch it again: it goes on."
+        ) from error
     finally:
         ray.shutdown()
         shutil.rmtree(session, ignore_errors=True)
 
 
 def _start_ray(session: str) -> None:
+    # What ends a whole process group (timeout, Slurm, systemd) would end Ray under our feet, and leave a worker that trains for
+    # nobody: its processes inherit that SIGTERM is blocked, as Ray itself does with SIGINT. We hear it, and end them.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         ray.init(
             address="local",
@@ -444,7 +241,11 @@ def _start_ray(session: str) -> None:
             _temp_dir=session,
         )
     except Exception as error:  # Ray raises bare ones, e.g. when a machine is too busy to start it within 30 s
-        raise DeviceError(f"Ray must be able to start on this machine, but it could not ({_last_line(error)}). Launch the study again.") from error
+        raise DeviceError(
+            f"Ray must be able to start on this machine, but it could not ({last_line(error)}). Launch the study again."
+        ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _device_kind(wanted: str) -> str:
@@ -454,10 +255,3 @@ def _device_kind(wanted: str) -> str:
     if wanted == "cuda" and n_gpus == 0:
         raise DeviceError("`--device cuda` needs a free GPU, but there is none here. Use --device cpu, or a machine with a GPU.")
     return "cuda" if wanted != "cpu" and n_gpus else "cpu"
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-
-
-__all__ = ["DeviceSpec", "Launch", "launch", "real_device"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweep.driver import INTERRUPTED, Driver, Trial, run_here
+from sweep.driver import Driver, run_here
 from sweep.errors import DeviceError
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
@@ -17,6 +17,7 @@ from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import RUNNING, Searcher, trial_id
 from sweep.study import Study
+from sweep.trial_rows import INTERRUPTED, Trial
 from sweep.worker import Device, Worker
 
 
@@ -43,7 +44,7 @@ def run_trial_here(
         records, pool = Records(folder.root), Pool()
         driver = _driver(study, keys, records, pool)
         made = make_device(folder) if make_device else _real_device(study, folder, device, again=again)
-        worker = Worker("worker-0", pool, made, records)
+        worker = Worker("worker-0", pool, made, records, objective=study.objective)
         if view is not None:
             view.phase("loading torch and diffusers")
         made.open()

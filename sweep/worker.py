@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from sweep.pool import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
+from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
 from trainables.errors import SweepError
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,11 @@ class PoolClient(Protocol):
     def sync(self, worker: str, sync: Sync) -> Orders: ...
 
 
+class Objective(Protocol):
+    def value(self, values: Mapping[str, float], backbones: Mapping[str, str]) -> float:
+        """Raises: SweepError where the values give none."""
+
+
 class RecordsWriter(Protocol):
     def append_evaluation(self, row: Mapping[str, Any], image_rows: Sequence[Mapping[str, Any]], pictures: Any) -> None: ...
 
@@ -84,6 +89,7 @@ class Worker:
         device: Device,
         records: RecordsWriter,
         *,
+        objective: Objective | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -91,6 +97,7 @@ class Worker:
         self.pool = pool
         self.device = device
         self.records = records
+        self.objective = objective
         self._clock = clock
         self._sleep = sleep
         self._wanted: dict[str, tuple[int, ...]] = {}
@@ -188,10 +195,18 @@ class Worker:
         if image_set.error is not None:
             return Outcome(error=image_set.error)
         try:
-            self.records.append_evaluation(evaluation_row(order, image_set), image_set.image_rows, image_set.images)
+            row = {**evaluation_row(order, image_set), "objective": self._objective_of(image_set)}
+            self.records.append_evaluation(row, image_set.image_rows, image_set.images)
         except (SweepError, OSError) as error:
             return Outcome(error=_reason(error, f"evaluation {order.key} could not be recorded"))
         return Outcome(dict(image_set.values), dict(image_set.backbones))
+
+    def _objective_of(self, image_set: ImageSet) -> float | None:
+        """For the record only: what it means for a trial, also when there is none, is the driver's business."""
+        try:
+            return None if self.objective is None else self.objective.value(image_set.values, image_set.backbones)
+        except SweepError:
+            return None
 
 
 def evaluation_row(order: EvaluationOrder, image_set: ImageSet) -> dict[str, Any]:

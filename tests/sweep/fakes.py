@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from ray import tune
 
+from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.objective import Objective
-from sweep.pool import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.worker import ImageSet
 from trainables.config import TrainConfig
 from trainables.errors import TrainingFailed

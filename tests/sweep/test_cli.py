@@ -6,10 +6,10 @@ import os
 import pytest
 
 from sweep.cli import main, one_trial_study
-from sweep.driver import Trial, trial_row
 from sweep.folder import StudyFolder
 from sweep.records import Records
 from sweep.study import Study, load_study
+from sweep.trial_rows import Trial, trial_row
 
 STUDY = """
 from ray import tune

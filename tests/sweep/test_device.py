@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sweep.device import PackDevice
-from sweep.pool import EvaluationOrder, TrainingOrder
+from sweep.messages import EvaluationOrder, TrainingOrder
 from tests.trainables.conftest import write_tiny_model
 from trainables.config import EvalConfig, TrainConfig
 from trainables.errors import ConfigError

@@ -5,13 +5,15 @@ import math
 import pytest
 from ray import tune
 
-from sweep.driver import Driver, past_of, run_here, trial_of_row
+from sweep.driver import Driver, run_here
 from sweep.keys import Keys
-from sweep.pool import Answer, Outcome, Pool
+from sweep.messages import Answer, Outcome
+from sweep.pool import Pool
 from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher
 from sweep.study import Epochs, Objective, Study
+from sweep.trial_rows import past_of, trial_of_row
 from sweep.worker import Worker
 from tests.sweep.fakes import BACKBONES, OBJECTIVE, SPACE, FakeContent, FakeDevice, MemoryRecords, synthetic_values
 

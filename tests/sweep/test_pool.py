@@ -2,7 +2,8 @@
 
 import pytest
 
-from sweep.pool import MAX_LOSSES, EvaluationOrder, EvaluationReport, Orders, Outcome, Pool, Rung, Subscription, Sync, TrainingReport
+from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Rung, Subscription, Sync, TrainingReport
+from sweep.pool import MAX_LOSSES, Pool
 from trainables.config import EvalConfig, TrainConfig
 
 

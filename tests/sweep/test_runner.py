@@ -49,7 +49,8 @@ def test_a_study_ends_with_every_trial_ended_and_survives_the_loss_of_its_worker
     assert again.started_now == {"t0010"} and len(again.trials) == 11
 
 
-def test_ctrl_c_ends_every_trial_says_so_and_a_relaunch_goes_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_every_trial_and_say_so(tmp_path, number):
     program = textwrap.dedent(f"""
         import sys
         from pathlib import Path
@@ -71,7 +72,7 @@ def test_ctrl_c_ends_every_trial_says_so_and_a_relaunch_goes_on(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout.readline().strip() == "scored"
     sent_at = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    os.killpg(process.pid, number)  # as a terminal does, and timeout, and Slurm: to the whole group
     output, _ = process.communicate(timeout=60)
     assert output.splitlines()[-1] == "stopping interrupted" and time.monotonic() - sent_at < 40
     rows = as_rows(Records(tmp_path / "s").latest_trials(), TRIALS)

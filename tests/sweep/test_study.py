@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from ray import tune
 
-from sweep.errors import IncomparableStudyError, ObjectiveError, StudyError
 from sweep.comparison import require_comparable
+from sweep.errors import IncomparableStudyError, ObjectiveError, StudyError
 from sweep.objective import Objective
 from sweep.study import Epochs, Row, Study, compare_studies, load_study
 from sweep.study_file import parse_assignments

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from sweep import trial as trial_module
-from sweep.pool import Answer
+from sweep.messages import Answer
 from sweep.trial import ANSWER, RungTrial
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
-from sweep.pool import EvaluationOrder, Orders, Pool, Rung, Subscription, TrainingReport
+from sweep.messages import EvaluationOrder, Orders, Rung, Subscription, TrainingReport
+from sweep.objective import Objective
+from sweep.pool import Pool
 from sweep.worker import DECISION_WAIT_S, ImageSet, Worker
-from tests.sweep.fakes import FakeClock, FakeDevice, MemoryRecords
+from tests.sweep.fakes import BACKBONES, OBJECTIVE, FakeClock, FakeDevice, MemoryRecords
 from trainables.config import EvalConfig, TrainConfig
 from trainables.errors import EvaluationFailed
 
@@ -58,6 +60,19 @@ def test_the_record_says_what_was_evaluated_and_what_came_out():
     assert (row["evaluation_key"], row["training_key"], row["epoch"], row["device"]) == ("A@1", "A", 1, "fake")
     assert row["configuration"]["guidance"] == EvalConfig().guidance and row["lpips"] > 0
     assert row["perceptual_backbone"] == "embedded:perceptual" and row["n_images"] == 20
+
+
+def test_the_record_has_the_studys_objective_where_the_values_give_one():
+    setup = Setup()
+    setup.worker.objective = OBJECTIVE
+    setup.subscribe("t0", "A", 1)
+    setup.turns(10)
+    (row,) = setup.records.rows
+    assert row["objective"] == OBJECTIVE.value(row, BACKBONES)
+    setup.worker.objective = Objective(kid=1.0)
+    setup.subscribe("t1", "B", 1)
+    setup.turns(10)
+    assert setup.records.rows[1]["objective"] is None
 
 
 def test_the_control_is_recorded_as_no_training():
