@@ -42,6 +42,7 @@ RAY_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_TQDM": "0",
+    "RAY_worker_niceness": "0",  # Ray's own 15 starves the training wherever anything else runs
 }
 
 
