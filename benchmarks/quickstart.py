@@ -85,7 +85,7 @@ def launch(study: str, storage: Path) -> tuple[float, float, int, list[str]]:
     memory.stop()
     if code != 0:
         raise RuntimeError(f"the study ended with exit code {code}: {printed[-1:]}")
-    return first_s, all_s, memory.peak_bytes, printed[-25:]
+    return first_s, all_s, memory.peak_bytes, [line.replace(str(storage), "STORAGE") for line in printed[-25:]]
 
 
 def _pss_bytes(process: psutil.Process) -> int:
