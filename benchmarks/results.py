@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ def add_write_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def report(command: str, title: str, lines: Sequence[str], *, write: bool, facts: dict[str, Any] | None = None) -> None:
-    """Print the lines; with `write`, make them the section of that title in RESULTS.md, under machine, versions and date."""
+    """Print the lines; with `write` (and the flags it was called with), make them the section of that title in RESULTS.md, under machine, versions and date."""
     print("\n".join(lines), flush=True)
     if not write:
         return
+    command = " ".join([command, *(argument for argument in sys.argv[1:] if argument != "--write")])
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
     section = "\n".join([f"## {title}", "", f"`{command}`, {day}", "", described(facts or machine()), "", "```", *lines, "```", ""])
     RESULTS.write_text(with_section(RESULTS.read_text() if RESULTS.exists() else HEADER, title, section))

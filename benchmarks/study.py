@@ -57,7 +57,7 @@ def main() -> None:
         for side in SIDES:
             seconds[side].append(_kept(arguments, side, pair)["seconds"])
     ours, solo = _kept(arguments, "ours", 0), _kept(arguments, "solo", 0)
-    report(_command(arguments), _title(arguments), _lines(arguments, seconds, ours, solo), write=arguments.write, facts=facts)
+    report("python -m benchmarks.study", _title(arguments), _lines(arguments, seconds, ours, solo), write=arguments.write, facts=facts)
 
 
 def run_ours(arguments: argparse.Namespace) -> dict:
@@ -152,10 +152,6 @@ def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours:
     fid = max(abs(a["fid"] / b["fid"] - 1) for a, b in zip(ours["values"], solo["values"], strict=True))
     lines.append(f"every row against the same configuration trained and scored alone by us: LPIPS differs by {lpips:.1e} at most, FID by {fid:.2%}")
     return lines
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    return f"python -m benchmarks.study --rows {arguments.rows} --epochs {arguments.epochs} --pairs {arguments.pairs}"
 
 
 def _title(arguments: argparse.Namespace) -> str:
