@@ -42,7 +42,7 @@ def main() -> None:
     facts = machine()
     frozen = FrozenWork()
     lines = [*prompt_following(frozen, n_images=arguments.images), "", *adapters(frozen, epochs=arguments.epochs, n_images=arguments.images)]
-    report("python -m benchmarks.embedded_family", "The embedded family is worth sweeping", lines, write=arguments.write, facts=facts)
+    report("python -m benchmarks.embedded_family", "Is the embedded family worth sweeping?", lines, write=arguments.write, facts=facts)
 
 
 def prompt_following(frozen: FrozenWork, *, n_images: int) -> list[str]:

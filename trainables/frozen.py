@@ -42,7 +42,7 @@ class FrozenWork:
             parts = load_parts(resolve_model(model, vae), device=self.device, dtype=getattr(torch, dtype))
             parts.vae.to(memory_format=torch.channels_last)
             if self.device.type == "cuda":
-                # On a CPU the group norms of a UNet's backward pass lose more by it than the convolutions gain.
+                # On a CPU a profile showed the group norms of the backward pass losing by it; timings, on a busy machine, were not conclusive.
                 parts.unet.to(memory_format=torch.channels_last)
             self._parts[name] = parts
         return self._parts[name]

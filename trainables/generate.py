@@ -60,7 +60,8 @@ def generate(
     """The pictures of each image set, uint8 (n, h, w, 3), in the order given.
 
     Sets may differ in adapter, prompts, seeds and guidance; those of equal steps and denoiser share their denoising loop.
-    `on_step(done, total)` is told of the loop's progress. When a GPU runs out of memory, the batch is halved and tried again.
+    `on_step(done, total)` is told of the loop's progress. When a GPU runs out of memory, fewer sets are
+    denoised at once, down to one; a single set is not split.
 
     Raises:
         AdapterError: an adapter does not fit the model."""
