@@ -51,15 +51,18 @@ def launch(
     started_at = time.monotonic()
     shorthands = {"samples": samples, "name": name, "max_concurrent": max_concurrent}
     study = _load(study_file, sets, shorthands)
+    from sweep.keys import Keys
     from sweep.progress import Progress
 
     console = _console()
     with Progress(console, started_at=started_at) as view:
+        keys = Keys(study)
+        keys.check()  # what can be wrong with a subject or a model is said before Ray is waited for
         view.phase("importing Ray")
         from sweep.runner import Launch
         from sweep.runner import launch as run
 
-        driver, snapshot = run(study, Launch(storage, device=device, pack_size=pack_size, view=view))
+        driver, snapshot = run(study, Launch(storage, device=device, pack_size=pack_size, keys=keys, view=view))
     _print_end(console, driver, snapshot, storage, first_scored_s=view.first_scored_s)
     raise typer.Exit(_exit_code(driver))
 
@@ -144,17 +147,11 @@ def one_trial_study(study: Study) -> Study:
 
 def _load(study_file: Path, sets: list[str] | None, shorthands: dict[str, Any]) -> Study:
     from sweep.study import load_study
+    from sweep.study_file import parse_assignments
 
-    overrides = {key: value for key, value in (_key_and_value(text) for text in sets or ())}
+    overrides = parse_assignments(sets or ())
     overrides |= {key: str(value) for key, value in shorthands.items() if value is not None}
     return load_study(study_file, overrides)
-
-
-def _key_and_value(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise SweepError(f"`--set` takes KEY=VALUE, but it is given {text!r}. Use e.g. --set rank=16.")
-    return key, value
 
 
 def _exit_code(driver: Driver) -> int:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_PACK = {"cpu": 16, "cuda": 32}
 DEFAULT_SLOTS = 8
+IMAGE_SETS_AT_ONCE = 4
+"""Larger batches score hardly faster, and the first results of a rung come later."""
 REPORT_EVERY_S = 2.0
 """How long a device trains before it listens again: the live view moves, and a stopped training leaves its slot."""
 POLL_S = 0.2
@@ -63,6 +65,7 @@ class PackDevice:
         """Without `n_slots` the size of a pack is measured with the configuration `probe_with` when the device opens, and
         kept in `probe_file` for the next launch, up to `most_slots`; without either it is DEFAULT_SLOTS. `backbones`: as Study.backbones."""
         self.n_slots = n_slots or DEFAULT_SLOTS
+        self.n_image_sets = IMAGE_SETS_AT_ONCE
         self._device, self._n_threads = device, n_threads
         self._probe_with = None if n_slots else probe_with
         self._probe_file = probe_file

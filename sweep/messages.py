@@ -96,6 +96,7 @@ class Sync:
 
     held: tuple[str, ...] = ()
     n_slots: int = 0  # trainings that it can hold at a time
+    n_image_sets: int = 1  # evaluations that it can score at a time
     doing: str = ""
     ready: bool = True  # False: it only says that it exists
     trainings: tuple[TrainingReport, ...] = ()

@@ -112,7 +112,7 @@ class Pool:
         keep = {key: self._wanted(self._trainings[key]) for key in sync.held if key in self._trainings}
         keep = {key: epochs for key, epochs in keep.items() if epochs and self._trainings[key].worker == worker}
         start = self._start(worker, n=sync.n_slots - len(keep), like=keep)
-        evaluate = self._evaluate(worker, busy=bool(keep or start))
+        evaluate = self._evaluate(worker, busy=bool(keep or start), n=sync.n_image_sets)
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
 
     def worker_lost(self, worker: str) -> None:
@@ -192,11 +192,12 @@ class Pool:
             orders.append(TrainingOrder(training.key, training.config, self._wanted(training, after=0), training.total_epochs))
         return tuple(orders)
 
-    def _evaluate(self, worker: str, *, busy: bool) -> tuple[EvaluationOrder, ...]:
+    def _evaluate(self, worker: str, *, busy: bool, n: int) -> tuple[EvaluationOrder, ...]:
+        """At most `n`, so that the first of many are told of while the others are still being scored."""
         runnable = [e for e in self._evaluations.values() if self._is_runnable(e, worker, busy=busy)]
-        rungs = [e for e in runnable if not e.requested]
         # What no trial waits for joins a batch that is due anyway, or fills an idle moment.
-        chosen = runnable if rungs or not busy else []
+        runnable.sort(key=lambda e: (e.requested, e.order.config.infer_model, e.order.config.steps))
+        chosen = runnable[:n] if runnable and not (busy and runnable[0].requested) else []
         for evaluation in chosen:
             evaluation.worker = worker
         return tuple(e.order for e in chosen)

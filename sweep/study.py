@@ -40,8 +40,8 @@ def load_study(path: str | Path, overrides: Mapping[str, str] | None = None) -> 
     source = read_source(file)
     study = only_instance(execute(source, file), Study, file)
     try:
-        study = replace(study, name=study.name or file.stem, file=str(file), source=source)
-        return study.with_overrides(overrides or {})
+        study = replace(study, file=str(file), source=source).with_overrides(overrides or {})
+        return replace(study, name=study.name or file.stem)
     except SweepError as error:
         sets = " ".join(f"--set {name}={text}" for name, text in (overrides or {}).items())
         raise StudyError(f"{file}{f' with {sets}' if sets else ''}: {error}") from error

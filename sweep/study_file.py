@@ -5,7 +5,9 @@ Knows nothing of what a study means; sweep/study.py does."""
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
+import re
 import sys
 import traceback
 import types
@@ -48,8 +50,8 @@ def execute(source: str, path: Path) -> dict[str, Any]:
     except SyntaxError as error:
         raise StudyError(f"A study file must be valid Python, but {error.filename or path}, line {error.lineno}: {error.msg}.") from error
     except (Exception, SystemExit) as error:
-        where = f"{path}, line {_line_in(path, error)}"
-        raise StudyError(f"A study file must run without an error, but {where}, raises {type(error).__name__}: {error}") from error
+        where, hint = f"{path}, line {_line_in(path, error)}", _nearest_argument(error, module.__dict__)
+        raise StudyError(f"A study file must run without an error, but {where}, raises {type(error).__name__}: {error}{hint}") from error
     finally:
         del sys.modules[module.__name__]
     return module.__dict__
@@ -85,6 +87,13 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+
+
+def _nearest_argument(error: BaseException, namespace: dict[str, Any]) -> str:
+    """" Did you mean `space`?" where a class of the file was called with a misspelt keyword."""
+    match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'$", str(error))
+    called = namespace.get(match[1]) if match else None
+    return f".{nearest(match[2], inspect.signature(called).parameters)}" if match and callable(called) else ""
 
 
 def _line_in(path: Path, error: BaseException) -> int:

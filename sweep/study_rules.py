@@ -41,7 +41,9 @@ def check_study(study: Study) -> None:
 
 def _check_fields(study: Study) -> None:
     if study.name and not _NAME.fullmatch(study.name):
-        raise StudyError(f"A study's name is made of A-Z a-z 0-9 . _ - and begins with a letter or digit, but it is {study.name!r}.")
+        raise StudyError(
+            f"A study's name is made of A-Z a-z 0-9 . _ - and begins with a letter or digit, but it is {study.name!r}. Use e.g. --name mine."
+        )
     if study.sampler not in SAMPLERS:
         raise StudyError(f"`sampler` must be one of {', '.join(SAMPLERS)}, but it is {study.sampler!r}.{nearest(study.sampler, SAMPLERS)}")
     if not isinstance(study.objective, Objective):

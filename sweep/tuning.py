@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,10 @@ SETTINGS = {
 
 CPU_PER_TRIAL = 0.001
 """A trial only waits. Not 0: Ray Tune wants a resource to place it by."""
+
+
+PATIENCE_S = 60.0
+"""The longest that trials go without their processes. These only wait for a score, and would take the cores from the first one."""
 
 
 def run_trials(driver: Driver, *, pool_name: str, namespace: str, on_step: Callable[[], None]) -> None:
@@ -76,8 +81,11 @@ class _Searcher(_NotPickled, RaySearcher):
         self._driver = driver
         self._constants = constants
         self._names: dict[str, str] = {}  # Ray's trial id -> ours
+        self._patient_until = time.monotonic() + PATIENCE_S
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self._driver.finished and self._driver.best is None and time.monotonic() < self._patient_until:
+            return None
         name = self._driver.next_to_run()
         if name is None:
             # None means "ask again", FINISHED is for ever.

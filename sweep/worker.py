@@ -40,6 +40,7 @@ class Device(Protocol):
     """What does the work. Guarantees: trainings do not influence each other; a stored adapter can be evaluated by any device."""
 
     n_slots: int
+    n_image_sets: int
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -136,6 +137,7 @@ class Worker:
         sync = Sync(
             held=held,
             n_slots=self.device.n_slots,
+            n_image_sets=self.device.n_image_sets,
             doing=self._doing,
             trainings=tuple(self._trainings),
             evaluations=tuple(self._evaluations),

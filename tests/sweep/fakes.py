@@ -63,6 +63,7 @@ class FakeDevice:
     """A device whose epochs take `epoch_s` seconds and whose adapters are marks in a folder or a set."""
 
     n_slots: int = 8
+    n_image_sets: int = 8
     epoch_s: float = 0.0
     open_s: float = 0.0
     folder: Path | None = None  # where adapters are marked, so that other processes see them

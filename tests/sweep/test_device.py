@@ -3,33 +3,14 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from sweep.device import PackDevice
 from sweep.messages import EvaluationOrder, TrainingOrder
-from tests.trainables.conftest import write_tiny_model
 from trainables.config import EvalConfig, TrainConfig
 from trainables.errors import ConfigError
 from trainables.pack import Pack
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_tiny_model(folder, seed=0)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def subject(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("subject")
-    for i in range(4):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    (folder / "subject.json").write_text(json.dumps({"trigger": "J3NN13"}))
-    return str(folder)
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ def scored(orders: Orders, value: float = 0.5) -> tuple[EvaluationReport, ...]:
     return tuple(EvaluationReport(order.key, Outcome({"lpips": value})) for order in orders.evaluate)
 
 
-def held(*keys: str, slots: int = 8, **rest) -> Sync:
-    return Sync(held=keys, n_slots=slots, **rest)
+def held(*keys: str, slots: int = 8, image_sets: int = 8, **rest) -> Sync:
+    return Sync(held=keys, n_slots=slots, n_image_sets=image_sets, **rest)
 
 
 def started(orders: Orders) -> dict[str, tuple[int, ...]]:
@@ -266,6 +266,19 @@ def test_the_control_is_scored_with_the_first_rungs_or_by_an_idle_worker():
     idle.request([control])
     assert idle.sync("w", held()).evaluate == (control,)
     assert idle.snapshot()["requests_open"] == 1
+
+
+def test_a_worker_scores_as_many_at_a_time_as_it_can_what_trials_wait_for_first():
+    pool = Pool()
+    pool.request([EvaluationOrder("control", None, 0, EvalConfig(), "embedded:subject")])
+    for name in "ABC":
+        pool.subscribe(subscription(f"t{name}", name))
+        pool.sync("w", held(*"ABC"[: "ABC".index(name)]))
+    orders = pool.sync("w", held(*"ABC", image_sets=2, trainings=tuple(reached(name, 3, 3) for name in "ABC")))
+    assert [order.key for order in orders.evaluate] == ["A@3/e", "B@3/e"]
+    later = pool.sync("w", held(*"ABC", image_sets=2, evaluations=scored(orders)))
+    assert [order.key for order in later.evaluate] == ["C@3/e", "control"]
+    assert pool.next_rung("tA", 0).kind == "rung" and pool.next_rung("tC", 0).kind == "wait"
 
 
 def test_a_worker_that_is_not_ready_gets_no_orders():

@@ -260,6 +260,8 @@ def test_what_is_wrong_with_a_study_file_is_said_in_one_line(study_file, tmp_pat
         load_study(tmp_path)
     with pytest.raises(StudyError, match=r"mine.py, line 4, raises ZeroDivisionError: division by zero"):
         load_study(study_file("\nx = 1 / 0"))
+    with pytest.raises(StudyError, match=r"mine.py, line 3, raises TypeError: .*'sapce'. Did you mean `space`"):
+        load_study(study_file("study = Study(sapce={})"))
     with pytest.raises(StudyError, match=r"mine.py, line 3: "):
         load_study(study_file("study = Study("))
     with pytest.raises(StudyError, match="defines none.*`study` is a dict"):
@@ -268,6 +270,15 @@ def test_what_is_wrong_with_a_study_file_is_said_in_one_line(study_file, tmp_pat
         load_study(study_file("a = Study()\nb = Study(samples=2)"))
     with pytest.raises(StudyError, match=r"mine.py, line 3: `space` gives rank=0: `rank` must be a positive integer.*0"):
         load_study(study_file("study = Study(space={'rank': tune.choice([8, 0])})"))
+
+
+def test_a_study_is_named_by_set_else_by_itself_else_by_its_file(study_file):
+    file = study_file("study = Study(name='own')", "my study.py")
+    assert load_study(file).name == "own" and load_study(file, {"name": "other"}).name == "other"
+    unnamed = study_file("study = Study()", "my study.py")
+    assert load_study(unnamed, {"name": "mine"}).name == "mine"
+    with pytest.raises(StudyError, match="'my study'.*--name"):
+        load_study(unnamed, {"name": ""})
 
 
 def test_set_fixes_a_parameter_wherever_it_was_searched(study_file):

@@ -10,13 +10,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainables.embedded.family import FOLDER, size_mb
-from trainables.embedded.stages import STAGES
+from trainables.embedded.stages import STAGES, START
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,8 +28,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--stage", action="append", choices=STAGES, help="only this one, even if done before; may be repeated")
     parser.add_argument("--minutes-scale", type=float, default=1.0, help="0.01 for a trial of the script, 3 for a better family")
     parser.add_argument("--processes", type=int, default=2, help="how many train together; another number gives another family")
+    parser.add_argument("--start", type=Path, metavar="FOLDER", help="begin with the weights of this family instead of at random")
     chosen = parser.parse_args(argv)
     chosen.work.mkdir(parents=True, exist_ok=True)
+    if chosen.start and not (chosen.work / START).exists():
+        shutil.copytree(chosen.start / "base", chosen.work / START / "base")  # a copy: --out may be the same folder
     for name, stage in STAGES.items():
         done = chosen.work / f"{name}.done.json"
         if name not in (chosen.stage or STAGES) or (done.exists() and not chosen.stage):

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from diffusers import AutoencoderKL
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from trainables.embedded import denoiser_training as denoising
 from trainables.embedded import vae_training as coding
@@ -29,8 +29,10 @@ SEED = 7
 N_PEOPLE, N_EACH = 1200, 20
 N_HELD_OUT = 1200  # pictures, the last 60 people: the feature networks are measured on them
 N_CAPTIONS_EACH = 4
-STEPS = {"perceptual": 850, "pooled": 1000, "vae": 3700, "base": 3600, "realistic": 500, "decoder": 500}
+STEPS = {"perceptual": 850, "pooled": 1000, "vae": 6000, "base": 5000, "realistic": 700, "decoder": 1000}
 LATENTS, TOKENS = "latents.pt", "tokens.pt"
+START = "start"
+"""A folder of the work folder with an earlier family's base/, where its VAE, UNet and text encoder begin instead of at random."""
 
 
 def draw(work: Path, out: Path, *, scale: float, processes: int) -> dict:
@@ -136,9 +138,9 @@ class Progress:
 def _train_vae(rank: int, size: int, work: Path, out: Path, n_steps: int) -> None:
     _joined(rank, size, work)
     perceptual = load_perceptual(out / "features").to(memory_format=torch.channels_last)
-    coding.train_vae(
-        coding.new_vae(1), load_corpus(work / "corpus"), perceptual, _course(work, "vae", rank, n_steps, seed=5, learning_rate=1.6e-3)
-    )
+    network = _earlier(AutoencoderKL, work, "vae") or coding.new_vae(1)
+    course = _course(work, "vae", rank, n_steps, seed=5, learning_rate=1.6e-3)
+    coding.train_vae(network.to(memory_format=torch.channels_last), load_corpus(work / "corpus"), perceptual, course)
 
 
 def _train_decoder(rank: int, size: int, work: Path, out: Path, n_steps: int) -> None:
@@ -149,6 +151,11 @@ def _train_decoder(rank: int, size: int, work: Path, out: Path, n_steps: int) ->
     coding.train_decoder(
         network, load_corpus(work / "corpus"), latents, perceptual, _course(work, "decoder", rank, n_steps, seed=23, learning_rate=8e-4)
     )
+
+
+def _earlier(kind: type, work: Path, part: str) -> torch.nn.Module | None:
+    folder = work / START / "base" / part
+    return kind.from_pretrained(folder, torch_dtype=torch.float32) if folder.is_dir() else None
 
 
 def _course(work: Path, name: str, rank: int, n_steps: int, **settings) -> coding.Course:
@@ -166,14 +173,16 @@ def _course(work: Path, name: str, rank: int, n_steps: int, **settings) -> codin
 def _train_denoiser(rank: int, size: int, work: Path, name: str, n_steps: int) -> None:
     _joined(rank, size, work)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    pairs = denoising.Pairs(torch.load(work / LATENTS, weights_only=True), torch.load(work / TOKENS, weights_only=True))
-    photo, state = torch.from_numpy(np.array(load_corpus(work / "corpus").photo)), _checkpoint(work / f"{name}.pt")
+    corpus, state = load_corpus(work / "corpus"), _checkpoint(work / f"{name}.pt")
+    latents, tokens = (torch.load(work / file, weights_only=True) for file in (LATENTS, TOKENS))
+    pairs = denoising.Pairs(latents, tokens, denoising.importance_of_cells(corpus))
     if name == "base":
-        unet, text_encoder = denoising.new_unet(coding.LATENT_CHANNELS, 2), denoising.new_text_encoder(tokenizer, 3)
+        unet = _earlier(UNet2DConditionModel, work, "unet") or denoising.new_unet(coding.LATENT_CHANNELS, 2)
+        text_encoder = _earlier(CLIPTextModel, work, "text_encoder") or denoising.new_text_encoder(tokenizer, 3)
         settings = {"seed": 13, "learning_rate": 1.2e-3}
     else:
         unet, text_encoder = _denoiser(work, "base")
-        pairs = denoising.Pairs(pairs.latents[photo], pairs.tokens[photo])
+        pairs = pairs.only(torch.from_numpy(np.array(corpus.photo)))
         settings = {"seed": 17, "learning_rate": 3e-4}
     denoising.train_denoiser(
         unet,

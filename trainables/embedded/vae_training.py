@@ -21,6 +21,7 @@ from trainables.embedded.pacing import follow, set_one_cycle, share_gradients, s
 
 LATENT_CHANNELS = 12
 KL_WEIGHT = 1e-7  # of nats per picture, beside errors per value: 2e-5 made the latents noisy and the pictures blurred
+RECOLOURED_SHARE = 0.3
 
 
 def new_vae(seed: int) -> AutoencoderKL:
@@ -131,12 +132,15 @@ def _trained(vae: AutoencoderKL, losses_of: Callable[[torch.Generator], list[Ten
 
 
 def pictures(corpus: Corpus, rows: np.ndarray, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Pictures (n, 3, 64, 64) in [-1, 1] and weights (n, 1, 64, 64), mirrored together at random if there is a generator."""
+    """Pictures (n, 3, 64, 64) in [-1, 1] and weights (n, 1, 64, 64). With a generator both are mirrored at random, and the colour
+    channels of some pictures change places: hair and skin of every hue must pass, not only the common ones."""
     x = torch.from_numpy(corpus.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
     weight = torch.from_numpy(corpus.importance[rows])[:, None].float() / 32
     if generator is not None:
         mirrored = torch.rand(len(rows), generator=generator) < 0.5
         x[mirrored], weight[mirrored] = x[mirrored].flip(-1), weight[mirrored].flip(-1)
+        for row in torch.nonzero(torch.rand(len(rows), generator=generator) < RECOLOURED_SHARE).flatten():
+            x[row] = x[row][torch.randperm(3, generator=generator)]
     return x.contiguous(memory_format=torch.channels_last), weight
 
 
