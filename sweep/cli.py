@@ -46,6 +46,8 @@ def launch(
     max_concurrent: Annotated[int | None, typer.Option(help="Most trials at a time.")] = None,
     pack_size: Annotated[int | None, typer.Option(min=1, help="Trainings that advance together on a device; measured otherwise.")] = None,
     device: Device = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the UNet: minutes at the start, faster steps on a GPU.")] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, slower steps.")] = False,
 ) -> None:
     """Run a study, or go on with it where its records stop: train, score, stop the weak early, record everything."""
     started_at = time.monotonic()
@@ -62,17 +64,21 @@ def launch(
         from sweep.runner import Launch
         from sweep.runner import launch as run
 
-        driver, snapshot = run(study, Launch(storage, device=device, pack_size=pack_size, keys=keys, view=view))
+        options = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
+        how = Launch(storage, device=device, pack_size=pack_size, pack_options=options, keys=keys, view=view)
+        driver, snapshot = run(study, how)
     _print_end(console, driver, snapshot, storage, first_scored_s=view.first_scored_s)
     raise typer.Exit(_exit_code(driver))
 
 
 @app.command()
-def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None) -> None:
-    """Say what a study will cost: trials, distinct trainings, epochs, evaluations. Does no work."""
-    from sweep.plan import make_plan, render_plan
+def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Say what a study will cost: trials, distinct trainings, epochs, evaluations; and how long, once it was launched here. Does no work."""
+    from sweep.folder import StudyFolder
+    from sweep.plan import make_plan, measured_rates, render_plan
 
-    typer.echo(render_plan(make_plan(_load(study_file, sets, {"samples": samples}))), nl=False)
+    study = _load(study_file, sets, {"samples": samples})
+    typer.echo(render_plan(make_plan(study, rates=measured_rates(StudyFolder(storage, study.name)))), nl=False)
 
 
 @app.command()

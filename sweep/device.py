@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -22,15 +23,16 @@ from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.record_files import write_atomically
 from sweep.worker import ImageSet
 from trainables.adapters import AdapterStore
-from trainables.config import TrainConfig
+from trainables.config import TrainConfig, pack_signature
 from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.leases import Leases
-from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, pack_signature
+from trainables.pack import Diverged, EpochEnd, Pack, TrainingState
 from trainables.probe import probe_pack_size
 from trainables.subject import load_subject
 
 if TYPE_CHECKING:
+    from trainables.models import ModelParts
     from trainables.pack import Standing
 
 logger = logging.getLogger(__name__)
@@ -61,9 +63,11 @@ class PackDevice:
         probe_with: TrainConfig | None = None,
         probe_file: Path | None = None,
         backbones: Mapping[str, str] | None = None,
+        pack_options: Mapping[str, bool] | None = None,
     ) -> None:
         """Without `n_slots` the size of a pack is measured with the configuration `probe_with` when the device opens, and
-        kept in `probe_file` for the next launch, up to `most_slots`; without either it is DEFAULT_SLOTS. `backbones`: as Study.backbones."""
+        kept in `probe_file` for the next launch, up to `most_slots`; without either it is DEFAULT_SLOTS. `backbones`: as Study.backbones;
+        `pack_options`: keyword arguments of Pack."""
         self.n_slots = n_slots or DEFAULT_SLOTS
         self.n_image_sets = IMAGE_SETS_AT_ONCE
         self._device, self._n_threads = device, n_threads
@@ -71,6 +75,7 @@ class PackDevice:
         self._probe_file = probe_file
         self._most_slots = min(most_slots or LARGEST_PACK[device], LARGEST_PACK[device])
         self._backbones = dict(backbones or {})
+        self._pack_options = dict(pack_options or {})
         self._store = AdapterStore(adapters)
         self._leases = Leases(adapters)
         self._frozen = FrozenWork(device, latents)
@@ -160,12 +165,15 @@ class PackDevice:
         return known["n_slots"] if same else None
 
     def _measured_size(self, config: TrainConfig) -> int:
-        probe = probe_pack_size(self._frozen, config, self._subject(config.subject), largest=self._most_slots)
+        subject = self._subject(config.subject)
+        probe = probe_pack_size(self._frozen, config, subject, largest=self._most_slots, pack_options=self._pack_options)
+        steps_per_epoch = math.ceil(len(subject.train) / config.batch)
         found = {
             "device": device_name(self._device),
             "n_slots": probe.best,
             "most_slots": self._most_slots,
             "seconds_per_adapter_step": dict(probe.seconds_per_adapter_step),
+            "epochs_per_hour": 3600 / (probe.seconds_per_adapter_step[probe.best] * steps_per_epoch),
         }
         logger.info("pack size %s", found)
         if self._probe_file is not None:
@@ -199,7 +207,10 @@ class PackDevice:
         fitting = [p for p in self._packs if p.signature == signature and len(p.keys) < p.largest]
         if fitting:
             return min(fitting, key=lambda pack: len(pack.keys))
-        return Pack(self._frozen.parts(config.train_model, config.train_vae, config.dtype), self._frozen, largest=self.n_slots)
+        return self._new_pack(self._frozen.parts(config.train_model, config.train_vae, config.dtype), largest=self.n_slots)
+
+    def _new_pack(self, parts: ModelParts, *, largest: int) -> Pack:
+        return Pack(parts, self._frozen, largest=largest, **self._pack_options)
 
     def _train(self, pack: Pack) -> list[TrainingReport]:
         n_before, started = pack.n_steps, time.perf_counter()
@@ -222,7 +233,7 @@ class PackDevice:
         pack.largest = len(pack.keys) // 2
         leaving = pack.keys[pack.largest :]
         logger.warning("out of memory with %d trainings together: going on with %d at once", len(pack.keys), pack.largest)
-        other = Pack(pack.parts, self._frozen, largest=max(pack.largest, len(leaving)))
+        other = self._new_pack(pack.parts, largest=max(pack.largest, len(leaving)))
         for key in leaving:
             order = self._orders[key]
             other.add(key, order.config, self._subject(order.config.subject), state=pack.state(key), total_epochs=order.total_epochs)

@@ -44,6 +44,7 @@ class DeviceSpec:
     n_slots: int | None  # trainings that it advances together; None: it finds out what is best, up to `most_slots`
     most_slots: int
     slots_file: Path  # where it keeps what it found
+    pack_options: Mapping[str, bool]  # keyword arguments of trainables.pack.Pack
 
 
 class PoolActor:
@@ -147,12 +148,14 @@ class Fleet:
         device: str,
         max_concurrent: int | None = None,
         pack_size: int | None = None,
+        pack_options: Mapping[str, bool] | None = None,
         make_device: Callable[[DeviceSpec], Device] | None = None,
     ) -> None:
         self._pool = pool
         self._folder = folder
         self._study = study
         self._pack_size = pack_size
+        self._pack_options = dict(pack_options or {})
         self._make_device = make_device or real_device
         self._device = device
         self._n_started = self._n_lost = 0
@@ -190,6 +193,7 @@ class Fleet:
             n_slots=self._pack_size,
             most_slots=math.ceil(self.n_concurrent / self.n_devices),
             slots_file=self._folder.pack_size,
+            pack_options=self._pack_options,
         )
         resources = {"num_gpus": 1, "num_cpus": 0} if self._device == "cuda" else {"num_cpus": 0}
         actor = ray.remote(**resources)(WorkerActor).remote()
@@ -230,6 +234,7 @@ def real_device(spec: DeviceSpec) -> Device:
         probe_with=spec.probe_with,
         probe_file=spec.slots_file,
         backbones=spec.backbones,
+        pack_options=spec.pack_options,
     )
 
 

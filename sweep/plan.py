@@ -1,18 +1,22 @@
 """Plan: what a study will cost before anything runs: trials, distinct trainings, epochs, evaluations; alone versus shared.
 
 Exact where the configurations are known beforehand; for sampled studies an estimate from seeded random draws. Touches neither
-subject, model, device nor disk. Time is stated only where somebody measured it and passes the rates."""
+subject, model nor device. Time is stated only where an earlier launch of the study has measured the device."""
 
 from __future__ import annotations
 
 import io
+import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
+from sweep.folder import StudyFolder
+from sweep.records import Records
 from sweep.space import choices_of, is_define_by_run, random_configurations
 from sweep.study import Row, Study
-from trainables.config import TRAIN_PARAMETERS, TrainConfig
+from trainables.config import PACK_PARAMETERS, TRAIN_PARAMETERS, TrainConfig, pack_signature
 
 N_SIMULATIONS = 32
 UNKNOWN_TIME = "unknown: this device has not been measured"
@@ -63,10 +67,23 @@ class Plan:
         return None if self.rates is None else self.costs.hours(self.rates, shared=True)
 
 
+def measured_rates(folder: StudyFolder) -> Rates | None:
+    """What the last launch of the study measured of its device; None where there was none, or it scored nothing."""
+    if not folder.pack_size.exists():
+        return None
+    measured = json.loads(folder.pack_size.read_text(encoding="utf-8"))
+    evaluations = Records(folder.root).evaluations()
+    seconds = (evaluations["seconds_generate"] + evaluations["seconds_score"]).mean()
+    if "epochs_per_hour" not in measured or not seconds > 0:
+        return None
+    return Rates(device=measured["device"], epochs_per_hour=measured["epochs_per_hour"], evaluations_per_hour=3600 / seconds)
+
+
 def make_plan(study: Study, *, rates: Rates | None = None) -> Plan:
     """The costs of the study, without early stopping: with it they are upper bounds, and a note says so."""
     exact = study.kind != "sampled" or len(_complete(study, study.listed)) >= study.n_trials
-    simulations = [_costs(study, configurations) for configurations in _simulated(study, exact=exact)]
+    simulated = list(_simulated(study, exact=exact))
+    simulations = [_costs(study, configurations) for configurations in simulated]
     return Plan(
         study=study.name,
         n_trials=study.n_trials,
@@ -74,7 +91,7 @@ def make_plan(study: Study, *, rates: Rates | None = None) -> Plan:
         costs=_across(simulations, statistics.median),
         low=_across(simulations, min),
         high=_across(simulations, max),
-        notes=tuple(_notes(study, exact=exact)),
+        notes=(*_notes(study, exact=exact), pack_note(_trainings(study, simulated[0]), exact=exact)),
         rates=rates,
     )
 
@@ -121,6 +138,23 @@ def _costs(study: Study, configurations: Iterable[dict]) -> Costs:
 def training_identity(train: TrainConfig, rungs: Sequence[int]) -> tuple[TrainConfig, int | None]:
     """What trials must have in common to share one training: all that changes weights, and the length where the schedule needs it."""
     return train, rungs[-1] if train.length_dependent else None
+
+
+def pack_note(trainings: Iterable[TrainConfig], *, exact: bool) -> str:
+    """Which of the trainings advance together, and which have a pack to themselves."""
+    packs = Counter(pack_signature(config) for config in trainings)
+    telling = [i for i in range(len(PACK_PARAMETERS)) if len({signature[i] for signature in packs}) > 1]
+    if not telling:
+        return "All trainings can advance together in packs." if packs.total() > 1 else "There is one training: it runs alone."
+    words = {signature: ", ".join(f"{PACK_PARAMETERS[i]}={signature[i]}" for i in telling) for signature in packs}
+    shared = [f"{n} with {words[signature]}" for signature, n in packs.most_common() if n > 1]
+    alone = [words[signature] for signature, n in packs.items() if n == 1]
+    lists = [f"together: {'; '.join(shared)}"] * bool(shared) + [f"alone: {'; '.join(alone)}"] * bool(alone)
+    return f"Packs hold trainings of one {', '.join(PACK_PARAMETERS[i] for i in telling)}; {'' if exact else 'e.g. '}{', '.join(lists)}."
+
+
+def _trainings(study: Study, configurations: Iterable[dict]) -> set[TrainConfig]:
+    return {study.split(configuration)[0] for configuration in configurations}
 
 
 def _simulated(study: Study, *, exact: bool) -> Iterable[list[dict]]:

@@ -40,6 +40,7 @@ class Pool:
         self._trials: dict[str, _Trial] = {}
         self._doing: dict[str, str] = {}
         self._closed: str | None = None
+        self._n_rungs_scored = 0
 
     # ---- trials
 
@@ -135,6 +136,7 @@ class Pool:
             "evaluations_running": sum(e.worker is not None for e in waiting),
             "requests_open": sum(e.requested for e in waiting),
             "epochs_trained": sum(t.n_trained for t in self._trainings.values()),
+            "rungs_scored": self._n_rungs_scored,
             "n_trainings": len(self._trainings),
         }
 
@@ -163,7 +165,8 @@ class Pool:
         training.take(report, payer=payers[0] if payers else None)
 
     def _take_evaluation(self, report: EvaluationReport) -> None:
-        self._evaluations.pop(report.key, None)
+        evaluation = self._evaluations.pop(report.key, None)
+        self._n_rungs_scored += evaluation is not None and not evaluation.requested
         self._outcomes[report.key] = report.outcome
 
     def _reconcile(self, worker: str, held: tuple[str, ...]) -> None:

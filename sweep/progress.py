@@ -175,10 +175,18 @@ def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> lis
 def sharing_text(driver: Driver, snapshot: Mapping[str, Any]) -> str:
     """What equal trainings saved in this launch."""
     trials = [trial for trial in driver.trials.values() if trial.id in driver.started_now]
-    asked = sum(trial.epochs for trial in trials)
     n_trainings = len({trial.training_key for trial in trials if trial.training_key})
-    trained = snapshot.get("epochs_trained", 0)
-    return f"{len(trials)} trials were {n_trainings} trainings; {asked} epochs asked for, {trained} trained."
+    asked = (sum(trial.epochs for trial in trials), sum(len(trial.rungs) for trial in trials))
+    done = (snapshot.get("epochs_trained", 0), snapshot.get("rungs_scored", 0))
+    counts = ", ".join(f"{a} {word} asked for and {d} {verb}" for a, d, word, verb in zip(asked, done, ("epochs", "scores"), ("trained", "computed")))
+    trainings = f"{n_trainings} distinct training{'s' * (n_trainings != 1)}"
+    return f"{len(trials)} trials from {trainings}; {counts}; sharing saved {saved_text(asked, done)}."
+
+
+def saved_text(asked: tuple[int, int], done: tuple[int, int]) -> str:
+    """Epochs and scores that were asked for more than once, as shares of what each trial alone would have cost."""
+    saved = [f"{(a - d) / a:.0%} of the {word}" for a, d, word in zip(asked, done, ("epochs", "scores")) if a > d]
+    return " and ".join(saved) or "nothing"
 
 
 def print_summary(

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +62,7 @@ class Launch:
     device: str = "auto"  # "auto", "cpu" or "cuda"
     max_concurrent: int | None = None
     pack_size: int | None = None  # None: measured
+    pack_options: Mapping[str, bool] = field(default_factory=dict)  # keyword arguments of trainables.pack.Pack
     make_device: Callable[[DeviceSpec], Device] | None = None  # None: the real one
     keys: Keys | None = None
     view: View | None = None
@@ -90,7 +91,7 @@ def _run(
 ) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
     pool = RemotePool(start_pool(_known_outcomes(records)))
-    options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "make_device": how.make_device}
+    options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}
     fleet = Fleet(pool, folder, study, device=device, **options)
     _say(how, "loading torch and diffusers on the worker")
     driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)

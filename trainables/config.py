@@ -144,8 +144,16 @@ class EvalConfig:
         return len(self.prompts) * self.images_per_prompt
 
 
+PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype")
+"""What trainings must have in common to advance together in a pack."""
+
 TRAIN_PARAMETERS = tuple(f.name for f in fields(TrainConfig))
 EVAL_PARAMETERS = tuple(f.name for f in fields(EvalConfig))
+
+
+def pack_signature(config: TrainConfig) -> tuple:
+    """Trainings with equal signatures may share a pack."""
+    return tuple(getattr(config, name) for name in PACK_PARAMETERS)
 
 
 def content_key(*parts: Any) -> str:

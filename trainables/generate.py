@@ -5,8 +5,8 @@ diffusers' StableDiffusionPipeline with the same initial noise. Nothing here sco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,29 +59,21 @@ def generate(
 ) -> list[np.ndarray]:
     """The pictures of each image set, uint8 (n, h, w, 3), in the order given.
 
-    Sets may differ in adapter, prompts, seeds and guidance; those of equal steps and denoiser share their denoising loop.
-    `on_step(done, total)` is told of the loop's progress. When a GPU runs out of memory, fewer sets are
-    denoised at once, down to one; a single set is not split.
+    Sets may differ in adapter, prompts, seeds and guidance; those of equal steps and denoiser share their denoising loop, and a set
+    of more than `batch_images` pictures is cut. `on_step(done, total)` is told of the loop's progress. When a GPU runs out of memory,
+    fewer pictures are denoised at once, down to one.
 
     Raises:
         AdapterError: an adapter does not fit the model."""
     lora = SlotLoRA(parts.unet)
-    results: list[np.ndarray | None] = [None] * len(image_sets)
     limit = batch_images or BATCH_IMAGES.get(torch.device(parts.device).type, 16)
-    batches = list(_batches(image_sets, limit))
+    batches = list(_batches(_cuts(image_sets, limit), limit))
+    found: list[dict[int, np.ndarray]] = [{} for _ in image_sets]
     for number, batch in enumerate(batches):
-        sets = [image_sets[i] for i in batch]
         progress = None if on_step is None else _shifted(on_step, number, len(batches))
-        try:
-            pictures = _denoise(parts, lora, sets, frozen, progress)
-        except torch.OutOfMemoryError:
-            if len(sets) == 1 and limit == 1:
-                raise
-            torch.cuda.empty_cache()
-            pictures = generate(parts, sets, frozen=frozen, batch_images=max(1, limit // 2), on_step=progress)
-        for i, images in zip(batch, pictures, strict=True):
-            results[i] = images
-    return results
+        for cut, images in zip(batch, _denoised_within_memory(parts, lora, batch, frozen, progress), strict=True):
+            found[cut.number][cut.start] = images
+    return [np.concatenate([cuts[start] for start in sorted(cuts)]) for cuts in found]
 
 
 def initial_noise(parts: ModelParts, seeds: list[int]) -> Tensor:
@@ -95,14 +87,31 @@ def make_scheduler(parts: ModelParts, denoiser: str):
     return SCHEDULERS[denoiser].from_config({"clip_sample": False, **parts.scheduler_config})
 
 
-def _batches(image_sets: list[ImageSet], limit: int) -> Iterator[list[int]]:
-    """Indices of sets that share a loop: equal steps, denoiser and number of images, at most `limit` images where a set allows it."""
-    groups: dict[tuple, list[int]] = {}
-    for i, image_set in enumerate(image_sets):
-        config = image_set.config
-        groups.setdefault((config.steps, config.denoiser, config.n_images), []).append(i)
-    for (_, _, n_images), members in groups.items():
-        size = max(1, limit // n_images)
+@dataclass(frozen=True)
+class _Cut:
+    """Some pictures of an image set, the `number`th, from its `start`th on."""
+
+    number: int
+    start: int
+    image_set: ImageSet
+    pictures: list[Picture]
+
+
+def _cuts(image_sets: list[ImageSet], limit: int) -> Iterator[_Cut]:
+    for number, image_set in enumerate(image_sets):
+        pictures = image_set.pictures()
+        for start in range(0, len(pictures), limit):
+            yield _Cut(number, start, image_set, pictures[start : start + limit])
+
+
+def _batches(cuts: Iterable[_Cut], limit: int) -> Iterator[list[_Cut]]:
+    """Cuts that share a loop: equal steps, denoiser and number of pictures, at most `limit` pictures together."""
+    groups: dict[tuple, list[_Cut]] = {}
+    for cut in cuts:
+        config = cut.image_set.config
+        groups.setdefault((config.steps, config.denoiser, len(cut.pictures)), []).append(cut)
+    for (_, _, n_pictures), members in groups.items():
+        size = max(1, limit // n_pictures)
         for start in range(0, len(members), size):
             yield members[start : start + size]
 
@@ -111,12 +120,31 @@ def _shifted(on_step: Callable[[int, int], None], number: int, count: int) -> Ca
     return lambda done, total: on_step(number * total + done, count * total)
 
 
+def _denoised_within_memory(
+    parts: ModelParts, lora: SlotLoRA, cuts: list[_Cut], frozen: FrozenWork, on_step: Callable[[int, int], None] | None
+) -> list[np.ndarray]:
+    """The pictures of each cut. Where memory does not hold them together, half of the cuts at a time, then half of a cut."""
+    try:
+        return _denoise(parts, lora, cuts, frozen, on_step)
+    except torch.OutOfMemoryError:
+        if sum(len(cut.pictures) for cut in cuts) == 1:
+            raise
+    torch.cuda.empty_cache()
+    if len(cuts) > 1:
+        middle = len(cuts) // 2
+        return [image for half in (cuts[:middle], cuts[middle:]) for image in _denoised_within_memory(parts, lora, half, frozen, on_step)]
+    (cut,) = cuts
+    middle = len(cut.pictures) // 2
+    halves = [replace(cut, pictures=pictures) for pictures in (cut.pictures[:middle], cut.pictures[middle:])]
+    return [np.concatenate([_denoised_within_memory(parts, lora, [half], frozen, on_step)[0] for half in halves])]
+
+
 @torch.no_grad()
 def _denoise(
-    parts: ModelParts, lora: SlotLoRA, sets: list[ImageSet], frozen: FrozenWork, on_step: Callable[[int, int], None] | None
+    parts: ModelParts, lora: SlotLoRA, cuts: list[_Cut], frozen: FrozenWork, on_step: Callable[[int, int], None] | None
 ) -> list[np.ndarray]:
+    sets, wanted = [cut.image_set for cut in cuts], [cut.pictures for cut in cuts]
     config = sets[0].config
-    wanted = [image_set.pictures() for image_set in sets]
     n_images = len(wanted[0])
     guidance = torch.tensor([s.config.guidance for s in sets], device=parts.device).repeat_interleave(n_images).view(-1, 1, 1, 1)
     text = _text(parts, frozen, sets, wanted, guided=bool((guidance > 1).any()))

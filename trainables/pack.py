@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.config import TrainConfig
+from trainables.config import TrainConfig, pack_signature
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter, SlotDropout, SlotLoRA, derived_seed, new_adapter
 from trainables.models import ModelParts
@@ -67,11 +67,6 @@ class Standing:
     steps_per_epoch: int
 
 
-def pack_signature(config: TrainConfig) -> tuple:
-    """Trainings with equal signatures may share a pack."""
-    return (config.train_model, config.train_vae, config.batch, config.targets, config.dtype)
-
-
 @dataclass
 class _Slot:
     key: str
@@ -107,7 +102,10 @@ class Pack:
     def __init__(
         self, parts: ModelParts, frozen: FrozenWork, *, largest: int | None = None, gradient_checkpointing: bool = False, compile: bool = False
     ) -> None:
-        """`largest` is how many trainings whoever fills it should put in; nothing here depends on it."""
+        """`largest` is how many trainings whoever fills it should put in; nothing here depends on it.
+
+        `gradient_checkpointing` computes the UNet's blocks again in the backward pass instead of keeping their activations: more
+        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for every number of slots."""
         self.parts = parts
         self.largest = largest or 2**30
         self.n_steps = 0  # done so far, by all its trainings together
@@ -245,12 +243,13 @@ class Pack:
         with self.lora.attached(tensors.a, tensors.b, tensors.scale, draws.dropout(k)):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
                 predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
-        target = self._target(latents, noise, timesteps)
-        per_sample = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3)).view(n_slots, batch)
-        if draws.any_snr_gamma:
-            per_sample = per_sample * self._snr_weights(draws.timesteps[k], draws.snr_gamma)
-        losses = (per_sample * draws.weight[k]).sum(1)
-        losses.sum().backward()  # slots share no weight: the sum's gradient is each slot's own
+            target = self._target(latents, noise, timesteps)
+            per_sample = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3)).view(n_slots, batch)
+            if draws.any_snr_gamma:
+                per_sample = per_sample * self._snr_weights(draws.timesteps[k], draws.snr_gamma)
+            losses = (per_sample * draws.weight[k]).sum(1)
+            # Slots share no weight: the sum's gradient is each slot's own. Attached still, for checkpoints that are computed again.
+            losses.sum().backward()
         tensors.adamw_step(draws.learning_rate[k], draws.step[k], draws.weight_decay, draws.max_grad_norm)
         return losses.detach()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -35,17 +36,19 @@ def probe_pack_size(
     subject: Subject,
     *,
     largest: int = SIZES[-1],
+    pack_options: Mapping[str, bool] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Probe:
     """Time packs of 1, 2, 4, ... trainings for a few steps each, until doubling no longer pays, memory ends, or `largest` is reached.
+    `pack_options`: keyword arguments of Pack.
 
     Raises:
         ModelError, SubjectError, ConfigError: the configuration cannot be trained at all."""
-    parts = frozen.parts(config.train_model, config.train_vae, config.dtype)
+    new_pack = partial(Pack, frozen.parts(config.train_model, config.train_vae, config.dtype), frozen, **(pack_options or {}))
     measured: dict[int, float] = {}
     for size in (s for s in SIZES if s <= largest):
         try:
-            measured[size] = _seconds_per_adapter_step(frozen, parts, config, subject, size, clock)
+            measured[size] = _seconds_per_adapter_step(new_pack(), config, subject, size, clock)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -63,16 +66,15 @@ def best_size(seconds_per_adapter_step: Mapping[int, float]) -> int:
     return best
 
 
-def _seconds_per_adapter_step(frozen: FrozenWork, parts, config: TrainConfig, subject: Subject, size: int, clock: Callable[[], float]) -> float:
-    pack = Pack(parts, frozen)
+def _seconds_per_adapter_step(pack: Pack, config: TrainConfig, subject: Subject, size: int, clock: Callable[[], float]) -> float:
     for seed in range(size):
         # A schedule that depends on the length has no influence on a step's time.
         pack.add(str(seed), replace(config, train_seed=seed, lr_schedule="constant"), subject)
     pack.advance(max_steps=WARM_STEPS)
-    _wait(frozen.device)
+    _wait(pack.device)
     started = clock()
     pack.advance(max_steps=TIMED_STEPS)
-    _wait(frozen.device)
+    _wait(pack.device)
     return (clock() - started) / (TIMED_STEPS * size)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from ray import tune
 
-from sweep.plan import Costs, Rates, make_plan, render_plan
+from sweep.folder import StudyFolder
+from sweep.plan import Costs, Rates, make_plan, measured_rates, render_plan
+from sweep.records import Records
 from sweep.study import Epochs, Study
 
 RUNGS = Epochs(max=12, rungs=(3, 6))
@@ -53,6 +57,14 @@ def test_a_continuous_training_value_is_named_as_what_prevents_sharing():
     assert evaluation_only.costs.trainings == 1 and not any("range" in note for note in evaluation_only.notes)
 
 
+def test_the_plan_says_which_trainings_share_a_pack_and_which_train_alone():
+    rows = [{"rank": rank, "guidance": guidance} for rank in (4, 8) for guidance in (2.0, 4.0)]
+    assert make_plan(Study(rows=rows)).notes[-1] == "All trainings can advance together in packs."
+    assert "one training: it runs alone" in make_plan(Study(rows=rows[:2])).notes[-1]
+    mixed = make_plan(Study(rows=[*rows, {"rank": 4, "guidance": 2.0, "batch": 4}])).notes[-1]
+    assert mixed == "Packs hold trainings of one batch; together: 2 with batch=2, alone: batch=4."
+
+
 def test_a_define_by_run_space_is_planned_too():
     plan = make_plan(Study(space=lambda trial: {"rank": trial.suggest_categorical("rank", [4, 8])}, samples=8))
     assert plan.costs.trainings == 2 and plan.n_trials == 8
@@ -65,6 +77,16 @@ def test_time_is_unknown_until_it_was_measured():
     # 10 epochs at 20 an hour, 2 evaluations and 2 controls at 8 an hour; alone 20 epochs.
     measured = make_plan(study, rates=Rates(device="CPU", epochs_per_hour=20, evaluations_per_hour=8))
     assert measured.hours == 1.0 and "about 60 minutes, against 90 minutes" in render_plan(measured)
+
+
+def test_rates_are_what_the_last_launch_of_the_study_measured(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    assert measured_rates(folder) is None
+    Records(folder.root).append_evaluation({"evaluation_key": "a", "seconds_generate": 3.0, "seconds_score": 1.0})
+    Records(folder.root).append_evaluation({"evaluation_key": "b", "seconds_generate": 7.0, "seconds_score": 1.0})
+    assert measured_rates(folder) is None
+    folder.pack_size.write_text(json.dumps({"device": "cpu", "epochs_per_hour": 40.0}))
+    assert measured_rates(folder) == Rates(device="cpu", epochs_per_hour=40.0, evaluations_per_hour=600.0)
 
 
 def test_the_table_shows_what_sharing_saves():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from sweep.progress import Progress, event_line, headline, left_text, ranked_table, ranking, seconds_left
+from sweep.progress import Progress, event_line, headline, left_text, ranked_table, ranking, saved_text, seconds_left, sharing_text
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 from sweep.trial_rows import Trial
 from tests.sweep.fakes import OBJECTIVE, FakeClock
@@ -67,6 +67,15 @@ def test_without_a_terminal_there_is_a_line_per_event_and_a_heartbeat_every_ten_
         clock.now = float(second)
         view.update(a_driver(a_trial(0)), {})
     assert console.file.getvalue().count("1 running of 10") == 4  # at 0, 10, 20 and 30 s
+
+
+def test_the_end_says_what_sharing_saved():
+    trials = [a_trial(i, COMPLETE, (3, 0.5), (6, 0.25), training_key="A") for i in range(2)]
+    assert sharing_text(a_driver(*trials), {"epochs_trained": 6, "rungs_scored": 3}) == (
+        "2 trials from 1 distinct training; 12 epochs asked for and 6 trained, 4 scores asked for and 3 computed; "
+        "sharing saved 50% of the epochs and 25% of the scores."
+    )
+    assert saved_text((6, 2), (6, 2)) == "nothing"
 
 
 def test_an_event_says_how_a_trial_ended():

@@ -6,6 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from tests.trainables.test_lora import random_adapter
+from trainables import generate as generation
 from trainables.adapters import AdapterStore
 from trainables.config import EvalConfig
 from trainables.errors import AdapterError
@@ -124,3 +125,22 @@ def test_noise_is_standard_normal_and_its_own_for_every_seed(parts):
 def test_a_config_that_is_silent_about_clipping_does_not_clip_latents(parts):
     assert "clip_sample" not in parts.scheduler_config  # as PNDM writes it
     assert make_scheduler(parts, "ddim").config.clip_sample is False
+
+
+def test_what_memory_does_not_hold_is_denoised_in_parts_and_in_order(frozen, parts, adapters, monkeypatch):
+    sets = [ImageSet(a, config(parts, prompts=("a", "b", "c"), steps=steps), "x") for a, steps in ((adapters[0], 2), (None, 2), (None, 1))]
+    whole, denoise, sizes = generate(parts, sets, frozen=frozen), generation._denoise, []
+
+    def hungry(parts, lora, cuts, *rest):
+        sizes.append(sum(len(cut.pictures) for cut in cuts))
+        if sizes[-1] > 4:
+            raise torch.OutOfMemoryError("a card with room for four pictures")
+        return denoise(parts, lora, cuts, *rest)
+
+    monkeypatch.setattr(generation, "_denoise", hungry)
+    for images, cut in zip(whole, generate(parts, sets, frozen=frozen), strict=True):
+        assert cut.shape == images.shape and np.abs(images.astype(int) - cut).max() <= 1 and (images != cut).mean() < 0.01
+    assert sizes == [12, 6, 3, 3, 6, 3, 3, 6, 3, 3]
+    monkeypatch.setattr(generation, "_denoise", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no room at all")))
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(parts, sets[:1], frozen=frozen)

@@ -10,10 +10,10 @@ import torch
 from diffusers.optimization import get_scheduler
 from PIL import Image
 
-from trainables.config import TrainConfig
+from trainables.config import TrainConfig, pack_signature
 from trainables.errors import ConfigError, SubjectError
 from trainables.frozen import FrozenWork
-from trainables.pack import Diverged, EpochEnd, Pack, _PackedTensors, pack_signature, schedule_factor
+from trainables.pack import Diverged, EpochEnd, Pack, _PackedTensors, schedule_factor
 from trainables.subject import load_subject
 
 # Solo against packed: the same sums in another order. The floor, the same training solo with another number of threads,
@@ -90,6 +90,14 @@ def test_a_neighbour_replaced_in_mid_flight_changes_nothing(new_pack, subject, b
 
 def test_the_same_training_alone_is_bit_equal(new_pack, subject, base):
     assert_same_training(trained(new_pack, subject, base, 1), trained(new_pack, subject, base, 1), rtol=0, atol=0)
+
+
+def test_gradient_checkpointing_changes_no_number(frozen, base, subject, new_pack):
+    plain = trained(new_pack, subject, base, 1)
+    parts = FrozenWork().parts(base.train_model, None, "float32")  # of its own: the switch stays on
+    checkpointed = trained(lambda: Pack(parts, frozen, gradient_checkpointing=True), subject, base, 1)
+    assert parts.unet.is_gradient_checkpointing
+    assert_same_training(plain, checkpointed)
 
 
 def test_another_seed_is_another_training(new_pack, subject, base):
