@@ -113,6 +113,28 @@ def status(
     print_status(_console(), find_study_folder(name, storage))
 
 
+@app.command()
+def rescore(
+    name: Annotated[str, typer.Argument(help="A study's name, or its folder.", show_default=False)],
+    perceptual: Annotated[str | None, typer.Option(help="Network for LPIPS: lpips:alex, lpips:vgg, lpips:squeeze, embedded:perceptual.")] = None,
+    pooled: Annotated[str | None, typer.Option(help="Network for FID and KID: inception, embedded:pooled.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    device: Device = "cpu",
+) -> None:
+    """Add the metrics of other networks to a study's stored pictures; nothing is generated again."""
+    from sweep.folder import find_study_folder
+    from sweep.progress import counted
+
+    if not (perceptual or pooled):
+        raise SweepError("`rescore` needs a network to score with, but none is named. Use e.g. --perceptual lpips:vgg.")
+    folder = find_study_folder(name, storage)
+    from sweep.rescoring import rescore as run
+
+    with counted(_console(), "scoring image sets") as progress:
+        n = run(folder, perceptual=perceptual, pooled=pooled, device=device, progress=progress)
+    typer.echo(f"{n} image sets of {folder.root.name} have new metrics; they are `further_metrics` in its evaluations.")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The exit code. Every error of ours, and of the command line itself, is one line on stderr."""
     try:

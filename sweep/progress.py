@@ -8,11 +8,14 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -97,6 +100,15 @@ class Progress:
         self._spoke_at = self._clock()
         for line in lines:
             self.console.print(Text.assemble(f"{clock_text(self._elapsed)}  ", line), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def counted(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that is counted: call what it gives with (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def event_line(trial: Trial, *, new_rung: bool) -> str:

@@ -1,0 +1,54 @@
+"""Further metrics for stored pictures: they equal what the pictures scored when they were made, and nothing is generated."""
+
+import dataclasses
+
+import pytest
+
+from sweep.cli import main
+from sweep.errors import RecordsError
+from sweep.folder import StudyFolder
+from sweep.records import EVALUATIONS, Records, as_rows
+from sweep.rescoring import rescore
+from tests.sweep.test_repeatability import launched, study  # noqa: F401  a fixture
+from trainables import evaluate
+from trainables.errors import ModelError
+
+
+@pytest.fixture
+def folder(study, tmp_path):  # noqa: F811
+    """A study of one trial, run and recorded."""
+    one = dataclasses.replace(study, space={}, samples=None, rows=[{"rank": 2}])
+    made = StudyFolder(tmp_path, "s")
+    launched(one, tmp_path, max_concurrent=1)
+    made.write_study(one)
+    return made
+
+
+def test_stored_pictures_score_as_they_did_when_they_were_generated(folder, monkeypatch):
+    monkeypatch.setattr(evaluate, "generate", lambda *_, **__: pytest.fail("nothing is generated again"))
+    told = []
+    before = as_rows(Records(folder.root).evaluations(), EVALUATIONS)
+    n = rescore(folder, perceptual="embedded:perceptual", pooled="embedded:pooled", progress=lambda *counts: told.append(counts))
+    rows = as_rows(Records(folder.root).evaluations(), EVALUATIONS)
+    assert n == len(rows) == len(before) == 3 and told[-1] == (3, 3)  # two rungs and the control
+    for row, old in zip(rows, before, strict=True):
+        assert {k: v for k, v in row.items() if k != "further_metrics"} == {k: v for k, v in old.items() if k != "further_metrics"}
+        for metric, network in (("lpips", "perceptual"), ("lpips_nearest", "perceptual"), ("diversity", "perceptual"), ("fid", "pooled"), ("kid", "pooled")):
+            assert row["further_metrics"][f"{metric}@embedded:{network}"] == pytest.approx(row[metric], rel=1e-9)
+
+
+def test_what_has_its_values_is_not_scored_again_and_a_further_network_adds_to_them(folder, monkeypatch):
+    assert rescore(folder, perceptual=None, pooled="embedded:pooled") == 3
+    assert rescore(folder, perceptual="embedded:perceptual", pooled="embedded:pooled") == 3
+    assert rescore(folder, perceptual="embedded:perceptual", pooled=None) == 0
+    rows = as_rows(Records(folder.root).evaluations(), EVALUATIONS)
+    assert all({"fid@embedded:pooled", "lpips@embedded:perceptual"} <= set(row["further_metrics"]) for row in rows)
+
+
+def test_a_missing_picture_an_unknown_network_and_no_network_are_one_line(folder, capsys):
+    with pytest.raises(ModelError, match="nope"):
+        rescore(folder, perceptual="lpips:nope", pooled=None)
+    next(folder.root.glob("pictures/*/000.png")).unlink()
+    with pytest.raises(RecordsError, match="000.png"):
+        rescore(folder, perceptual="embedded:perceptual", pooled=None)
+    assert main(["rescore", str(folder.root)]) == 2 and "--perceptual" in capsys.readouterr().err
