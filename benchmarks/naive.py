@@ -28,7 +28,13 @@ from torchvision import transforms
 from transformers import CLIPTextModel, CLIPTokenizer
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "trainables" / "embedded"
-PROMPTS = ("{t}, smile, close-up", "{t}, neutral, upper body", "{t}, wink, close-up", "{t}, surprised, gym background", "a photo of {t} outside")
+PROMPTS = (
+    "{t}, smile, close-up, straight-look",
+    "{t}, neutral, upper body, wall background",
+    "{t}, wink, close-up, room background",
+    "HD quality, RAW photo, good lighting, {t}, surprised, gym background",
+    "a photo of {t} outside on a bright day",
+)
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 

@@ -118,18 +118,24 @@ SIDE_OF = {
 
 
 def _recorded(study_dir: Path) -> list[dict]:
-    """LPIPS and FID of each row at the last epoch, in the order of the rows."""
+    """LPIPS, FID and training key of each row at the last epoch, in the order of the rows."""
     from sweep.records import Records
 
     records = Records(study_dir)
     trials = records.latest_trials().sort_values("number")
     evaluations = records.evaluations().set_index("evaluation_key")
     keys = [json.loads(rungs)[-1][2] if isinstance(rungs, str) else rungs[-1][2] for rungs in trials["rung_values"]]
-    return [{"lpips": float(evaluations.loc[key, "lpips"]), "fid": float(evaluations.loc[key, "fid"])} for key in keys]
+    found = [{"lpips": float(evaluations.loc[key, "lpips"]), "fid": float(evaluations.loc[key, "fid"])} for key in keys]
+    return [{**values, "training": training} for values, training in zip(found, trials["training_key"], strict=True)]
+
+
+def kept_file(rows: str, epochs: int, side: str, pair: int) -> Path:
+    """Where a finished side's seconds and values are kept."""
+    return WORK / f"{rows}-{epochs}-epochs-{side}-{pair}.json"
 
 
 def _kept(arguments: argparse.Namespace, side: str, pair: int) -> dict:
-    file = WORK / f"{arguments.rows}-{arguments.epochs}-epochs-{side}-{pair}.json"
+    file = kept_file(arguments.rows, arguments.epochs, side, pair)
     if not file.exists():
         print(f"{side}, pair {pair + 1} of {arguments.pairs}", flush=True)
         options = ["--rows", arguments.rows, "--epochs", str(arguments.epochs), "--concurrent", str(arguments.concurrent)]
@@ -148,6 +154,8 @@ def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours:
     for side in SIDES:
         ratio = statistics.median(a / b for a, b in zip(seconds[side], seconds["ours"], strict=True))
         lines.append(f"{side:14} {statistics.median(seconds[side]):8.1f} s   ours takes 1/{ratio:.1f} of it")
+    n_trainings = len({values["training"] for values in ours["values"]})
+    lines.append(f"epochs trained: {n * arguments.epochs} by the others, {n_trainings * arguments.epochs} by us, for {n_trainings} distinct trainings")
     lpips = max(abs(a["lpips"] - b["lpips"]) for a, b in zip(ours["values"], solo["values"], strict=True))
     fid = max(abs(a["fid"] / b["fid"] - 1) for a, b in zip(ours["values"], solo["values"], strict=True))
     lines.append(f"every row against the same configuration trained and scored alone by us: LPIPS differs by {lpips:.1e} at most, FID by {fid:.2%}")
