@@ -1,6 +1,6 @@
 """FID and LPIPS as this project computes them against torch-fidelity's and the lpips package's ways, on the same inputs.
 
-    python -m benchmarks.metrics [--rounds 3] [--pairs 40] [--sizes 64 224]
+    python -m benchmarks.metrics [--rounds 3] [--pairs 40] [--sizes 64 224] [--write]
 
 Random features and a random AlexNet: time does not depend on the weights. It says nothing about embedded features, nor
 about the time to generate pictures. The package's LPIPS runs on a sample of the pairs, and its time is scaled to all of
@@ -9,7 +9,6 @@ them (`--pairs 0`: all); a second column gives the package a whole row of refere
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,7 +22,8 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from benchmarks.machine import described, machine, median_ratio, seconds_in_turn
+from benchmarks.machine import machine, median_ratio, seconds_in_turn
+from benchmarks.results import add_write_flag, report
 from trainables.features import ImageSet, PerceptualBackbone, References, perceptual_backbone
 from trainables.metrics import frechet_distance, lpips_between
 
@@ -33,17 +33,16 @@ N_GENERATED, N_REFERENCES, N_FEATURES = 20, 151, 2048
 def main() -> None:
     arguments = _arguments()
     facts = machine()
-    print(described(facts))
     torch.manual_seed(0)
     results = [fid_result(n_rounds=arguments.rounds)]
-    print(_told(results[-1]))
     with tempfile.TemporaryDirectory() as folder:
         package = random_alexnet()
         backbone = perceptual_backbone("lpips:alex", weights=saved_trunk(package, Path(folder)))
         for size in arguments.sizes:
+            print(f"LPIPS at {size} pixels", flush=True)
             results.append(lpips_result(package, backbone, size=size, n_rounds=arguments.rounds, n_pairs=arguments.pairs))
-            print(_told(results[-1]))
-    print(json.dumps({"benchmark": "metrics", "machine": facts, "results": results}))
+    lines = [line for one in results for line in _told(one)]
+    report("python -m benchmarks.metrics", "FID and LPIPS", lines, write=arguments.write, facts=facts)
 
 
 def fid_result(*, n_rounds: int) -> dict:
@@ -127,13 +126,13 @@ def sampled_pairs(n_pairs: int) -> list[tuple[int, int]]:
     return [pairs[k] for k in sorted(chosen)]
 
 
-def _told(one: dict) -> str:
-    lines = [f"\n{one['name']}: medians of {one['n_rounds']} rounds"]
+def _told(one: dict) -> list[str]:
+    lines = [f"{one['name']}: medians of {one['n_rounds']} rounds"]
     for side, seconds in one["median_s"].items():
         faster = f"   ours is {one['times_faster'][side]:.0f}x faster" if side in one["times_faster"] else ""
         lines.append(f"  {side:22s}{seconds:10.4f} s{faster}")
     rest = {k: v for k, v in one.items() if k not in ("name", "n_rounds", "median_s", "times_faster")}
-    return "\n".join([*lines, "  " + ", ".join(f"{k.replace('_', ' ')} {v:.2g}" for k, v in rest.items())])
+    return [*lines, "  " + ", ".join(f"{k.replace('_', ' ')} {v:.2g}" for k, v in rest.items())]
 
 
 def _arguments() -> argparse.Namespace:
@@ -141,6 +140,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of every side (default 3)")
     parser.add_argument("--pairs", type=int, default=40, help="pairs that the lpips package computes; 0: all 3020 (default 40)")
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 224], help="image sides in pixels (default 64 224)")
+    add_write_flag(parser)
     return parser.parse_args()
 
 

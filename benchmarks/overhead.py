@@ -79,7 +79,7 @@ def main() -> None:
     facts = machine()
     few, many = seconds_of_study(FEW), seconds_of_study(arguments.trials)
     lines = [
-        f"TPE, ASHA, rungs at 1, 2 and 3 epochs, 8 trials at a time, records of every state and score, training that does nothing",
+        "TPE, ASHA, rungs at 1, 2 and 3 epochs, 8 trials at a time, records of every state and score, training that does nothing",
         f"{FEW:4} trials {few:7.1f} s",
         f"{arguments.trials:4} trials {many:7.1f} s",
         f"marginal {(many - few) / (arguments.trials - FEW):.3f} s per trial",

@@ -33,7 +33,7 @@ from trainables.subject import load_subject
 
 if TYPE_CHECKING:
     from trainables.models import ModelParts
-    from trainables.pack import Standing
+    from trainables.slots import Standing
 
 logger = logging.getLogger(__name__)
 

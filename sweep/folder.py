@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sweep.comparison import Verdict, require_comparable
 from sweep.errors import RecordsError, StudyError
+from sweep.record_files import write_atomically
 from sweep.study import Study
 
 DEFAULT_STORAGE = Path("sweeps")
@@ -85,8 +85,8 @@ class StudyFolder:
 
     def write_study(self, study: Study) -> None:
         """Store the study as it is launched now."""
-        _replace(self.source, study.source)
-        _replace(self.description, json.dumps(study.describe(), indent=1))
+        for path, text in ((self.source, study.source), (self.description, json.dumps(study.describe(), indent=1))):
+            write_atomically(path, lambda file, text=text: file.write(text.encode()))
 
     def worker_log(self, worker: str) -> Path:
         return self.root / f"{worker}.log"
@@ -104,15 +104,6 @@ def find_study_folder(name_or_dir: str, storage: Path | str = DEFAULT_STORAGE) -
     known = sorted(path.parent.name for path in Path(storage).glob("*/study.json"))
     there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
     raise StudyError(f"There is no study {name_or_dir!r}: {there}. Use one of these, or --storage DIR.")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
 
 
 def _unwritable(folder: Path, error: OSError) -> RecordsError:

@@ -26,8 +26,8 @@ from sweep.trial_rows import INTERRUPTED
 
 if TYPE_CHECKING:
     from sweep.driver import Driver
-    from sweep.trial_rows import Trial
     from sweep.folder import StudyFolder
+    from sweep.trial_rows import Trial
 
 HEARTBEAT_EVERY_S = 10.0
 REDRAW_PER_S = 2

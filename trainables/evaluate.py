@@ -17,7 +17,15 @@ from trainables.features import References, perceptual_backbone, pooled_backbone
 from trainables.frozen import FrozenWork
 from trainables.generate import ImageSet, generate
 from trainables.lora import Adapter
-from trainables.metrics import frechet_distance, kernel_distance, lpips_between, lpips_diversity, lpips_matrix, lpips_values, require_no_black
+from trainables.metrics import (
+    frechet_distance,
+    kernel_distance,
+    lpips_between,
+    lpips_diversity,
+    lpips_matrix,
+    lpips_values,
+    require_no_black,
+)
 from trainables.models import ModelParts
 from trainables.subject import Subject, load_pixels
 

@@ -19,7 +19,7 @@ from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
 from trainables.models import ModelParts, decode_latents
 
 SCHEDULERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler, "pndm": PNDMScheduler}
-BATCH_IMAGES = {"cpu": 160, "cuda": 64}
+BATCH_IMAGES = {"cpu": 160, "cuda": 80}
 """Images denoised at once before memory has had its say; the UNet sees twice as many, with and without the prompt."""
 
 

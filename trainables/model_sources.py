@@ -6,7 +6,6 @@ Reads JSON, headers and bytes; no torch. models.py loads what is found here."""
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import json
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainables.digests import file_digest
 from trainables.errors import ModelError
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -73,8 +73,8 @@ def part_digest(source: ModelSource, part: str) -> str:
     """The same for one part: "unet", "text_encoder", "tokenizer", "scheduler" or "vae". Memoised by path, size and time."""
     folder = part_folder(source, part)
     files = sorted(f for f in folder.iterdir() if f.suffix in (".json", ".txt"))
-    named = [f.name + _file_digest(f) for f in files]
-    return _joined(named + [_file_digest(weights_file(folder, part))] if part in _WEIGHTS else named)
+    named = [f.name + file_digest(f) for f in files]
+    return _joined(named + [file_digest(weights_file(folder, part))] if part in _WEIGHTS else named)
 
 
 def part_folder(source: ModelSource, part: str) -> Path:
@@ -264,19 +264,9 @@ def _require_readable(path: str, size_bytes: int, modified_ns: int) -> None:
         raise ModelError(f"{path} must be a whole safetensors file, but it is not ({error}). Copy or download it again.") from None
 
 
-def _file_digest(path: Path) -> str:
-    return _digest_of(str(path), *_stamp(path))
-
-
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-@functools.lru_cache(maxsize=4096)
-def _digest_of(path: str, size_bytes: int, modified_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _joined(texts: Iterable[str]) -> str:

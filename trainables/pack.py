@@ -1,7 +1,7 @@
 """A pack: S trainings on one frozen base model, advanced together, one joint pass per step.
 
-Every slot draws its noise, timesteps, order, flips, caption drops and dropout masks from its own (train_seed, step), so a training's
-result does not depend on its neighbours: packed equals solo within the tolerance of float summation.
+Every slot draws what is random from its own (train_seed, step) alone (slots.py), so a training's result does not depend on its
+neighbours: packed equals solo within the tolerance of float summation.
 
 Not here: which trainings meet in a pack, when one is stopped, and where its adapters are stored."""
 
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from trainables.config import TrainConfig, pack_signature
 from trainables.frozen import FrozenWork
-from trainables.lora import Adapter, SlotDropout, SlotLoRA, derived_seed, new_adapter
+from trainables.lora import Adapter, SlotLoRA, new_adapter
 from trainables.models import ModelParts
+from trainables.slots import Draws, Slot, Standing, draw
 from trainables.subject import Subject
 
 CHUNK_STEPS = 16
@@ -58,44 +59,6 @@ class TrainingState:
     loss_sum: float = 0.0  # over the steps of an epoch under way
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where a training stands: epochs (with a fraction), mean loss of the epoch under way (NaN at its start), steps of an epoch."""
-
-    epochs: float
-    mean_loss: float
-    steps_per_epoch: int
-
-
-@dataclass
-class _Slot:
-    key: str
-    config: TrainConfig
-    latents: Tensor  # (n, c, h, w), or (2n, ...) with the flipped ones behind
-    text: Tensor  # (n_distinct + 1, tokens, d); the last row is the empty caption
-    text_index: Tensor  # (n,) int64: image -> row of text
-    n_timesteps: int
-    total_steps: int | None = None
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    order: Tensor | None = None  # the images' order in `order_epoch`
-    order_epoch: int = -1
-
-    @property
-    def n_images(self) -> int:
-        return len(self.text_index)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(self.n_images / self.config.batch)
-
-    @property
-    def standing(self) -> Standing:
-        n_steps = self.step % self.steps_per_epoch
-        return Standing(self.step / self.steps_per_epoch, self.loss_sum / n_steps if n_steps else math.nan, self.steps_per_epoch)
-
-
 class Pack:
     """S trainings on one base model. Add and remove them at epoch boundaries; `advance` runs to the next boundary of any of them."""
 
@@ -112,7 +75,7 @@ class Pack:
         self.frozen = frozen
         self.device = torch.device(parts.device)
         self.lora = SlotLoRA(parts.unet)
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._tensors = _PackedTensors(self.lora.shapes, [], self.device)
         self._prefetcher = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         self._forward = torch.compile(parts.unet) if compile else parts.unet
@@ -186,11 +149,11 @@ class Pack:
                 self.remove(event.key)
         return events
 
-    def _new_slot(self, key: str, config: TrainConfig, subject: Subject, total_epochs: int | None) -> _Slot:
+    def _new_slot(self, key: str, config: TrainConfig, subject: Subject, total_epochs: int | None) -> Slot:
         captions = list(subject.train_captions(config.caption))
         distinct = sorted(set(captions))
         row = {text: i for i, text in enumerate(distinct)}
-        slot = _Slot(
+        slot = Slot(
             key=key,
             config=config,
             latents=self.frozen.latents(self.parts, subject, flip=config.flip),
@@ -218,21 +181,21 @@ class Pack:
                 slot.step += n_done
                 slot.loss_sum += loss
 
-    def _drawn(self, n_steps: int) -> Iterator[_Draws]:
+    def _drawn(self, n_steps: int) -> Iterator[Draws]:
         """The random choices of the next steps, in chunks on the device; on a GPU the next chunk is drawn while this one is used."""
         chunks = [(offset, min(CHUNK_STEPS, n_steps - offset)) for offset in range(0, n_steps, CHUNK_STEPS)]
         slots = [replace(slot) for slot in self._slots]  # as they stand now: the prefetching thread must not see them move
         if self._prefetcher is None:
-            yield from (_draw(slots, *chunk) for chunk in chunks)
+            yield from (draw(slots, *chunk) for chunk in chunks)
             return
-        ahead = self._prefetcher.submit(lambda: _draw(slots, *chunks[0]).pinned())
+        ahead = self._prefetcher.submit(lambda: draw(slots, *chunks[0]).pinned())
         for i in range(len(chunks)):
             current = ahead.result()
             if i + 1 < len(chunks):
-                ahead = self._prefetcher.submit(lambda i=i: _draw(slots, *chunks[i + 1]).pinned())
+                ahead = self._prefetcher.submit(lambda i=i: draw(slots, *chunks[i + 1]).pinned())
             yield current.to(self.device)
 
-    def _step(self, draws: _Draws, k: int) -> Tensor:  # -> (S,) loss of each slot
+    def _step(self, draws: Draws, k: int) -> Tensor:  # -> (S,) loss of each slot
         config = self._slots[0].config
         n_slots, batch = draws.timesteps.shape[1:]
         latents = torch.cat([slot.latents[draws.image[k, s]] for s, slot in enumerate(self._slots)])
@@ -339,106 +302,3 @@ def _leaf(weight: Tensor, grad: Tensor) -> Tensor:
     leaf = weight.detach().requires_grad_()
     leaf.grad = grad
     return leaf
-
-
-@dataclass
-class _Draws:
-    """The random choices and schedules of K steps for S slots with batch b."""
-
-    image: Tensor  # (K, S, b) int64, row of the slot's latents
-    text: Tensor  # (K, S, b) int64, row of the slot's text
-    weight: Tensor  # (K, S, b): 1 / real samples of the step, 0 for the padding of an epoch's last batch
-    timesteps: Tensor  # (K, S, b) int64
-    noise: Tensor  # (K, S, b, c, h, w)
-    dropout_seed: Tensor  # (K, S) int32
-    learning_rate: Tensor  # (K, S)
-    step: Tensor  # (K, S) int64, counted from 1
-    dropout_p: Tensor  # (S,)
-    weight_decay: Tensor  # (S,)
-    max_grad_norm: Tensor  # (S,)
-    snr_gamma: Tensor  # (S,), infinite for none
-    any_dropout: bool  # these two are decided on the CPU, so that a step need not ask the device
-    any_snr_gamma: bool
-
-    def dropout(self, k: int) -> SlotDropout | None:
-        return SlotDropout(self.dropout_p, self.dropout_seed[k]) if self.any_dropout else None
-
-    def to(self, device: torch.device) -> _Draws:
-        return self._map(lambda t: t.to(device, non_blocking=True))
-
-    def pinned(self) -> _Draws:
-        return self._map(lambda t: t.pin_memory())
-
-    def _map(self, change) -> _Draws:
-        return _Draws(**{name: change(value) if isinstance(value, Tensor) else value for name, value in vars(self).items()})
-
-
-def _draw(slots: list[_Slot], offset: int, n_steps: int) -> _Draws:
-    per_slot = [_draw_slot(slot, range(slot.step + offset, slot.step + offset + n_steps)) for slot in slots]
-    stacked = {name: torch.stack([draw[name] for draw in per_slot], dim=1) for name in per_slot[0]}
-    configs = [slot.config for slot in slots]
-    gammas = [math.inf if c.min_snr_gamma is None else c.min_snr_gamma for c in configs]
-    return _Draws(
-        **stacked,
-        dropout_p=torch.tensor([c.dropout for c in configs]),
-        weight_decay=torch.tensor([c.weight_decay for c in configs]),
-        max_grad_norm=torch.tensor([c.max_grad_norm for c in configs]),
-        snr_gamma=torch.tensor(gammas),
-        any_dropout=any(c.dropout > 0 for c in configs),
-        any_snr_gamma=any(math.isfinite(g) for g in gammas),
-    )
-
-
-def _draw_slot(slot: _Slot, steps: range) -> dict[str, Tensor]:
-    draws = [_draw_step(slot, step) for step in steps]
-    return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
-
-
-def _draw_step(slot: _Slot, step: int) -> dict[str, Tensor]:
-    config = slot.config
-    generator = torch.Generator().manual_seed(derived_seed(config.train_seed, "step", step))
-    noise = torch.randn((config.batch, *slot.latents.shape[1:]), generator=generator)
-    timesteps = torch.randint(0, slot.n_timesteps, (config.batch,), generator=generator)
-    offset = torch.randn((config.batch, slot.latents.shape[1], 1, 1), generator=generator)
-    flips, drops = torch.rand((2, config.batch), generator=generator)
-    dropout_seed = torch.randint(-(2**31), 2**31, (), generator=generator)
-    image, weight = _images_of_step(slot, step)
-    text = torch.where(drops < config.caption_dropout, len(slot.text) - 1, slot.text_index[image])
-    if config.flip:
-        image = image + slot.n_images * (flips < 0.5)
-    return {
-        "image": image,
-        "text": text,
-        "weight": weight,
-        "timesteps": timesteps,
-        "noise": noise + config.noise_offset * offset,
-        "dropout_seed": dropout_seed.to(torch.int32),
-        "learning_rate": torch.tensor(config.learning_rate * schedule_factor(config, step, slot.total_steps)),
-        "step": torch.tensor(step + 1),
-    }
-
-
-def _images_of_step(slot: _Slot, step: int) -> tuple[Tensor, Tensor]:
-    epoch, position = divmod(step, slot.steps_per_epoch)
-    if slot.order_epoch != epoch:
-        generator = torch.Generator().manual_seed(derived_seed(slot.config.train_seed, "order", epoch))
-        slot.order, slot.order_epoch = torch.randperm(slot.n_images, generator=generator), epoch
-    batch = slot.config.batch
-    image = slot.order[position * batch : (position + 1) * batch]
-    n_real = len(image)
-    weight = torch.zeros(batch)
-    weight[:n_real] = 1 / n_real
-    return torch.cat([image, image[:1].expand(batch - n_real)]), weight
-
-
-def schedule_factor(config: TrainConfig, step: int, total_steps: int | None) -> float:
-    """What the learning rate is multiplied with at a step (from 0), as diffusers' get_scheduler defines the schedule of that name."""
-    warmup = 0 if config.lr_schedule == "constant" else config.lr_warmup_steps
-    if step < warmup:
-        return step / max(1, warmup)
-    if config.lr_schedule == "linear":
-        return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
-    if config.lr_schedule == "cosine":
-        progress = (step - warmup) / max(1, total_steps - warmup)
-        return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
-    return 1.0

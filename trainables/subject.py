@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from trainables.digests import file_digest
 from trainables.errors import SubjectError
 
 EMBEDDED_SUBJECT = "embedded:subject"
@@ -86,12 +87,12 @@ class Subject:
 
     def training_digest(self, version: str) -> str:
         """Names what a training reads: the training images' bytes in order, that caption version alone, the trigger."""
-        return _joined([self.trigger, *self.train_captions(version), *(_file_digest(image.path) for image in self.train)])
+        return _joined([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train)])
 
     @cached_property
     def reference_digest(self) -> str:
         """Names what metrics compare with: the bytes of all images, and their split."""
-        return _joined(image.split + _file_digest(image.path) for image in self.images)
+        return _joined(image.split + file_digest(image.path) for image in self.images)
 
 
 def load_subject(name_or_dir: str | Path) -> Subject:
@@ -288,17 +289,6 @@ def _parse_object(text: str, where: str) -> dict[str, Any]:
     if re.search("[\ud800-\udfff]", json.dumps(values, ensure_ascii=False)):
         raise SubjectError(f"Texts must be Unicode, but {where} holds half a character (\\ud800 to \\udfff). Write it out.")
     return values
-
-
-def _file_digest(path: Path) -> str:
-    status = path.stat()
-    return _digest_of(str(path), status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=65536)
-def _digest_of(path: str, size_bytes: int, modified_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _joined(texts: Iterable[str]) -> str:

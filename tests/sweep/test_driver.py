@@ -17,6 +17,7 @@ from sweep.trial_rows import past_of, trial_of_row
 from sweep.worker import Worker
 from tests.sweep.fakes import BACKBONES, OBJECTIVE, SPACE, FakeContent, FakeDevice, MemoryRecords, synthetic_values
 
+
 class Bench:
     """A study with all that it runs on. `launch` runs it, `relaunch` again over the same records."""
 

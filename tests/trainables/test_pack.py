@@ -13,7 +13,8 @@ from PIL import Image
 from trainables.config import TrainConfig, pack_signature
 from trainables.errors import ConfigError, SubjectError
 from trainables.frozen import FrozenWork
-from trainables.pack import Diverged, EpochEnd, Pack, _PackedTensors, schedule_factor
+from trainables.pack import Diverged, EpochEnd, Pack, _PackedTensors
+from trainables.slots import schedule_factor
 from trainables.subject import load_subject
 
 # Solo against packed: the same sums in another order. The floor, the same training solo with another number of threads,
