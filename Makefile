@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STUDY ?= search_spaces/captions.py
 
-.PHONY: launch test benchmarks clean
+.PHONY: launch test clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -13,6 +13,9 @@ from sweep.records import EVALUATIONS, TRIALS, Records, RecordsError, as_rows
 CONTROL = "none"
 """The training key of evaluations without an adapter."""
 
+FAILED = "FAIL"
+"""The state of trials that are not ranked, whatever they had scored before they failed."""
+
 DEFAULT_STORAGE = "sweeps"
 
 

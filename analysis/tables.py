@@ -9,7 +9,7 @@ from collections.abc import Hashable
 
 import pandas as pd
 
-from analysis.load import CONTROL, StudyRecords
+from analysis.load import CONTROL, FAILED, StudyRecords
 from analysis.stats import mean_interval, paired_difference
 
 METRICS = ("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout")
@@ -18,7 +18,7 @@ PAIRED_BY = ("prompt", "seed")
 
 
 def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
-    """One row per trial, best first, by the evaluation of its best rung; then one row per control, which has no rank.
+    """One row per trial, best first, by the evaluation of its best rung, failed ones last; then one row per control. Neither has a rank.
 
     Beside every metric stand `n_images`, `n_references` and the networks; `lpips_low` and `lpips_high` are a 95 % bootstrap
     interval over the images, drawn with `seed`. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
@@ -27,8 +27,10 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     table = pd.concat([trials, _controls(records)], ignore_index=True)
     images = dict(tuple(records.images.groupby("evaluation_key")))
     table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
-    ranked = table.sort_values(["is_control", "objective", "number"], na_position="last", kind="stable", ignore_index=True)
-    has_rank = ranked["objective"].notna() & ~ranked["is_control"]
+    by = ["is_control", "failed", "objective", "number"]
+    table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
+    ranked = table.drop(columns="failed")
+    has_rank = ranked["objective"].notna() & ~table["failed"] & ~ranked["is_control"]
     return ranked.assign(rank_number=pd.Series(range(1, len(ranked) + 1), dtype="Int64").where(has_rank))
 
 
@@ -40,7 +42,7 @@ def pivot(records: StudyRecords, a: str, b: str, *, value: str = "objective", se
     for name in (a, b):
         if name not in records.parameters:
             raise KeyError(f"A pivot takes parameters that the study searched, but `{name}` is none of {', '.join(records.parameters)}.")
-    frame = _best_evaluations(records).dropna(subset=[value])
+    frame = _best_evaluations(records).query("state != @FAILED").dropna(subset=[value])
     rows = [_cell({a: cell_a, b: cell_b}, group[value], seed=seed) for (cell_a, cell_b), group in frame.groupby([a, b])]
     return pd.DataFrame(rows, columns=[a, b, "n", "best", "mean", "low", "high"])
 

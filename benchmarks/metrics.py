@@ -24,7 +24,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 from benchmarks.machine import machine, median_ratio, seconds_in_turn
 from benchmarks.results import add_write_flag, report
-from trainables.features import ImageSet, PerceptualBackbone, References, perceptual_backbone
+from trainables.features import PerceptualBackbone, ReferenceImages, References, perceptual_backbone
 from trainables.metrics import frechet_distance, lpips_between
 
 N_GENERATED, N_REFERENCES, N_FEATURES = 20, 151, 2048
@@ -60,7 +60,7 @@ def fid_result(*, n_rounds: int) -> dict:
 
 def lpips_result(package: lpips.LPIPS, backbone: PerceptualBackbone, *, size: int, n_rounds: int, n_pairs: int) -> dict:
     """20 x 151 images: ours with cached references, generated ones from pixels; the package from pixels, as it must."""
-    generated, images = random_images(N_GENERATED, size, seed=1), ImageSet(random_images(N_REFERENCES, size, seed=0))
+    generated, images = random_images(N_GENERATED, size, seed=1), ReferenceImages(random_images(N_REFERENCES, size, seed=0))
     references, start = References(), time.perf_counter()
     references.perceptual(backbone, images)
     once_s = time.perf_counter() - start

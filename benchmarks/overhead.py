@@ -21,7 +21,7 @@ from benchmarks.results import add_write_flag, report
 from sweep import Epochs, Objective, Study
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.runner import Launch, launch
-from sweep.worker import ImageSet
+from sweep.worker import ScoredImages
 
 FEW = 20
 
@@ -57,14 +57,14 @@ class InstantDevice:
     def save(self, key: str) -> None:
         pass
 
-    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ImageSet]:
+    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ScoredImages]:
         return [self._image_set(order) for order in orders]
 
-    def _image_set(self, order: EvaluationOrder) -> ImageSet:
+    def _image_set(self, order: EvaluationOrder) -> ScoredImages:
         config = self._configs.get(order.training_key)
         value = 1.0 if config is None else abs(np.log10(config.learning_rate) + 3) + 1 / order.epoch
         row = {"seconds_generate": 0.0, "seconds_score": 0.0, "device": "none"}
-        return ImageSet(order.key, {"lpips": value, "fid": value}, {"perceptual": "embedded:perceptual", "pooled": "embedded:pooled"}, row=row)
+        return ScoredImages(order.key, {"lpips": value, "fid": value}, {"perceptual": "embedded:perceptual", "pooled": "embedded:pooled"}, row=row)
 
 
 def make_device(spec: Any) -> InstantDevice:

@@ -36,7 +36,8 @@ def report(command: str, title: str, lines: Sequence[str], *, write: bool, facts
 
 
 def with_section(text: str, title: str, section: str) -> str:
-    """The document with this section put in, in place of an older one of the same title."""
+    """The document with this section put in, in place of an older one of the same title. Remarks on the older one, which were about
+    its numbers, go with it."""
     pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     if pattern.search(text):
         return pattern.sub(lambda _: section + "\n", text).rstrip() + "\n"

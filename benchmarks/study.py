@@ -143,9 +143,17 @@ def _kept(arguments: argparse.Namespace, side: str, pair: int) -> dict:
         command = [sys.executable, "-m", "benchmarks.study", "--side", side, *options]
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": home}).stdout
         shutil.rmtree(home, ignore_errors=True)
-        file.write_text(printed.strip().splitlines()[-1])
+        file.write_text(json.dumps({**json.loads(printed.strip().splitlines()[-1]), "machine": comparable(machine())}))
         print(f"  {json.loads(file.read_text())['seconds']:.0f} s", flush=True)
-    return json.loads(file.read_text())
+    kept = json.loads(file.read_text())
+    if kept.get("machine") != comparable(machine()):
+        raise SystemExit(f"{file} was measured on another machine or with other versions. Remove it, or use --fresh.")
+    return kept
+
+
+def comparable(facts: dict) -> dict:
+    """What two sides must have in common."""
+    return {name: facts[name] for name in ("cpu", "n_cores", "python", "versions")}
 
 
 def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours: dict, solo: dict) -> list[str]:
@@ -176,8 +184,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="forget what is kept of earlier runs")
     add_write_flag(parser)
     arguments = parser.parse_args()
-    if arguments.fresh:
-        shutil.rmtree(WORK, ignore_errors=True)
+    if arguments.fresh and not arguments.side:
+        for file in WORK.glob(f"{arguments.rows}-{arguments.epochs}-epochs-*.json"):
+            file.unlink()
     return arguments
 
 

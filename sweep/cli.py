@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,9 +89,10 @@ def trial(
     again: Annotated[bool, typer.Option("--again", help="Train and score even what is stored already.")] = False,
 ) -> None:
     """Run one configuration in this process, without Ray; breakpoints work. What --set leaves open is the baseline's."""
-    study = one_trial_study(_load(study_file, sets, {}))
+    from sweep.one_trial import one_trial_study, run_trial_here
     from sweep.progress import Progress
-    from sweep.runner_here import run_trial_here
+
+    study = one_trial_study(_load(study_file, sets, {}))
 
     console = _console()
     with Progress(console) as view:
@@ -142,6 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except SweepError as error:
         return _say_error(str(error), MENDABLE)
+    except PermissionError as error:
+        return _say_error(f"Files must be readable, but {error.filename} is not: {error.strerror}. Change its permissions.", MENDABLE)
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -150,27 +152,6 @@ def main(arguments: list[str] | None = None) -> int:
         said = error.format_message().rstrip(".")
         way_out = f"{said}. Use --help to see what there is." if said else "A command is missing. Use e.g. launch STUDY.py."
         return _say_error(way_out, MENDABLE)
-
-
-def one_trial_study(study: Study) -> Study:
-    """The study whose only trial is what `--set` fixed, over the baseline, the first start point or the defaults."""
-    from sweep.parameters import expand
-    from sweep.study import Row
-
-    start = study.baseline or next(iter((*study.try_first, *study.rows)), Row({}))
-    chosen = {name: value for name, value in expand(start.configuration).items() if name not in expand(study.fixed)}
-    return replace(
-        study,
-        name=f"{study.name}-trial",
-        space={},
-        rows=(Row(chosen),),
-        try_first=(),
-        baseline=None,
-        samples=None,
-        sampler="random",
-        early_stopping=None,
-        max_concurrent=1,
-    )
 
 
 def _load(study_file: Path, sets: list[str] | None, shorthands: dict[str, Any]) -> Study:
@@ -183,7 +164,7 @@ def _load(study_file: Path, sets: list[str] | None, shorthands: dict[str, Any]) 
 
 
 def _exit_code(driver: Driver) -> int:
-    from sweep.trial_rows import INTERRUPTED
+    from sweep.messages import INTERRUPTED
 
     if driver.stopping == INTERRUPTED:
         return INTERRUPTED_CODE

@@ -15,7 +15,6 @@ EXTENDING_FIELDS = (
     "aliases",
     "space",
     "try_first",
-    "baseline",
     "fan_out",
     "sampler",
     "samples",
@@ -24,10 +23,12 @@ EXTENDING_FIELDS = (
     "study_seed",
     "budget_hours",
 )
-"""A change of these leaves every earlier trial as true as it was. Any other change is incomparable."""
+"""A change of these leaves every earlier trial as true as it was. Any other change is incomparable: a baseline, too, which trials carry
+as a label and are paired with."""
 
 IGNORED_FIELDS = ("name",)
 SEARCHED = "(searched)"
+CONTENT, UNNAMED = "content of ", "(not named)"
 
 Verdict = tuple[str, str, Any, Any]
 
@@ -58,12 +59,14 @@ def require_comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[V
 
 def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(study))
-    fixed = plain.pop("fixed", {})
-    return {**{name: value for name, value in plain.items() if name not in IGNORED_FIELDS}, **{f"fixed.{k}": v for k, v in fixed.items()}}
+    fixed, content = plain.pop("fixed", {}), plain.pop("content", {})
+    fields = {name: value for name, value in plain.items() if name not in IGNORED_FIELDS}
+    return {**fields, **{f"fixed.{k}": v for k, v in fixed.items()}, **{f"{CONTENT}{k}": v for k, v in content.items()}}
 
 
 def _verdict(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Verdict:
-    before, after = old.get(name, SEARCHED), new.get(name, SEARCHED)
+    missing = UNNAMED if name.startswith(CONTENT) else SEARCHED
+    before, after = old.get(name, missing), new.get(name, missing)
     if before == after:
         return name, SAME, before, after
     return name, EXTENDS if _extends(name, before, after) else INCOMPARABLE, before, after
@@ -72,6 +75,8 @@ def _verdict(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Verdi
 def _extends(name: str, before: Any, after: Any) -> bool:
     if name == "rows":  # trials are numbered by row, so the old ones must come first
         return isinstance(before, list) and isinstance(after, list) and bool(before) and after[: len(before)] == before
+    if name.startswith(CONTENT):  # a further model, or one that is no longer asked for
+        return UNNAMED in (before, after)
     if name.startswith("fixed."):
         # Narrowed to one value: the old trials carry their own. The other way round their value is nowhere in their rows.
         return before == SEARCHED

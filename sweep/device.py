@@ -19,14 +19,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sweep.errors import DeviceError
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.record_files import write_atomically
-from sweep.worker import ImageSet
+from sweep.worker import ScoredImages
 from trainables.adapters import AdapterStore
 from trainables.config import TrainConfig, pack_signature
+from trainables.errors import SweepError
 from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.leases import Leases
+from trainables.lora import SlotLoRA
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState
 from trainables.probe import probe_pack_size
 from trainables.subject import load_subject
@@ -84,6 +87,7 @@ class PackDevice:
         self._orders: dict[str, TrainingOrder] = {}
         self._arriving: dict[str, TrainingState | None] = {}  # they join their pack at its next epoch boundary
         self._elsewhere: dict[str, TrainingOrder] = {}  # another process that shares the storage trains them now
+        self._failed: list[TrainingReport] = []  # what is still to be said of trainings that could not be let in
         self._step_s: dict[int, float] = {}  # by id of the pack
         self._turn = 0
 
@@ -114,12 +118,14 @@ class PackDevice:
         # An adapter may be there without its moments: training then goes on from the last complete state.
         first = self._store.longest_state_epoch(order.key, missing[0] - 1)
         try:
-            self._arriving[order.key] = None if first is None else self._store.load_state(order.key, first)
-            self._orders[order.key] = order
-            self._let_in()
+            state = None if first is None else self._store.load_state(order.key, first)
+            parts = self._frozen.parts(order.config.train_model, order.config.train_vae, order.config.dtype)
+            SlotLoRA(parts.unet).check_rank(order.config.rank)
         except Exception:
-            self.stop(order.key)
+            self._leases.release(order.key)
             raise
+        self._orders[order.key], self._arriving[order.key] = order, state
+        self._failed += self._let_in()
         return TrainingReport(order.key, first or 0, stored=tuple(stored))
 
     def stop(self, key: str) -> None:
@@ -132,27 +138,33 @@ class PackDevice:
         self._leases.release(key)
 
     def advance(self) -> list[TrainingReport]:
-        reports = self._heard_from_elsewhere()
-        self._let_in()
+        reports = self._heard_from_elsewhere() + self._let_in() + self._failed
+        self._failed = []
         if not self._packs:
-            time.sleep(POLL_S)
+            time.sleep(0 if reports else POLL_S)
             return reports
         self._turn += 1
         pack = self._packs[self._turn % len(self._packs)]
         try:
             return reports + self._train(pack)
-        except torch.OutOfMemoryError:
-            if len(pack.keys) == 1:
-                raise
-            self._halve(pack)
-            return reports
+        except torch.OutOfMemoryError as error:
+            return reports + (self._halve(pack) if len(pack.keys) > 1 else self._give_up(pack, error))
+        except Exception as error:  # whatever it is, it is this pack's, and the others go on
+            logger.exception("a pack of %d trainings failed", len(pack.keys))
+            return reports + self._give_up(pack, error)
 
     def save(self, key: str) -> None:
         pack = next(pack for pack in self._packs if key in pack.keys)
         self._store.save(key, pack.state(key))
 
-    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ImageSet]:
-        return [self._image_set(result) for result in self._evaluator.evaluate([self._request(order) for order in orders])]
+    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ScoredImages]:
+        requests, unreadable = [], []
+        for order in orders:
+            try:
+                requests.append(self._request(order))
+            except SweepError as error:  # an adapter that is damaged, or was taken away
+                unreadable.append(ScoredImages(order.key, error=str(error)))
+        return unreadable + [self._image_set(result) for result in self._evaluator.evaluate(requests)]
 
     # ---- private, in the order of use
 
@@ -161,19 +173,25 @@ class PackDevice:
         if self._probe_file is None or not self._probe_file.exists():
             return None
         known = json.loads(self._probe_file.read_text(encoding="utf-8"))
-        same = known["device"] == device_name(self._device) and known["most_slots"] == self._most_slots
-        return known["n_slots"] if same else None
+        return known["n_slots"] if {name: known.get(name) for name in self._probed} == self._probed else None
+
+    @property
+    def _probed(self) -> dict[str, object]:
+        """What a measured size holds for."""
+        config = [str(value) for value in pack_signature(self._probe_with)] if self._probe_with else None
+        options = [name for name, on in self._pack_options.items() if on]
+        return {"device": device_name(self._device), "most_slots": self._most_slots, "config": config, "options": options}
 
     def _measured_size(self, config: TrainConfig) -> int:
         subject = self._subject(config.subject)
         probe = probe_pack_size(self._frozen, config, subject, largest=self._most_slots, pack_options=self._pack_options)
         steps_per_epoch = math.ceil(len(subject.train) / config.batch)
         found = {
-            "device": device_name(self._device),
+            **self._probed,
             "n_slots": probe.best,
-            "most_slots": self._most_slots,
             "seconds_per_adapter_step": dict(probe.seconds_per_adapter_step),
             "epochs_per_hour": 3600 / (probe.seconds_per_adapter_step[probe.best] * steps_per_epoch),
+            "epochs_per_hour_alone": 3600 / (probe.seconds_per_adapter_step[1] * steps_per_epoch),
         }
         logger.info("pack size %s", found)
         if self._probe_file is not None:
@@ -192,15 +210,41 @@ class PackDevice:
                 reports.append(TrainingReport(key, stored[-1], stored=tuple(stored)))
         return reports
 
-    def _let_in(self) -> None:
-        """Give arriving trainings their slots where their pack stands at an epoch boundary: rungs then stay aligned."""
+    def _let_in(self) -> list[TrainingReport]:
+        """Give arriving trainings their slots where their pack stands at an epoch boundary: rungs then stay aligned.
+
+        Returns what to say of those that cannot be trained."""
+        failed = []
         for key, state in list(self._arriving.items()):
             order = self._orders[key]
             pack = self._pack_for(order.config)
-            if pack.at_boundary:
+            if not pack.at_boundary:
+                continue
+            del self._arriving[key]
+            try:
                 pack.add(key, order.config, self._subject(order.config.subject), state=state, total_epochs=order.total_epochs)
-                del self._arriving[key]
-                self._packs += [pack] if pack not in self._packs else []
+            except Exception as error:  # whatever it is, it is this training's, and the others go on
+                failed.append(TrainingReport(key, 0, failed=self._reason(error)))
+                self.stop(key)
+                continue
+            self._packs += [pack] if pack not in self._packs else []
+        return failed
+
+    def _give_up(self, pack: Pack, error: Exception) -> list[TrainingReport]:
+        """A pack that cannot go on: what to say of its trainings."""
+        reason = self._reason(error)
+        reports = [TrainingReport(key, standing.epochs, failed=reason) for key, standing in pack.standings().items()]
+        for report in reports:
+            self.stop(report.key)
+        return reports
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, torch.OutOfMemoryError):
+            return (
+                f"A training must fit the memory of {device_name(self._device)}, but this one does not, even alone. "
+                "Use a smaller batch, dtype=bfloat16 or --gradient-checkpointing."
+            )
+        return str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
     def _pack_for(self, config: TrainConfig) -> Pack:
         signature = pack_signature(config)
@@ -227,10 +271,10 @@ class PackDevice:
         self._packs = [pack for pack in self._packs if pack.keys]
         return list(reports.values())
 
-    def _halve(self, pack: Pack) -> None:
-        """Out of memory: half of the trainings go on in a pack of their own, and the two take turns."""
+    def _halve(self, pack: Pack) -> list[TrainingReport]:
+        """Out of memory: half of the trainings go on in a pack of their own, and the two take turns. There is nothing to say of it."""
         torch.cuda.empty_cache()
-        pack.largest = len(pack.keys) // 2
+        pack.largest = self.n_slots = len(pack.keys) // 2
         leaving = pack.keys[pack.largest :]
         logger.warning("out of memory with %d trainings together: going on with %d at once", len(pack.keys), pack.largest)
         other = self._new_pack(pack.parts, largest=max(pack.largest, len(leaving)))
@@ -239,12 +283,13 @@ class PackDevice:
             other.add(key, order.config, self._subject(order.config.subject), state=pack.state(key), total_epochs=order.total_epochs)
             pack.remove(key)
         self._packs.append(other)
+        return []
 
     def _request(self, order: EvaluationOrder) -> EvaluationRequest:
         adapter = None if order.training_key is None else self._store.load_adapter(order.training_key, order.epoch)
         return EvaluationRequest(order.key, adapter, order.config, self._subject(order.subject))
 
-    def _image_set(self, result: EvaluationResult) -> ImageSet:
+    def _image_set(self, result: EvaluationResult) -> ScoredImages:
         row = {
             **result.counts,
             "seconds_generate": result.seconds_generate,
@@ -252,7 +297,18 @@ class PackDevice:
             "device": device_name(self._device),
             "versions": _versions(),
         }
-        return ImageSet(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
+        return ScoredImages(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
+
+
+def device_kind(wanted: str) -> str:
+    """"cpu" or "cuda" for --device, as far as this process sees a GPU.
+
+    Raises: DeviceError where the wanted one is not there."""
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"`--device` must be auto, cpu or cuda, but it is {wanted!r}.")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("`--device cuda` needs a GPU, but torch sees none. Use --device cpu.")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 @cache

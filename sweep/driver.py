@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from sweep.errors import ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
-from sweep.messages import Answer, EvaluationOrder, Subscription
+from sweep.messages import INTERRUPTED, LOST, TRIED_AGAIN, Answer, EvaluationOrder, Subscription
 from sweep.scheduler import Asha
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher, Suggestion
 from sweep.study import Study
-from sweep.trial_rows import INTERRUPTED, LOST, Trial, trial_row
+from sweep.trial_rows import Trial, trial_row
 
 
 class PoolClient(Protocol):
@@ -68,7 +68,7 @@ class Driver:
         self._live: dict[str, Subscription] = {}
         self._to_run: deque[str] = deque()
         self._attended: set[str] = set()
-        self._controls: set[str] = set()
+        self.controls: set[str] = set()  # evaluation keys of the controls that belong to the study as it is now
         self._unfinished: dict[str, Trial] = {}
         for trial in past:
             self._take_past(trial)
@@ -91,11 +91,21 @@ class Driver:
         scored = [trial for trial in self.trials.values() if trial.rungs and trial.state != FAIL]
         return min(scored, key=lambda trial: trial.objective, default=None)
 
+    def ask_for_what_is_missing(self) -> None:
+        """Controls and fan-out values of the trials of earlier launches, where the records do not hold them: new ones, or lost ones."""
+        for trial in self.trials.values():
+            if trial.state != FAIL and trial.rungs:
+                self._ask_again(trial)
+
     def fill(self) -> None:
         """Start trials until enough are live: their trainings begin at once, before anybody asks for their rungs."""
         self._stop_if_over_budget()
         while self.stopping is None and len(self._live) < self._max_concurrent:
-            suggestion = self._searcher.ask()
+            try:
+                suggestion = self._searcher.ask()
+            except SweepError as error:  # a define-by-run space gave something else than parameters
+                self.fail(error)
+                return
             if suggestion is None:
                 return
             self._start(suggestion)
@@ -114,7 +124,7 @@ class Driver:
         elif answer.kind == "failed":
             self._end(trial_id, FAIL, reason=answer.reason)
         elif answer.kind == "closed":
-            self._end(trial_id, FAIL, reason=answer.reason or INTERRUPTED)
+            self._end(trial_id, FAIL, reason=_interruption(answer.reason))
         return trial_id in self._live
 
     def attend(self, trial_id: str) -> None:
@@ -137,12 +147,18 @@ class Driver:
         self.stopping = reason
         self._pool.close(reason)
 
+    def fail(self, error: SweepError) -> None:
+        """End the study early by what makes it useless to go on; the trials that were live are tried again at its next launch."""
+        self.fatal = self.fatal or error
+        self.stop(str(error))
+        self.end_all(str(error))
+
     def end_all(self, reason: str = INTERRUPTED) -> None:
         """End what is still live, without waiting for anybody: nothing stays RUNNING."""
         if self._live:
             self.stopping = self.stopping or reason  # before the first one ends, which would start another
         for name in list(self._live):
-            self._end(name, FAIL, reason=reason)
+            self._end(name, FAIL, reason=_interruption(reason))
 
     # ---- private, in the order of a trial's life
 
@@ -177,13 +193,21 @@ class Driver:
         self._to_run.append(trial.id)
         self._write(trial)
         self._pool.subscribe(subscription)
-        self._request_control(subscription)
+        self._request_controls(subscription)
 
-    def _request_control(self, subscription: Subscription) -> None:
-        order = self._keys.control(subscription)
-        if order.key not in self._controls:
-            self._controls.add(order.key)
-            self._pool.request([order])
+    def _ask_again(self, trial: Trial) -> None:
+        try:
+            subscription = self._keys.subscription(trial.id, trial.configuration)
+        except SweepError:  # the study has changed, and its configuration is no longer one
+            return
+        if subscription.training_key == trial.training_key:
+            self._request_controls(subscription)
+            self._pool.request(self._keys.fan_out(subscription, trial.epochs))
+
+    def _request_controls(self, subscription: Subscription) -> None:
+        orders = [order for order in self._keys.controls(subscription) if order.key not in self.controls]
+        self.controls |= {order.key for order in orders}
+        self._pool.request(orders)
 
     def _take_rung(self, trial: Trial, answer: Answer) -> None:
         try:
@@ -193,9 +217,7 @@ class Driver:
             self._end(trial.id, FAIL, reason=str(error))
             return
         except StudyError as error:  # the same for every trial: no use in going on
-            self.fatal = self.fatal or error
-            self._end(trial.id, FAIL, reason=str(error))
-            self.stop(str(error))
+            self.fail(error)
             return
         trial.rungs.append((answer.epoch, value, answer.evaluation_key))
         trial.shared_epochs = answer.shared_epochs
@@ -244,8 +266,14 @@ class Driver:
             self.stopping = f"the budget of {hours:g} hours is used up"
 
 
+def _interruption(reason: str) -> str:
+    """The reason of a trial that was ended with the study: it is nobody's configuration, and is tried again."""
+    return reason if reason.startswith(TRIED_AGAIN) else f"{INTERRUPTED}: {reason}" if reason else INTERRUPTED
+
+
 def run_here(driver: Driver, pool: Any, turn: Callable[[], bool], *, on_change: Callable[[], None] = lambda: None) -> None:
     """Run the study in this process: trials are asked for in turn, `turn` is the worker's. For `sweep trial`, and for tests."""
+    driver.ask_for_what_is_missing()
     driver.fill()
     while not driver.finished:
         for trial in driver.live:

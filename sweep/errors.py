@@ -5,15 +5,13 @@
     ├── SubjectError                trainables: a folder of images and captions that cannot be used as it is
     ├── ModelError                  trainables: a base model or feature network that is unknown, missing or damaged
     ├── AdapterError                trainables: an adapter file that is missing, damaged or of another layout
-    ├── TrainingFailed              trainables: a training that diverged; never retried
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
     ├── StudyError                  a study file, or a value in it, that cannot be used
     │   └── IncomparableStudyError  a study name that already holds records of something else
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
-    ├── WorkerError                 a worker that was lost more often than is retried
-    └── Interrupted                 the person stopped the study; exit code 130
+    └── WorkerError                 a worker that was lost more often than is retried
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from trainables.errors import (
     ModelError,
     SubjectError,
     SweepError,
-    TrainingFailed,
 )
 
 __all__ = [
@@ -34,14 +31,12 @@ __all__ = [
     "DeviceError",
     "EvaluationFailed",
     "IncomparableStudyError",
-    "Interrupted",
     "ModelError",
     "ObjectiveError",
     "RecordsError",
     "StudyError",
     "SubjectError",
     "SweepError",
-    "TrainingFailed",
     "WorkerError",
 ]
 
@@ -68,7 +63,3 @@ class DeviceError(SweepError):
 
 class WorkerError(SweepError):
     """A worker was lost more often than is retried."""
-
-
-class Interrupted(SweepError):
-    """The person stopped the study. Its records are complete up to that moment."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,21 +72,31 @@ class StudyFolder:
                 raise StudyError(
                     f"A study runs once at a time, but {self.root} is in use by another launch. Wait for it, or use --name."
                 ) from error
-            yield
+            try:
+                yield
+            finally:
+                self._remove_if_empty()
 
-    def require_comparable(self, study: Study) -> list[Verdict]:
-        """The fields in which `study` extends what the folder holds; none for a new folder.
+    def require_comparable(self, study: Study, content: Mapping[str, str]) -> list[Verdict]:
+        """The fields in which `study` extends what the folder holds; none for a new folder. `content`: as Keys.content_digests.
 
         Raises:
             IncomparableStudyError: its records are of something else."""
         if not self.exists:
             return []
-        return require_comparable(json.loads(self.description.read_text(encoding="utf-8")), study.describe())
+        return require_comparable(json.loads(self.description.read_text(encoding="utf-8")), {**study.describe(), "content": dict(content)})
 
-    def write_study(self, study: Study) -> None:
-        """Store the study as it is launched now."""
-        for path, text in ((self.source, study.source), (self.description, json.dumps(study.describe(), indent=1))):
+    def write_study(self, study: Study, content: Mapping[str, str]) -> None:
+        """Store the study as it is launched now, with the digests of what its names stand for."""
+        description = {**study.describe(), "content": dict(content)}
+        for path, text in ((self.source, study.source), (self.description, json.dumps(description, indent=1))):
             write_atomically(path, lambda file, text=text: file.write(text.encode()))
+
+    def _remove_if_empty(self) -> None:
+        """A launch that never began leaves nothing behind."""
+        if self.root.is_dir() and [path.name for path in self.root.iterdir()] == [self._lock.name]:
+            self._lock.unlink()
+            self.root.rmdir()
 
     def worker_log(self, worker: str) -> Path:
         return self.root / f"{worker}.log"

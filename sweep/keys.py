@@ -53,6 +53,19 @@ class Keys:
                 self.content.model_digest(evaluation.infer_model, evaluation.infer_vae)
         self.study.require_captions(subject.caption_versions)
 
+    def content_digests(self) -> dict[str, str]:
+        """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
+        digests: dict[str, str] = {}
+        for parameter in ("train_model", "train_vae", "infer_model", "infer_vae"):
+            for configuration in self.study.telling_configurations(parameter):
+                train, _, evaluation = self.study.split(configuration)
+                for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
+                    digests[f"model {model}" + (f" with vae {vae}" if vae else "")] = self.content.model_digest(model, vae)
+        subject = self.content.subject(train.subject)
+        digests[f"images of {train.subject}"] = subject.reference_digest
+        versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
+        return {**digests, **versions}
+
     def subscription(self, trial: str, configuration: Mapping[str, Any]) -> Subscription:
         """What a trial with this configuration asks of the pool.
 
@@ -67,10 +80,11 @@ class Keys:
         rungs = tuple(Rung(e, self._evaluation_key(evaluation, config.subject, key, e), evaluation) for e in epochs)
         return Subscription(trial, key, config, rungs)
 
-    def control(self, subscription: Subscription) -> EvaluationOrder:
-        """The same evaluation without an adapter."""
+    def controls(self, subscription: Subscription) -> list[EvaluationOrder]:
+        """The same evaluation, and its further values, without an adapter."""
         evaluation, subject = subscription.rungs[0].config, subscription.config.subject
-        return EvaluationOrder(self._evaluation_key(evaluation, subject, None, 0), None, 0, evaluation, subject)
+        every = (evaluation, *self.study.fan_out_configs(evaluation))
+        return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject) for config in every]
 
     def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
         """The further evaluations of a trial that ended at this epoch."""

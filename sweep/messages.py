@@ -9,6 +9,11 @@ from typing import Literal
 
 from trainables.config import EvalConfig, TrainConfig
 
+INTERRUPTED = "interrupted"
+LOST = "lost"
+TRIED_AGAIN = (INTERRUPTED, LOST)
+"""Failures whose reason begins so are nobody's configuration: a relaunch tries them again."""
+
 
 @dataclass(frozen=True)
 class Rung:

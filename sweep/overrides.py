@@ -1,7 +1,7 @@
 """`--set name=value`: what a text on the command line changes in a study. The file itself stays as it is.
 
 A parameter becomes fixed and leaves the space, the rows, the start points and fan_out; a field of the study is replaced;
-`alias.NAME=DIR` redirects the model called NAME wherever it occurs."""
+`alias.NAME=DIR` redirects the model called NAME wherever it occurs; `space.caption=v1,v2` leaves a searched parameter these choices."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def changes_of(study: Study, overrides: Mapping[str, str]) -> dict[str, Any]:
     for name, text in overrides.items():
         if name.startswith("alias."):
             changed["aliases"][name.removeprefix("alias.")] = text
+        elif name.startswith("space."):
+            changed["space"] = _with_choices(changed["space"], name.removeprefix("space."), text)
         elif name == "model" or name == "epochs":
             changed |= _without(changed, name) | {name: text if name == "model" else literal(text)}
         elif name in TEXT_FIELDS + VALUE_FIELDS:
@@ -43,6 +45,16 @@ def changes_of(study: Study, overrides: Mapping[str, str]) -> dict[str, Any]:
             changed["fixed"] = {**changed["fixed"], name: _value(name, text)}
     _require_used(replace(study, **changed), overrides)
     return changed
+
+
+def _with_choices(space: Any, name: str, text: str) -> dict[str, Any]:
+    """The space with that parameter chosen from the values between the commas."""
+    from ray import tune  # the study file has imported it already
+
+    if is_define_by_run(space) or name not in space:
+        known = "" if is_define_by_run(space) else nearest(name, space)
+        raise StudyError(f"`--set space.{name}` needs a parameter of the space, but `{name}` is none by name.{known} Change the study file.")
+    return {**space, name: tune.choice([_value(name, value.strip()) for value in text.split(",")])}
 
 
 def _require_settable(name: str) -> None:

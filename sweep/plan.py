@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from sweep.folder import StudyFolder
-from sweep.records import Records
 from sweep.space import choices_of, is_define_by_run, random_configurations
 from sweep.study import Row, Study
 from trainables.config import PACK_PARAMETERS, TRAIN_PARAMETERS, TrainConfig, pack_signature
@@ -27,7 +26,8 @@ class Rates:
     """What one device has been measured to do."""
 
     device: str
-    epochs_per_hour: float
+    epochs_per_hour: float  # of trainings in a pack
+    epochs_per_hour_alone: float
     evaluations_per_hour: float
 
 
@@ -43,9 +43,9 @@ class Costs:
     controls: int
 
     def hours(self, rates: Rates, *, shared: bool) -> float:
-        epochs = self.epochs_trained if shared else self.epochs_asked
+        epochs_h = self.epochs_trained / rates.epochs_per_hour if shared else self.epochs_asked / rates.epochs_per_hour_alone
         evaluations = self.evaluations_computed if shared else self.evaluations_asked
-        return epochs / rates.epochs_per_hour + (evaluations + self.controls) / rates.evaluations_per_hour
+        return epochs_h + (evaluations + self.controls) / rates.evaluations_per_hour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +69,17 @@ class Plan:
 
 def measured_rates(folder: StudyFolder) -> Rates | None:
     """What the last launch of the study measured of its device; None where there was none, or it scored nothing."""
+    from sweep.records import Records  # pandas, which no other plan needs
+
     if not folder.pack_size.exists():
         return None
     measured = json.loads(folder.pack_size.read_text(encoding="utf-8"))
     evaluations = Records(folder.root).evaluations()
     seconds = (evaluations["seconds_generate"] + evaluations["seconds_score"]).mean()
-    if "epochs_per_hour" not in measured or not seconds > 0:
+    if "epochs_per_hour_alone" not in measured or not seconds > 0:
         return None
-    return Rates(device=measured["device"], epochs_per_hour=measured["epochs_per_hour"], evaluations_per_hour=3600 / seconds)
+    rates = {name: measured[name] for name in ("device", "epochs_per_hour", "epochs_per_hour_alone")}
+    return Rates(**rates, evaluations_per_hour=3600 / seconds)
 
 
 def make_plan(study: Study, *, rates: Rates | None = None) -> Plan:

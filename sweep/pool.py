@@ -2,7 +2,7 @@
 
 Trials subscribe to a training and ask for their next rung. Workers ask what to do and report what they did. Equal keys are one
 training and one evaluation, whoever asks. A plain class: no Ray, no torch, no clock of its own, no file. It is asked from one
-thread; sweep/runner.py wraps it as an actor, `sweep trial` and the tests call it directly."""
+thread; sweep/fleet.py wraps it as an actor, `sweep trial` and the tests call it directly."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sweep.messages import (
+    LOST,
     Answer,
     EvaluationOrder,
     EvaluationReport,
@@ -163,11 +164,20 @@ class Pool:
         training = self._trainings[report.key]
         payers = [name for name in training.trials if self._trials[name].last_epoch > training.epoch]
         training.take(report, payer=payers[0] if payers else None)
+        if training.failed is not None:
+            self._drop_requests(training)
 
     def _take_evaluation(self, report: EvaluationReport) -> None:
         evaluation = self._evaluations.pop(report.key, None)
         self._n_rungs_scored += evaluation is not None and not evaluation.requested
         self._outcomes[report.key] = report.outcome
+
+    def _drop_requests(self, training: _Training) -> None:
+        """What was requested of a training that failed, and is not stored, will never be scored: nobody must wait for it."""
+        lost = [e for e in self._evaluations.values() if e.requested and e.order.training_key == training.key]
+        for evaluation in lost:
+            if evaluation.order.epoch not in training.stored:
+                self._take_evaluation(EvaluationReport(evaluation.order.key, Outcome(error=training.failed)))
 
     def _reconcile(self, worker: str, held: tuple[str, ...]) -> None:
         # What a worker was given and no longer holds has ended there, for whatever reason; and it evaluates nothing while it asks.
@@ -182,6 +192,8 @@ class Pool:
         """Epochs past `after` (None: past where it stands) whose adapters some trial still waits for."""
         after = training.epoch if after is None else after
         epochs = {r.epoch for name in training.trials for r in self._trials[name].rungs_left if r.evaluation_key not in self._outcomes}
+        # What was requested for a trial whose rungs were known already: nobody has said yet that its adapter is stored.
+        epochs |= {e.order.epoch for e in self._evaluations.values() if e.requested and e.order.training_key == training.key}
         return tuple(sorted(e for e in epochs - training.stored if e > after))
 
     def _start(self, worker: str, *, n: int, like: Mapping[str, Any]) -> tuple[TrainingOrder, ...]:
@@ -225,9 +237,10 @@ class Pool:
         return any(e.next_rung is not None and e.next_rung.evaluation_key in self._outcomes for e in entries)
 
     def _give_up(self, item: _Training | _Evaluation) -> None:
-        reason = f"its worker was lost {item.n_losses} times; see the worker's log in the study's folder for what ended it"
+        reason = f"{LOST}: its worker was lost {item.n_losses} times; see the worker's log in the study's folder for what ended it"
         if isinstance(item, _Training):
             item.failed = reason
+            self._drop_requests(item)
         else:
             self._take_evaluation(EvaluationReport(item.order.key, Outcome(error=reason)))
 

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.folder import DEFAULT_STORAGE
+from sweep.messages import TRIED_AGAIN
 from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
-from sweep.trial_rows import INTERRUPTED
 
 if TYPE_CHECKING:
     from sweep.driver import Driver
@@ -70,7 +73,8 @@ class Progress:
             head = Text(headline(driver, snapshot, self._elapsed))
             self._live.update(Group(head, *_worker_lines(snapshot), _live_table(driver, snapshot)))
         elif self._clock() - self._spoke_at >= HEARTBEAT_EVERY_S:
-            self._print(headline(driver, snapshot, self._elapsed, with_clock=False), *_worker_lines(snapshot))
+            lines = [*_worker_lines(snapshot), *_training_lines(driver, snapshot)]
+            self._print(headline(driver, snapshot, self._elapsed, with_clock=False), *lines)
 
     @property
     def first_scored_s(self) -> float | None:
@@ -176,7 +180,7 @@ def ranked_table(rows: list[dict[str, Any]], *, n_rows: int = MOST_ROWS) -> Tabl
 def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per scored trial, best first, and the best control among them. evaluations: rows of the records by key."""
     rows = [_trial_line(trial, evaluations) for trial in driver.trials.values() if trial.rungs and trial.state != FAIL]
-    controls = [_control_line(driver, row) for row in evaluations.values() if row["training_key"] == "none"]
+    controls = [_control_line(driver, evaluations[key]) for key in sorted(driver.controls) if key in evaluations]
     best_control = min((c for c in controls if c is not None), key=lambda c: c["objective"], default=None)
     rows.sort(key=lambda row: row["objective"])
     for rank, row in enumerate(rows, 1):
@@ -239,7 +243,7 @@ def print_status(console: Console, folder: StudyFolder) -> None:
 
 
 def _is_unfinished(trial: Trial) -> bool:
-    return trial.state == RUNNING or (trial.state == FAIL and trial.reason == INTERRUPTED)
+    return trial.state == RUNNING or (trial.state == FAIL and trial.reason.startswith(TRIED_AGAIN))
 
 
 def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
@@ -248,7 +252,7 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
     lines = [f"records and pictures   {folder.root}", f"adapters               {folder.adapters}"]
     if driver.best is not None:
         lines.append(f"best adapter           {folder.adapters / driver.best.training_key / f'epoch-{driver.best.best[0]:05d}'}")
-    lines.append(f"next                   python -m analysis tables {name}{where}")
+    lines.append(f"next                   {python_command()} -m analysis tables {name}{where}")
     if driver.stopping:
         lines.append("to go on               the same launch command again: what is done is not done again")
     else:
@@ -257,6 +261,15 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
         lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def python_command() -> str:
+    """What to type for this Python: its path where `python` is another one, as in an environment that was not activated."""
+    found = shutil.which("python")
+    if found and os.path.samefile(found, sys.executable):
+        return "python"
+    relative = os.path.relpath(sys.executable)
+    return sys.executable if relative.startswith("..") else relative
 
 
 def _trial_line(trial: Trial, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -311,6 +324,16 @@ def _live_table(driver: Driver, snapshot: Mapping[str, Any]) -> Table:
 
 def _worker_lines(snapshot: Mapping[str, Any]) -> list[Text]:
     return [Text(f"{worker}: {doing}", style="dim") for worker, doing in snapshot.get("workers", {}).items()]
+
+
+def _training_lines(driver: Driver, snapshot: Mapping[str, Any]) -> list[Text]:
+    """The epoch and rate of each trial in one line, for where there is no table."""
+    words = []
+    for trial in driver.live:
+        training = snapshot.get("trials", {}).get(trial.id, {})
+        rate = _number(training.get("seconds_per_epoch"), 1)
+        words.append(f"{trial.id} epoch {training.get('epoch', 0):.3g}/{trial.max_epochs}" + (f" at {rate} s" if rate else ""))
+    return [Text(", ".join(words), style="dim")] if words else []
 
 
 def _share_done(trial: Trial, snapshot: Mapping[str, Any]) -> float:

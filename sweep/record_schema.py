@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sweep.errors import RecordsError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _ARROW = {"text": pa.string(), "json": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
@@ -91,6 +91,7 @@ EVALUATIONS = Table(
         Column("kid_heldout", "number", "", "unbiased kernel distance to held-out images"),
         Column("further_metrics", "json", "", "metrics without a column of their own, by name"),
         Column("objective", "number", "", "the study's objective of this image set; lower is better"),
+        Column("objective_formula", "text", "", "what the objective adds up, with weights, scales and networks"),
         Column("n_images", "integer", "images", "generated images"),
         Column("n_references", "integer", "images", "training images that they were compared with"),
         Column("n_heldout", "integer", "images", "held-out images that they were compared with"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweep.errors import RecordsError
+from sweep.errors import RecordsError, StudyError
 from sweep.folder import StudyFolder
 from sweep.objective import METRICS, PERCEPTUAL, POOLED
 from sweep.records import EVALUATIONS, IMAGES, Records, as_rows
@@ -28,7 +28,7 @@ def rescore(
 
     Raises:
         ModelError: a network is unknown or its weights are missing.  RecordsError: a picture is missing or damaged.
-        StudyError: the study is running."""
+        StudyError: the study is running, or its subject has changed.  DeviceError: there is no such device."""
     networks = {kind: name for kind, name in ((PERCEPTUAL, perceptual), (POOLED, pooled)) if name}
     with folder.held():
         records = Records(folder.root)
@@ -56,16 +56,24 @@ def _pictures_by_evaluation(records: Records) -> dict[str, list[str]]:
 
 def _lacks(row: Mapping[str, Any], networks: Mapping[str, str]) -> bool:
     known = row["further_metrics"] or {}
-    return any(metric_name({PERCEPTUAL: "lpips", POOLED: "fid"}[kind], name) not in known for kind, name in networks.items())
+    wanted = [metric_name(m, networks[kind]) for m, (_, kind) in METRICS.items() if kind in networks and row.get(m) is not None]
+    return any(name not in known for name in wanted)
 
 
 def _scorer(folder: StudyFolder, networks: Mapping[str, str], device: str) -> Callable[[Mapping[str, Any], list[Path]], dict[str, float]]:
+    from sweep.device import device_kind
     from trainables.evaluate import EvaluationRequest, Evaluator
     from trainables.frozen import FrozenWork
     from trainables.subject import load_subject
 
-    evaluator = Evaluator(FrozenWork(device), **networks)
-    subject = load_subject(json.loads(folder.description.read_text(encoding="utf-8"))["subject"])
+    description = json.loads(folder.description.read_text(encoding="utf-8"))
+    subject = load_subject(description["subject"])
+    if subject.reference_digest != description["content"][f"images of {description['subject']}"]:
+        raise StudyError(
+            f"Pictures are scored against the images that the study had, but those of {description['subject']} have changed since. "
+            f"Restore them, or launch the study under another --name."
+        )
+    evaluator = Evaluator(FrozenWork(device_kind(device)), **networks)
 
     def score(row: Mapping[str, Any], paths: list[Path]) -> dict[str, float]:
         images = _read(paths)

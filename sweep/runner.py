@@ -24,15 +24,14 @@ from sweep.errors import DeviceError, WorkerError
 from sweep.fleet import NAMESPACE, POOL, DeviceSpec, Fleet, RemotePool, last_line, start_pool
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.messages import Outcome
-from sweep.record_schema import METRIC_COLUMNS
-from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
+from sweep.messages import INTERRUPTED
+from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import Searcher
 from sweep.study import Study
-from sweep.trial_rows import INTERRUPTED, past_of, trial_of_row
+from sweep.trial_rows import past_of, trial_of_row
 from sweep.tuning import run_trials
-from sweep.worker import Device
+from sweep.worker import Device, known_outcomes
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
@@ -78,11 +77,12 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
     keys = how.keys or Keys(study)
     keys.check()
     with folder.held():
-        folder.require_comparable(study)
-        folder.write_study(study)
+        content = keys.content_digests()
+        folder.require_comparable(study, content)
         _say(how, "starting Ray")
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
         with _ray(how) as device, _interrupts() as interrupted:
+            folder.write_study(study, content)
             return _run(study, folder, keys, how, device, interrupted)
 
 
@@ -90,13 +90,14 @@ def _run(
     study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event
 ) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
-    pool = RemotePool(start_pool(_known_outcomes(records)))
+    pool = RemotePool(start_pool(known_outcomes(records)))
     options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}
     fleet = Fleet(pool, folder, study, device=device, **options)
     _say(how, "loading torch and diffusers on the worker")
     driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)
     watch = _Watch(driver, pool, fleet, interrupted, how.view)
     try:
+        driver.ask_for_what_is_missing()
         driver.fill()
         if not driver.finished:
             run_trials(driver, pool_name=POOL, namespace=NAMESPACE, on_step=watch)
@@ -125,16 +126,6 @@ def _new_driver(
     searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
     return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past)
-
-
-def _known_outcomes(records: Records) -> dict[str, Outcome]:
-    """What the study's records hold already, for the pool."""
-    return {row["evaluation_key"]: _outcome_of_row(row) for row in as_rows(records.evaluations(), EVALUATIONS)}
-
-
-def _outcome_of_row(row: Mapping[str, Any]) -> Outcome:
-    values = {name: float(row[name]) for name in METRIC_COLUMNS if row[name] is not None}
-    return Outcome(values, {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"]})
 
 
 # ---- watching, and Ctrl+C

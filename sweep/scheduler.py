@@ -1,6 +1,6 @@
 """Asynchronous successive halving as plain arithmetic (Li et al., arXiv:1810.05934), the stopping variant.
 
-Nothing here knows of Ray or Optuna. `sweep/tuning.py` asks it for Ray Tune; a relaunch refills its rungs from the records."""
+Nothing here knows of Ray or Optuna. `sweep/driver.py` asks it; a relaunch refills its rungs from the records."""
 
 from __future__ import annotations
 

@@ -70,17 +70,12 @@ class Searcher:
         self._distributions = _distributions_of(study)
         self._waiting: deque[Suggestion] = deque()
         self._open: dict[str, optuna.Trial] = {}
-        self._n_created = self._n_finished = 0
+        self._n_created = 0
         past = sorted(past, key=lambda trial: trial.number)
         for trial in past:
             self._replay(trial)
         for row in _not_yet_tried(study, past):
             self._enqueue(row.configuration, row.labels)
-
-    @property
-    def n_asked(self) -> int:
-        """Trials that were asked for, those of earlier launches included."""
-        return self._n_finished + len(self._open)
 
     @property
     def n_trials(self) -> int:
@@ -115,7 +110,6 @@ class Searcher:
 
         `epochs` tells where it stopped, for a study that samples its length."""
         optuna_trial = self._open.pop(trial)
-        self._n_finished += 1
         if reason:
             optuna_trial.set_user_attr("reason", reason)
         if epochs is not None:
@@ -172,7 +166,6 @@ class Searcher:
     def _add(self, trial: optuna.trial.FrozenTrial) -> None:
         self._optuna.add_trial(trial)
         self._n_created += 1
-        self._n_finished += 1
 
     def _past_in_optuna(self, past: PastTrial) -> optuna.trial.FrozenTrial:
         import optuna

@@ -200,7 +200,7 @@ class Study:
             if version not in available:
                 raise StudyError(
                     f"A study sweeps only the caption versions that its subject has, but it asks for {version!r} and {self.subject} "
-                    f"has {', '.join(available)}. Use one of these, or write the captions."
+                    f"has {', '.join(available)}. Use --set space.caption={','.join(available)}, or write the captions."
                 )
 
     def telling_configurations(self, name: str) -> list[Mapping[str, Any]]:

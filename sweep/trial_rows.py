@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweep.messages import TRIED_AGAIN
 from sweep.record_schema import TRIALS
 from sweep.searcher import FAIL, RUNNING, PastTrial
-
-INTERRUPTED = "interrupted"
-LOST = "lost"
-TRIED_AGAIN = (INTERRUPTED, LOST)
-"""Failures whose reason begins so are nobody's configuration: a relaunch tries them again."""
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 
 from sweep.driver import Driver
+from sweep.errors import SweepError
 from sweep.trial import ANSWER, RungTrial
 
 SETTINGS = {
@@ -113,7 +114,11 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         self._driver = driver
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        goes_on = self._driver.hear(trial.config["trial"], result[ANSWER])
+        try:
+            goes_on = self._driver.hear(trial.config["trial"], result[ANSWER])
+        except SweepError as error:  # records that cannot be written: Ray Tune would wrap it beyond recognition
+            self._driver.fatal = self._driver.fatal or error
+            return TrialScheduler.STOP
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
 

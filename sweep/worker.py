@@ -1,6 +1,6 @@
 """The worker: the loop of the process that owns one device. Asks the pool what to do, does it, records it, reports it.
 
-It knows neither trials nor Ray nor torch: the device does the work, the pool decides what is worked on. sweep/runner.py makes it an
+It knows neither trials nor Ray nor torch: the device does the work, the pool decides what is worked on. sweep/fleet.py makes it an
 actor; `sweep trial` runs it in its own process."""
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
+from sweep.messages import LOST, EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
+from sweep.record_schema import EVALUATIONS, METRIC_COLUMNS
+from sweep.records import Records, as_rows
 from trainables.errors import SweepError
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ IDLE_S = 0.1
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class ScoredImages:
     """One scored image set, as a device gives it. `images` are uint8 (n, h, w, 3); `error` says why there are no values."""
 
     key: str
@@ -63,7 +65,7 @@ class Device(Protocol):
     def save(self, key: str) -> None:
         """Store a training's adapter at the epoch where it stands."""
 
-    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ImageSet]:
+    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ScoredImages]:
         """Score stored adapters, one image set per order, in one batch."""
 
 
@@ -74,6 +76,9 @@ class PoolClient(Protocol):
 class Objective(Protocol):
     def value(self, values: Mapping[str, float], backbones: Mapping[str, str]) -> float:
         """Raises: SweepError where the values give none."""
+
+    def describe(self, backbones: Mapping[str, str]) -> str:
+        """What the value adds up, in words."""
 
 
 class RecordsWriter(Protocol):
@@ -174,13 +179,13 @@ class Worker:
         self._trainings += [self._saved(report) for report in reports]
 
     def _saved(self, report: TrainingReport) -> TrainingReport:
-        if report.failed is not None or report.epoch not in self._wanted.get(report.key, ()):
+        if report.failed is not None or report.epoch in report.stored or report.epoch not in self._wanted.get(report.key, ()):
             return report
         try:
             self.device.save(report.key)
         except Exception as error:
             self.device.stop(report.key)
-            return replace(report, failed=_reason(error, f"the adapter of {report.key} could not be stored"))
+            return replace(report, failed=f"{LOST}: {_reason(error, f'the adapter of {report.key} could not be stored')}")
         return replace(report, stored=(int(report.epoch),))
 
     def _evaluate(self, orders: Sequence[EvaluationOrder]) -> None:
@@ -189,29 +194,32 @@ class Worker:
             image_sets = {image_set.key: image_set for image_set in self.device.evaluate(orders)}
         except Exception as error:
             reason = _reason(error, f"the evaluation of {len(orders)} image sets failed")
-            image_sets = {order.key: ImageSet(order.key, error=reason) for order in orders}
+            image_sets = {order.key: ScoredImages(order.key, error=reason) for order in orders}
         self._evaluations += [EvaluationReport(order.key, self._recorded(order, image_sets[order.key])) for order in orders]
 
-    def _recorded(self, order: EvaluationOrder, image_set: ImageSet) -> Outcome:
+    def _recorded(self, order: EvaluationOrder, image_set: ScoredImages) -> Outcome:
         """The outcome, on disk before anybody hears of it."""
         if image_set.error is not None:
             return Outcome(error=image_set.error)
         try:
-            row = {**evaluation_row(order, image_set), "objective": self._objective_of(image_set)}
+            row = {**evaluation_row(order, image_set), **self._objective_of(image_set)}
             self.records.append_evaluation(row, image_set.image_rows, image_set.images)
         except (SweepError, OSError) as error:
-            return Outcome(error=_reason(error, f"evaluation {order.key} could not be recorded"))
+            return Outcome(error=f"{LOST}: {_reason(error, f'evaluation {order.key} could not be recorded')}")
         return Outcome(dict(image_set.values), dict(image_set.backbones))
 
-    def _objective_of(self, image_set: ImageSet) -> float | None:
+    def _objective_of(self, image_set: ScoredImages) -> dict[str, Any]:
         """For the record only: what it means for a trial, also when there is none, is the driver's business."""
+        if self.objective is None:
+            return {}
         try:
-            return None if self.objective is None else self.objective.value(image_set.values, image_set.backbones)
+            value = self.objective.value(image_set.values, image_set.backbones)
+            return {"objective": value, "objective_formula": self.objective.describe(image_set.backbones)}
         except SweepError:
-            return None
+            return {}
 
 
-def evaluation_row(order: EvaluationOrder, image_set: ImageSet) -> dict[str, Any]:
+def evaluation_row(order: EvaluationOrder, image_set: ScoredImages) -> dict[str, Any]:
     """The evaluation's row in the records: what was asked, what came out, with which networks and where."""
     return {
         "evaluation_key": order.key,
@@ -223,6 +231,17 @@ def evaluation_row(order: EvaluationOrder, image_set: ImageSet) -> dict[str, Any
         **image_set.row,
         **image_set.values,
     }
+
+
+def outcome_of_row(row: Mapping[str, Any]) -> Outcome:
+    """What such a row, decoded, says that came out."""
+    values = {name: float(row[name]) for name in METRIC_COLUMNS if row[name] is not None}
+    return Outcome(values, {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"]})
+
+
+def known_outcomes(records: Records) -> dict[str, Outcome]:
+    """What a study's records hold already, for the pool."""
+    return {row["evaluation_key"]: outcome_of_row(row) for row in as_rows(records.evaluations(), EVALUATIONS)}
 
 
 def _reason(error: Exception, event: str) -> str:

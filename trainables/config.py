@@ -64,7 +64,7 @@ class TrainConfig:
     targets: str = "attention"
     learning_rate: float = 1e-3
     lr_schedule: str = "constant"
-    lr_warmup_steps: int = 0
+    lr_warmup_steps: int = 0  # none under the constant schedule, as in diffusers: 0 then, whatever is asked for
     weight_decay: float = 1e-2
     max_grad_norm: float = 1.0
     batch: int = 2
@@ -97,6 +97,8 @@ class TrainConfig:
         _require_number("noise_offset", self.noise_offset, minimum=0, example=0.05)
         _require_integer("train_seed", self.train_seed, minimum=0, example=0)
         _require_choice("dtype", self.dtype, DTYPES)
+        if self.lr_schedule == "constant":  # or equal trainings would have different keys
+            object.__setattr__(self, "lr_warmup_steps", 0)
         _make_floats(self, "alpha", "dropout", "learning_rate", "weight_decay", "max_grad_norm", "caption_dropout", "min_snr_gamma", "noise_offset")
 
     @property
@@ -126,8 +128,8 @@ class EvalConfig:
         _require_integer("steps", self.steps, minimum=1, example=20)
         _require_choice("denoiser", self.denoiser, DENOISERS)
         _require_vae("infer_vae", self.infer_vae)
-        if isinstance(self.prompts, (str, Prompt, dict)):
-            raise ConfigError(f"`prompts` must be a list, but it is {self.prompts!r} alone. Use [{self.prompts!r}].")
+        if not isinstance(self.prompts, (list, tuple)):
+            raise ConfigError(f"`prompts` must be a list, but it is {self.prompts!r} alone. Use e.g. ['{{trigger}}, close-up'].")
         if not self.prompts:
             raise ConfigError("`prompts` must name at least one prompt, but it is empty. Use e.g. ['{trigger}, close-up'].")
         # A study writes plain strings, dictionaries (from records) or Prompt: one form inside.
@@ -198,7 +200,7 @@ def _as_prompt(value: Any) -> Prompt:
         return value
     if isinstance(value, str):
         return Prompt(text=value)
-    if isinstance(value, dict):
+    if isinstance(value, dict) and "text" in value and set(value) <= {"text", "seen"}:
         return Prompt(**value)
     raise ConfigError(f"A prompt must be text or Prompt(text=..., seen=...), but `prompts` holds {value!r}.")
 

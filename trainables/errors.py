@@ -5,7 +5,6 @@
     ├── SubjectError            a folder of images and captions that cannot be used as it is
     ├── ModelError              a base model or feature network that is unknown, missing or damaged
     ├── AdapterError            an adapter file that is missing, damaged or of another layout
-    ├── TrainingFailed          a training whose loss or weights are no longer finite; never retried
     └── EvaluationFailed        an image set that cannot be scored, such as an all-black one; never retried
 
 sweep/errors.py adds what the orchestra can run into.
@@ -31,9 +30,6 @@ class ModelError(SweepError):
 class AdapterError(SweepError):
     """An adapter cannot be found or read."""
 
-
-class TrainingFailed(SweepError):
-    """A training diverged. The configuration is at fault, so it is not retried."""
 
 
 class EvaluationFailed(SweepError):

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainables.config import EvalConfig
-from trainables.errors import EvaluationFailed
-from trainables.features import ImageSet as ReferenceImages
-from trainables.features import References, perceptual_backbone, pooled_backbone
+from trainables.errors import AdapterError, EvaluationFailed, ModelError
+from trainables.features import ReferenceImages, References, perceptual_backbone, pooled_backbone
 from trainables.frozen import FrozenWork
 from trainables.generate import ImageSet, generate
-from trainables.lora import Adapter
+from trainables.lora import Adapter, SlotLoRA, check_fits
 from trainables.metrics import (
     frechet_distance,
     kernel_distance,
@@ -78,13 +77,34 @@ class Evaluator:
         """One result per request, in their order. A set that cannot be scored says so in its result; the others are not touched."""
         results: dict[str, EvaluationResult] = {}
         for model, group in _by_model(requests).items():
-            parts = self.frozen.parts(*model)
+            parts, group, unfit = self._fitting(model, group)
+            results |= unfit
+            if not group:
+                continue
             started = time.perf_counter()
             pictures = generate(parts, [_image_set(r) for r in group], frozen=self.frozen, on_step=on_step)
             seconds = (time.perf_counter() - started) / len(group)
             for request, images in zip(group, pictures, strict=True):
                 results[request.key] = self._scored(request, images, parts, seconds)
         return [results[request.key] for request in requests]
+
+    def _fitting(
+        self, model: tuple[str, str | None, str], group: list[EvaluationRequest]
+    ) -> tuple[ModelParts | None, list[EvaluationRequest], dict[str, EvaluationResult]]:
+        """The model, the requests whose adapters fit it, and what to say of the others."""
+        try:
+            parts = self.frozen.parts(*model)
+        except ModelError as error:
+            return None, [], {request.key: EvaluationResult(request.key, error=str(error)) for request in group}
+        shapes, fitting, unfit = SlotLoRA(parts.unet).shapes, [], {}
+        for request in group:
+            try:
+                if request.adapter is not None:
+                    check_fits(request.adapter, shapes)
+                fitting.append(request)
+            except AdapterError as error:
+                unfit[request.key] = EvaluationResult(request.key, error=str(error))
+        return parts, fitting, unfit
 
     def _scored(self, request: EvaluationRequest, images: np.ndarray, parts: ModelParts, seconds_generate: float) -> EvaluationResult:
         started = time.perf_counter()

@@ -146,7 +146,7 @@ class PooledBackbone:
             return torch.cat([self._network(batch) for _, batch in _batches(images, self.device)])
 
 
-class ImageSet:
+class ReferenceImages:
     """Images with the digest that names them, computed once, at the first question."""
 
     def __init__(self, images: Images):
@@ -174,14 +174,14 @@ class References:
     def n_bytes(self) -> int:
         return sum(n for _, n in self._held.values())
 
-    def pooled(self, backbone: PooledBackbone, images: ImageSet) -> Tensor:
+    def pooled(self, backbone: PooledBackbone, images: ReferenceImages) -> Tensor:
         """(n, d)"""
         return self._looked_up(backbone, images, lambda f: f.numel() * f.element_size())
 
-    def perceptual(self, backbone: PerceptualBackbone, images: ImageSet) -> PerceptualFeatures:
+    def perceptual(self, backbone: PerceptualBackbone, images: ReferenceImages) -> PerceptualFeatures:
         return self._looked_up(backbone, images, lambda f: f.n_bytes)
 
-    def _looked_up(self, backbone: PerceptualBackbone | PooledBackbone, images: ImageSet, n_bytes_of: Callable):
+    def _looked_up(self, backbone: PerceptualBackbone | PooledBackbone, images: ReferenceImages, n_bytes_of: Callable):
         key = (backbone.digest, images.digest)
         if key in self._held:
             self._held.move_to_end(key)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.config import content_key
+from trainables.config import NUMERICS_VERSION, content_key
 from trainables.model_sources import part_digest, resolve_model
 from trainables.models import ModelParts, encode_latents, encode_prompts, load_parts
 from trainables.subject import Subject, load_pixels
@@ -63,7 +63,7 @@ class FrozenWork:
         return torch.stack([self._text[encoder, text] for text in texts]).to(parts.device)
 
     def _latents_of(self, parts: ModelParts, subject: Subject, *, flip: bool) -> Tensor:
-        key = content_key("latents", part_digest(parts.source, "vae"), subject.training_digest("v1"), parts.resolution, flip)
+        key = content_key("latents", NUMERICS_VERSION, part_digest(parts.source, "vae"), subject.training_digest("v1"), parts.resolution, flip)
         if key not in self._latents:
             self._latents[key] = self._stored(key, lambda: _encode(parts, subject, flip=flip)).to(parts.device)
         return self._latents[key]
@@ -92,5 +92,8 @@ def _write(path: Path, value: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)
-    save_file({"value": value.contiguous()}, temporary)
-    os.replace(temporary, path)
+    try:
+        save_file({"value": value.contiguous()}, temporary)
+        os.replace(temporary, path)
+    except OSError:  # a full disk: it is only a cache
+        Path(temporary).unlink(missing_ok=True)

@@ -55,6 +55,15 @@ def test_a_study_without_baseline_labels_or_images_still_has_a_table(tmp_path):
     assert table["vs_baseline"].isna().all() and table["lpips"].isna().all() and table["rank_number"].tolist() == [1]
 
 
+def test_a_trial_that_failed_after_a_good_score_is_not_ranked(study_dir):
+    failed = {"trial": "t0006", "number": 6, "state": "FAIL", "configuration": {"caption": "v1", "rank": 4, "guidance": 3.0}}
+    Records(study_dir).append_trial({**failed, "objective": 0.01, "best_epoch": 3, "reason": "training diverged"})
+    records = load_study_records(study_dir)
+    row = ranked_trials(records).set_index("trial").loc["t0006"]
+    assert pd.isna(row["rank_number"]) and ranked_trials(records)["trial"].iloc[0] == "t0003"
+    assert pivot(records, "caption", "guidance").set_index("caption")["n"].tolist() == [2, 2]
+
+
 def test_a_pivot_says_the_best_the_mean_and_n(study_dir):
     by_caption = pivot(load_study_records(study_dir), "caption", "guidance").set_index("caption")
     assert by_caption["n"].tolist() == [2, 2]

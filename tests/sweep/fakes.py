@@ -19,9 +19,9 @@ from ray import tune
 
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.objective import Objective
-from sweep.worker import ImageSet
+from sweep.worker import ScoredImages
 from trainables.config import TrainConfig
-from trainables.errors import TrainingFailed
+from trainables.errors import ConfigError
 
 BACKBONES = {"perceptual": "embedded:perceptual", "pooled": "embedded:pooled"}
 OBJECTIVE = Objective(lpips=0.5, fid=0.5, scales={"lpips": 1.0, "fid": 200.0})
@@ -83,7 +83,7 @@ class FakeDevice:
 
     def start(self, order: TrainingOrder) -> TrainingReport:
         if order.config.rank > 512:
-            raise TrainingFailed(f"`rank` must fit the model, but it is {order.config.rank}. Use e.g. 16.")
+            raise ConfigError(f"`rank` must fit the model, but it is {order.config.rank}. Use e.g. 16.")
         stored = tuple(e for e in range(1, 400) if self._is_stored(order.key, e))
         missing = [e for e in order.epochs if e not in stored]
         first = max((e for e in stored if missing and e < missing[0]), default=0)
@@ -109,7 +109,7 @@ class FakeDevice:
             _write_whole(self.folder / f"{key}@{epoch}", json.dumps(asdict(order.config)))
         self.log.append(("save", key, epoch))
 
-    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ImageSet]:
+    def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ScoredImages]:
         self.log.append(("evaluate", tuple(order.key for order in orders)))
         return [self._image_set(order) for order in orders]
 
@@ -129,11 +129,11 @@ class FakeDevice:
             return TrainingReport(key, slot[1], failed=f"training diverged in epoch {slot[1]}: the loss is not finite")
         return TrainingReport(key, slot[1], mean_loss=1 / slot[1], seconds_per_epoch=self.epoch_s)
 
-    def _image_set(self, order: EvaluationOrder) -> ImageSet:
+    def _image_set(self, order: EvaluationOrder) -> ScoredImages:
         assert order.training_key is None or self._is_stored(order.training_key, order.epoch), order
         config = self._stored_config(order.training_key, order.epoch) if order.training_key else None
         n = order.config.n_images
-        return ImageSet(
+        return ScoredImages(
             key=order.key,
             values=synthetic_values(config, order.epoch, order.config.guidance),
             backbones=BACKBONES,

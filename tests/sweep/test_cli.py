@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from sweep.cli import main, one_trial_study
+from sweep.cli import main
 from sweep.folder import StudyFolder
+from sweep.one_trial import one_trial_study
 from sweep.records import Records
 from sweep.study import Study, load_study
 from sweep.trial_rows import Trial, trial_row
@@ -110,7 +111,7 @@ def test_a_study_that_runs_already_is_refused(study_file, tmp_path, capsys):
 def test_status_counts_the_trials_of_a_study_and_ranks_them(study_file, tmp_path, capsys):
     folder = StudyFolder(tmp_path, "mine")
     folder.root.mkdir()
-    folder.write_study(load_study(study_file, {}))
+    folder.write_study(load_study(study_file, {}), {})
     records = Records(folder.root)
     for number, (state, value) in enumerate([("COMPLETE", 0.5), ("PRUNED", 0.25), ("RUNNING", 0.75)]):
         trial = Trial(f"t{number:04d}", number, {"rank": 4}, state=state, rungs=[(2, value, "key")])
@@ -125,7 +126,7 @@ def test_status_counts_the_trials_of_a_study_and_ranks_them(study_file, tmp_path
 def test_status_of_an_unknown_study_names_the_known_ones(study_file, tmp_path, capsys):
     folder = StudyFolder(tmp_path, "mine")
     folder.root.mkdir()
-    folder.write_study(load_study(study_file, {}))
+    folder.write_study(load_study(study_file, {}), {})
     assert "mine" in error_of(capsys, "status", "yours", "--storage", tmp_path)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from sweep.device import PackDevice
 from sweep.messages import EvaluationOrder, TrainingOrder
-from trainables.config import EvalConfig, TrainConfig
+from trainables.config import EvalConfig, TrainConfig, pack_signature
 from trainables.errors import ConfigError
 from trainables.pack import Pack
 
@@ -112,12 +112,55 @@ def test_a_pack_that_runs_out_of_memory_is_halved_and_nothing_is_lost(new_device
         torch.testing.assert_close(halved.layers[path], (a, b), rtol=1e-3, atol=2e-5)
 
 
-def test_out_of_memory_with_one_training_is_an_error(new_device, config, monkeypatch):
-    monkeypatch.setattr(Pack, "_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no room at all")))
+def test_a_pack_that_fails_is_told_of_and_the_others_go_on(new_device, config, monkeypatch):
+    step = Pack._step
+
+    def breaking(pack, draws, k):
+        if pack.signature == pack_signature(config):
+            raise torch.OutOfMemoryError("no room at all")
+        if pack._slots[0].config.batch == 3:
+            raise RuntimeError("shapes do not fit\nsecond line")
+        return step(pack, draws, k)
+
+    monkeypatch.setattr(Pack, "_step", breaking)
     device = new_device()
-    device.start(order("a", config, 1))
-    with pytest.raises(torch.OutOfMemoryError):
-        device.advance()
+    device.start(order("alone", config, 1))
+    device.start(order("wrong", dataclasses.replace(config, batch=3), 1))
+    device.start(order("fine", dataclasses.replace(config, batch=1), 1))
+    reasons = {}
+    while len(device.held) > 1:
+        reasons |= {report.key: report.failed for report in device.advance() if report.failed}
+    assert "must fit the memory" in reasons["alone"] and "smaller batch" in reasons["alone"]
+    assert reasons["wrong"] == "RuntimeError: shapes do not fit"
+    assert device.held == ("fine",) and train_to(device, 1)["fine"].epoch >= 1
+
+
+def test_a_training_that_cannot_be_let_in_fails_alone(new_device, config, monkeypatch):
+    add = Pack.add
+
+    def picky(pack, key, *rest, **named):
+        if key == "late":
+            raise RuntimeError("no such layer")
+        add(pack, key, *rest, **named)
+
+    monkeypatch.setattr(Pack, "add", picky)
+    device = new_device()
+    device.start(order("early", config, 2))
+    device.advance()  # between two boundaries: who comes now waits
+    device.start(order("late", dataclasses.replace(config, train_seed=1), 2))
+    reports = []
+    while "late" in device.held:
+        reports += device.advance()
+    assert [(r.key, r.failed) for r in reports if r.failed] == [("late", "RuntimeError: no such layer")]
+    assert train_to(device, 2)["early"].failed is None
+
+
+def test_an_adapter_that_cannot_be_read_fails_its_evaluation_alone(new_device, config, model, subject):
+    device = new_device()
+    evaluation = EvalConfig(infer_model=model, steps=1, images_per_prompt=1)
+    orders = [EvaluationOrder("gone", "no such training", 1, evaluation, subject), EvaluationOrder("control", None, 0, evaluation, subject)]
+    found = {image_set.key: image_set for image_set in device.evaluate(orders)}
+    assert "must be stored" in found["gone"].error and found["control"].error is None and found["control"].images is not None
 
 
 def test_a_training_that_cannot_start_leaves_no_trace(new_device, config):

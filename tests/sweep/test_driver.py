@@ -6,6 +6,7 @@ import pytest
 from ray import tune
 
 from sweep.driver import Driver, run_here
+from sweep.errors import StudyError
 from sweep.keys import Keys
 from sweep.messages import Answer, Outcome
 from sweep.pool import Pool
@@ -108,6 +109,18 @@ def test_the_control_is_evaluated_once_per_evaluation():
     assert sorted(guidances) == sorted(set(guidances)) and len(guidances) >= 2
 
 
+def test_fan_out_values_that_are_added_later_are_scored_for_the_trials_that_have_ended_and_for_the_control():
+    space = {"rank": tune.choice([4, 8, 16])}
+    bench = Bench(a_study(space=space, fixed={"guidance": 4.0}, samples=5))
+    bench.launch()
+    bench.study = a_study(space=space, fan_out={"guidance": [4.0, 6.0]}, samples=5)
+    trained = len([event for event in bench.device.log if event[0] == "advance"])
+    driver = bench.launch()
+    assert driver.started_now == set() and len([event for event in bench.device.log if event[0] == "advance"]) == trained
+    scored = {(row["training_key"], row["configuration"]["guidance"]) for row in bench.memory.rows}
+    assert {(trial.training_key, 6.0) for trial in driver.trials.values()} | {("none", 4.0), ("none", 6.0)} <= scored
+
+
 def test_fan_out_is_scored_at_the_last_epoch_of_every_trial():
     study = a_study(space={"rank": tune.choice([4, 8, 16])}, fan_out={"guidance": [4.0, 6.0, 8.0]}, samples=6)
     bench = Bench(study)
@@ -146,7 +159,26 @@ def test_a_scale_that_no_trial_can_have_ends_the_study():
     driver, *_ = Bench(a_study(objective=Objective(lpips=1.0))).prepare()
     driver.fill()
     driver.hear("t0000", Answer("rung", 3, "key", Outcome({"lpips": 0.5}, {"perceptual": "mine"})))
-    assert driver.fatal is not None and "mine" in str(driver.fatal)
+    assert driver.fatal is not None and "mine" in str(driver.fatal) and driver.live == []
+    assert {trial.reason for trial in driver.trials.values()} == {f"interrupted: {driver.fatal}"}
+
+
+def test_trials_that_ended_with_their_study_are_tried_again_whatever_ended_it():
+    bench = Bench(a_study(samples=4))
+    driver, *_ = bench.prepare()
+    driver.fill()
+    driver.fail(StudyError("LPIPS needs the weight file alexnet.pth, which is not there. Put it there."))
+    assert len(driver.trials) == 4 and {trial.state for trial in driver.trials.values()} == {FAIL}
+    again = bench.launch()
+    assert again.trials.keys() == driver.trials.keys() and {t.state for t in again.trials.values()} <= {COMPLETE, PRUNED}
+
+
+def test_a_space_that_gives_no_parameters_after_some_trials_ends_the_study_in_words():
+    def broken(trial):
+        return {"rank": trial.suggest_categorical("rank", [8, 16])} if trial.number < 12 else None
+
+    driver = Bench(a_study(space=broken, samples=14)).launch()
+    assert "must return a dict" in str(driver.fatal) and driver.live == []
 
 
 def test_a_configuration_that_cannot_be_used_is_a_failed_trial():

@@ -74,9 +74,9 @@ def test_time_is_unknown_until_it_was_measured():
     study = Study(rows=[{"rank": 4, "guidance": 2.0}, {"rank": 4, "guidance": 4.0}], epochs=10)
     assert make_plan(study).hours is None
     assert "Time: unknown" in render_plan(make_plan(study))
-    # 10 epochs at 20 an hour, 2 evaluations and 2 controls at 8 an hour; alone 20 epochs.
-    measured = make_plan(study, rates=Rates(device="CPU", epochs_per_hour=20, evaluations_per_hour=8))
-    assert measured.hours == 1.0 and "about 60 minutes, against 90 minutes" in render_plan(measured)
+    # 10 epochs at 20 an hour, 2 evaluations and 2 controls at 8 an hour; alone 20 epochs at 10 an hour.
+    measured = make_plan(study, rates=Rates(device="CPU", epochs_per_hour=20, epochs_per_hour_alone=10, evaluations_per_hour=8))
+    assert measured.hours == 1.0 and "about 60 minutes, against 2.5 hours" in render_plan(measured)
 
 
 def test_rates_are_what_the_last_launch_of_the_study_measured(tmp_path):
@@ -85,8 +85,8 @@ def test_rates_are_what_the_last_launch_of_the_study_measured(tmp_path):
     Records(folder.root).append_evaluation({"evaluation_key": "a", "seconds_generate": 3.0, "seconds_score": 1.0})
     Records(folder.root).append_evaluation({"evaluation_key": "b", "seconds_generate": 7.0, "seconds_score": 1.0})
     assert measured_rates(folder) is None
-    folder.pack_size.write_text(json.dumps({"device": "cpu", "epochs_per_hour": 40.0}))
-    assert measured_rates(folder) == Rates(device="cpu", epochs_per_hour=40.0, evaluations_per_hour=600.0)
+    folder.pack_size.write_text(json.dumps({"device": "cpu", "epochs_per_hour": 40.0, "epochs_per_hour_alone": 10.0}))
+    assert measured_rates(folder) == Rates(device="cpu", epochs_per_hour=40.0, epochs_per_hour_alone=10.0, evaluations_per_hour=600.0)
 
 
 def test_the_table_shows_what_sharing_saves():

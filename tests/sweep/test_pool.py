@@ -268,6 +268,26 @@ def test_the_control_is_scored_with_the_first_rungs_or_by_an_idle_worker():
     assert idle.snapshot()["requests_open"] == 1
 
 
+def test_a_request_for_an_adapter_that_nobody_said_is_stored_has_its_training_asked_for():
+    """A trial whose rungs the records hold, and which ended without its fan-out values."""
+    pool = Pool(known={"A@3/e": Outcome({"lpips": 0.1}), "A@6/e": Outcome({"lpips": 0.1})})
+    pool.subscribe(subscription("t0", "A"))
+    pool.request([EvaluationOrder("A@6/other", "A", 6, EvalConfig(guidance=9.0), "embedded:subject")])
+    pool.release("t0")
+    assert started(pool.sync("w", held())) == {"A": (6,)}
+    orders = pool.sync("w", held(trainings=(TrainingReport("A", 6, stored=(3, 6)),)))
+    assert [order.key for order in orders.evaluate] == ["A@6/other"]
+
+
+def test_a_request_of_a_training_that_failed_is_not_waited_for():
+    pool = Pool()
+    pool.subscribe(subscription("t0", "A"))
+    pool.request([EvaluationOrder("A@6/other", "A", 6, EvalConfig(), "embedded:subject")])
+    pool.sync("w", held())
+    pool.sync("w", held("A", trainings=(TrainingReport("A", 1, failed="diverged"),)))
+    assert pool.snapshot()["requests_open"] == 0 and pool.outcome("A@6/other").error == "diverged"
+
+
 def test_a_worker_scores_as_many_at_a_time_as_it_can_what_trials_wait_for_first():
     pool = Pool()
     pool.request([EvaluationOrder("control", None, 0, EvalConfig(), "embedded:subject")])

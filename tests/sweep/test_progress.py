@@ -25,6 +25,7 @@ def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True) -> SimpleName
         best=min(scored, key=lambda t: t.objective, default=None),
         started_now={t.id for t in trials} if now else set(),
         n_trials=n_trials,
+        controls={"c"},
     )
 
 
@@ -89,7 +90,7 @@ def test_the_ranking_has_the_best_first_and_the_control_in_its_place():
     backbones = {"perceptual_backbone": "embedded:perceptual", "pooled_backbone": "embedded:pooled"}
     control = {"training_key": "none", "lpips": 0.6, "fid": 120.0, "configuration": {"infer_model": "m", "guidance": 3.0}, **backbones}
     driver = a_driver(a_trial(0, COMPLETE, (3, 0.75)), a_trial(1, COMPLETE, (3, 0.5)), a_trial(2, FAIL, (3, 0.1)))
-    rows = ranking(driver, {"c": control})
+    rows = ranking(driver, {"c": control, "of another subject": {**control, "lpips": 0.0, "fid": 0.0}})
     assert [row["trial"] for row in rows] == ["t0001", "no adapter", "t0000"]
     assert [row["rank"] for row in rows] == ["1", "", "2"]
 

@@ -7,6 +7,7 @@ import pytest
 from sweep.cli import main
 from sweep.errors import RecordsError
 from sweep.folder import StudyFolder
+from sweep.keys import Keys
 from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.rescoring import rescore
 from tests.sweep.test_repeatability import launched, study  # noqa: F401  a fixture
@@ -20,7 +21,7 @@ def folder(study, tmp_path):  # noqa: F811
     one = dataclasses.replace(study, space={}, samples=None, rows=[{"rank": 2}])
     made = StudyFolder(tmp_path, "s")
     launched(one, tmp_path, max_concurrent=1)
-    made.write_study(one)
+    made.write_study(one, Keys(one).content_digests())
     return made
 
 

@@ -14,6 +14,7 @@ from ray import tune
 from sweep.comparison import require_comparable
 from sweep.errors import IncomparableStudyError, ObjectiveError, StudyError
 from sweep.objective import Objective
+from sweep.space import choices_of
 from sweep.study import Epochs, Row, Study, compare_studies, load_study
 from sweep.study_file import parse_assignments
 from trainables.config import EVAL_PARAMETERS, TRAIN_PARAMETERS
@@ -293,6 +294,18 @@ def test_set_fixes_a_parameter_wherever_it_was_searched(study_file):
     assert study.n_trials == 4 and study.reduction_factor is None
 
 
+def test_set_space_leaves_a_searched_parameter_the_choices_between_the_commas(study_file):
+    path = study_file("study = Study(space={'rank': tune.choice([4, 8]), 'caption': tune.choice(['v1', 'v2', 'v3'])})")
+    study = load_study(path, {"space.caption": "v1, v3", "space.rank": "2,4"})
+    assert choices_of(study.space["caption"]) == ("v1", "v3") and choices_of(study.space["rank"]) == (2, 4)
+    with pytest.raises(StudyError, match="space.captoin.*Did you mean `caption`"):
+        load_study(path, {"space.captoin": "v1"})
+    with pytest.raises(StudyError, match="rank.*0"):
+        load_study(path, {"space.rank": "0,4"})
+    with pytest.raises(StudyError, match="--set space.caption=v1,v2"):
+        load_study(path).require_captions(("v1", "v2"))
+
+
 def test_set_model_points_a_study_at_another_model_and_a_narrower_name_leaves_the_other_half():
     study = Study(space={"model": tune.choice(["a", "b"])}, fixed={"train_vae": "v"})
     train, _, evaluation = study.with_overrides({"model": "c"}).split({})
@@ -381,6 +394,20 @@ def test_another_subject_model_protocol_or_objective_is_incomparable(change, fie
     assert changed(old, new)[field] == "incomparable"
     with pytest.raises(IncomparableStudyError, match=f"`{field}` was .* in s and is now .*--name"):
         require_comparable(old.describe(), new.describe())
+
+
+def test_another_baseline_is_incomparable():
+    rows = [{"caption": "v1", "rank": rank, "guidance": 3.0} for rank in (4, 16)]
+    assert changed(Study(space=SPACE, baseline=rows[0]), Study(space=SPACE, baseline=rows[1]))["baseline"] == "incomparable"
+
+
+def test_other_files_under_the_same_name_are_incomparable_and_further_ones_are_not():
+    old = {**Study(name="s").describe(), "content": {"images of me": "1", "captions v2 of me": "a"}}
+    more = {**Study(name="s").describe(), "content": {"images of me": "1", "captions v2 of me": "a", "captions v4 of me": "b"}}
+    assert {v[0]: v[1] for v in compare_studies(old, more) if v[1] != "same"} == {"content of captions v4 of me": "extends"}
+    with pytest.raises(IncomparableStudyError, match="`content of images of me` was \"1\" in s and is now \"2\".*--name"):
+        require_comparable(old, {**old, "content": {**old["content"], "images of me": "2"}})
+    assert {v[1] for v in compare_studies(Study().describe(), {**Study().describe(), "content": old["content"]})} == {"same", "extends"}
 
 
 def test_a_fan_out_that_begins_with_another_value_than_before_is_incomparable():

@@ -5,7 +5,7 @@ import pytest
 from sweep.messages import EvaluationOrder, Orders, Rung, Subscription, TrainingReport
 from sweep.objective import Objective
 from sweep.pool import Pool
-from sweep.worker import DECISION_WAIT_S, ImageSet, Worker
+from sweep.worker import DECISION_WAIT_S, ScoredImages, Worker
 from tests.sweep.fakes import BACKBONES, OBJECTIVE, FakeClock, FakeDevice, MemoryRecords
 from trainables.config import EvalConfig, TrainConfig
 from trainables.errors import EvaluationFailed
@@ -68,11 +68,11 @@ def test_the_record_has_the_studys_objective_where_the_values_give_one():
     setup.subscribe("t0", "A", 1)
     setup.turns(10)
     (row,) = setup.records.rows
-    assert row["objective"] == OBJECTIVE.value(row, BACKBONES)
+    assert row["objective"] == OBJECTIVE.value(row, BACKBONES) and row["objective_formula"] == OBJECTIVE.describe(BACKBONES)
     setup.worker.objective = Objective(kid=1.0)
     setup.subscribe("t1", "B", 1)
     setup.turns(10)
-    assert setup.records.rows[1]["objective"] is None
+    assert "objective" not in setup.records.rows[1]
 
 
 def test_the_control_is_recorded_as_no_training():
@@ -122,6 +122,23 @@ def test_what_the_store_holds_is_scored_without_training():
     assert setup.pool.next_rung("t0", 0).shared_epochs == 2
 
 
+def test_what_another_process_stored_is_not_stored_again():
+    class Reading(FakeDevice):
+        """Holds a training that another process trains, and says what that one has stored."""
+
+        def advance(self) -> list[TrainingReport]:
+            self.stored["A", 2] = TrainConfig()
+            return [TrainingReport("A", 2, stored=(2,))]
+
+        def save(self, key: str) -> None:
+            raise StopIteration("there is no pack here that has it")
+
+    setup = Setup(Reading())
+    setup.subscribe("t0", "A", 2, 9)
+    setup.turns(5)
+    assert setup.pool.next_rung("t0", 0).kind == "rung"
+
+
 def test_a_longer_training_goes_on_from_the_longest_stored_epoch():
     setup = Setup()
     setup.device.stored["A", 2] = TrainConfig()
@@ -168,7 +185,7 @@ def test_an_unexpected_error_in_a_pack_fails_its_trainings_and_the_worker_goes_o
 @pytest.mark.parametrize("error", [EvaluationFailed("every picture is black"), ValueError("no such layer")])
 def test_an_error_in_an_evaluation_fails_the_trials_that_wait_for_it(error):
     class Breaking(FakeDevice):
-        def evaluate(self, orders) -> list[ImageSet]:
+        def evaluate(self, orders) -> list[ScoredImages]:
             raise error
 
     setup = Setup(Breaking())
@@ -180,8 +197,8 @@ def test_an_error_in_an_evaluation_fails_the_trials_that_wait_for_it(error):
 
 def test_an_evaluation_without_values_is_not_recorded_and_fails_its_trial():
     class Black(FakeDevice):
-        def evaluate(self, orders) -> list[ImageSet]:
-            return [ImageSet(order.key, error="3 of 20 pictures are black") for order in orders]
+        def evaluate(self, orders) -> list[ScoredImages]:
+            return [ScoredImages(order.key, error="3 of 20 pictures are black") for order in orders]
 
     setup = Setup(Black())
     setup.subscribe("t0", "A", 1)

@@ -110,6 +110,11 @@ def test_a_train_config_refuses_what_cannot_be_trained(values: dict[str, Any], m
     assert "\n" not in str(refused.value)
 
 
+def test_the_constant_schedule_has_no_warm_up_and_so_one_key() -> None:
+    assert TrainConfig(lr_warmup_steps=10) == TrainConfig() and TrainConfig(lr_warmup_steps=10).lr_warmup_steps == 0
+    assert TrainConfig(lr_schedule="cosine", lr_warmup_steps=10).lr_warmup_steps == 10
+
+
 @pytest.mark.parametrize(
     "values, message",
     [
@@ -119,6 +124,8 @@ def test_a_train_config_refuses_what_cannot_be_trained(values: dict[str, Any], m
         ({"denoiser": "ddpm"}, "`denoiser` must be one of ddim, .*'ddpm'"),
         ({"prompts": ()}, "`prompts` must name at least one prompt"),
         ({"prompts": (3,)}, "`prompts` holds 3"),
+        ({"prompts": 5}, "`prompts` must be a list, but it is 5 alone"),
+        ({"prompts": [{"txt": "a"}]}, "`prompts` holds {'txt': 'a'}"),
         ({"prompts": (" ",)}, "must not be empty"),
         ({"negative_prompt": None}, "`negative_prompt` must be text, but it is None"),
         ({"images_per_prompt": 0}, "`images_per_prompt` .* is 0"),
@@ -140,7 +147,8 @@ def test_configs_are_frozen_and_hashable() -> None:
 @pytest.mark.parametrize("field", TRAIN_PARAMETERS)
 def test_every_training_value_is_in_the_training_key(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainables.config.TARGETS", ("attention", "everything"))  # there is one choice so far
-    changed = train_key(replace(TrainConfig(), **{field: OTHER_TRAIN_VALUES[field]})) != train_key(TrainConfig())
+    base = TrainConfig(lr_schedule="constant_with_warmup" if field == "lr_warmup_steps" else "constant")
+    changed = train_key(replace(base, **{field: OTHER_TRAIN_VALUES[field]})) != train_key(base)
     assert changed == (field not in DIGESTED)
 
 

@@ -14,7 +14,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from trainables import features
 from trainables.embedded.networks import PerceptualNet, PooledNet, load_perceptual, save_network
 from trainables.errors import EvaluationFailed, ModelError
-from trainables.features import ImageSet, References, perceptual_backbone, pooled_backbone
+from trainables.features import ReferenceImages, References, perceptual_backbone, pooled_backbone
 from trainables.metrics import lpips_between, lpips_matrix
 
 ALEXNET_FEATURES = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}  # layer: (out, in, kernel)
@@ -158,17 +158,17 @@ def test_batching_changes_no_feature(embedded_folder, monkeypatch):
 def test_references_are_computed_once_per_backbone_and_image_set(embedded_folder):
     perceptual = perceptual_backbone("embedded:perceptual", weights=embedded_folder)
     pooled = pooled_backbone("embedded:pooled", weights=embedded_folder)
-    references, images = References(), ImageSet(pictures(3))
+    references, images = References(), ReferenceImages(pictures(3))
     first = references.perceptual(perceptual, images)
-    assert references.perceptual(perceptual, ImageSet(pictures(3))) is first
-    assert references.perceptual(perceptual, ImageSet(pictures(3, seed=1))) is not first
+    assert references.perceptual(perceptual, ReferenceImages(pictures(3))) is first
+    assert references.perceptual(perceptual, ReferenceImages(pictures(3, seed=1))) is not first
     assert references.pooled(pooled, images) is references.pooled(pooled, images)
     assert references.n_bytes == 2 * first.n_bytes + references.pooled(pooled, images).numel() * 4
 
 
 def test_references_forget_the_least_recently_used_beyond_their_bytes(embedded_folder):
     pooled = pooled_backbone("embedded:pooled", weights=embedded_folder)
-    a, b, c = (ImageSet(pictures(2, seed=s)) for s in range(3))
+    a, b, c = (ReferenceImages(pictures(2, seed=s)) for s in range(3))
     references = References(max_bytes=2 * pooled(a.images).numel() * 4)
     held_a, held_b = references.pooled(pooled, a), references.pooled(pooled, b)
     references.pooled(pooled, a)
@@ -180,7 +180,7 @@ def test_references_forget_the_least_recently_used_beyond_their_bytes(embedded_f
 
 def test_lpips_in_blocks_equals_lpips_from_the_cache(embedded_folder):
     backbone = perceptual_backbone("embedded:perceptual", weights=embedded_folder)
-    generated, reference = pictures(3, seed=1), ImageSet(pictures(5, seed=2))
+    generated, reference = pictures(3, seed=1), ReferenceImages(pictures(5, seed=2))
     roomy, tight = References(), References(max_bytes=4 * backbone.bytes_per_image((64, 64)))  # blocks of 2
     whole = lpips_between(backbone, generated, reference, roomy)
     assert whole.shape == (3, 5)

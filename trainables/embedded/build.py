@@ -19,6 +19,9 @@ from pathlib import Path
 from trainables.embedded.family import FOLDER, size_mb
 from trainables.embedded.stages import STAGES, START
 
+BY_HAND = "\n## How these files differ from one run of the script\n"
+"""Where the part of BUILD.md begins that is left as it is."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Does the stages that are asked for, or all that are not done, and writes BUILD.md beside the family."""
@@ -42,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         minutes = round((time.monotonic() - started) / 60, 1)
         done.write_text(json.dumps({"minutes": minutes, **facts}), encoding="utf-8")
         print(f"{name} done in {minutes} minutes: {facts}", flush=True)
-    (chosen.out / "BUILD.md").write_text(build_notes(chosen.work, chosen.out), encoding="utf-8")
+    notes = chosen.out / "BUILD.md"
+    _, mark, by_hand = notes.read_text(encoding="utf-8").partition(BY_HAND) if notes.exists() else ("", "", "")
+    notes.write_text(build_notes(chosen.work, chosen.out) + mark + by_hand, encoding="utf-8")
 
 
 def build_notes(work: Path, out: Path) -> str:
     """How the family was made, from the marks of its stages."""
-    lines = ["# How this family was made", "", "By `python -m trainables.embedded.build`; written by that command, not by hand.", ""]
+    lines = ["# How this family was made", "", "By `python -m trainables.embedded.build`, which writes all of this but a last section by hand.", ""]
     lines += [
         f"- machine: {machine()}",
         f"- versions: {versions()}",

@@ -29,7 +29,7 @@ SEED = 7
 N_PEOPLE, N_EACH = 1200, 20
 N_HELD_OUT = 1200  # pictures, the last 60 people: the feature networks are measured on them
 N_CAPTIONS_EACH = 4
-STEPS = {"perceptual": 850, "pooled": 1000, "vae": 6000, "base": 5000, "realistic": 700, "decoder": 1000}
+STEPS = {"perceptual": 850, "pooled": 1000, "vae": 6000, "base": 4300, "realistic": 600, "decoder": 800}
 LATENTS, TOKENS = "latents.pt", "tokens.pt"
 START = "start"
 """A folder of the work folder with an earlier family's base/, where its VAE, UNet and text encoder begin instead of at random."""

@@ -5,20 +5,40 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sweep.driver import Driver, run_here
-from sweep.errors import DeviceError
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
+from sweep.messages import INTERRUPTED
+from sweep.parameters import expand
 from sweep.pool import Pool
 from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import RUNNING, Searcher, trial_id
-from sweep.study import Study
-from sweep.trial_rows import INTERRUPTED, Trial
-from sweep.worker import Device, Worker
+from sweep.study import Row, Study
+from sweep.trial_rows import Trial
+from sweep.worker import Device, Worker, known_outcomes
+
+
+def one_trial_study(study: Study) -> Study:
+    """The study whose only trial is what `--set` fixed, over the baseline, the first start point or the defaults."""
+    start = study.baseline or next(iter((*study.try_first, *study.rows)), Row({}))
+    chosen = {name: value for name, value in expand(start.configuration).items() if name not in expand(study.fixed)}
+    return replace(
+        study,
+        name=f"{study.name}-trial",
+        space={},
+        rows=(Row(chosen),),
+        try_first=(),
+        baseline=None,
+        samples=None,
+        sampler="random",
+        early_stopping=None,
+        max_concurrent=1,
+    )
 
 
 def run_trial_here(
@@ -40,10 +60,11 @@ def run_trial_here(
     keys.check()
     folder = StudyFolder(storage, study.name)
     with folder.held():
-        folder.write_study(study)
-        records, pool = Records(folder.root), Pool()
-        driver = _driver(study, keys, records, pool)
         made = make_device(folder) if make_device else _real_device(study, folder, device, again=again)
+        folder.write_study(study, keys.content_digests())
+        records = Records(folder.root)
+        pool = Pool({} if again else known_outcomes(records))
+        driver = _driver(study, keys, records, pool)
         worker = Worker("worker-0", pool, made, records, objective=study.objective)
         if view is not None:
             view.phase("loading torch and diffusers")
@@ -73,13 +94,9 @@ def _run(driver: Driver, pool: Pool, worker: Worker, view: Any) -> None:
 
 
 def _real_device(study: Study, folder: StudyFolder, device: str, *, again: bool) -> Device:
-    import torch
+    from sweep.device import PackDevice, device_kind
 
-    from sweep.device import PackDevice
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("`--device cuda` needs a GPU, but torch sees none. Use --device cpu.")
-    name = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    name = device_kind(device)
     n_threads = len(os.sched_getaffinity(0))
     # Apart from the storage's adapters, so that nothing that is stored there can be read instead.
     adapters = folder.root / "adapters" if again else folder.adapters
