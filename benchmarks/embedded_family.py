@@ -67,7 +67,9 @@ def prompt_following(frozen: FrozenWork, *, n_images: int) -> list[str]:
         parts = frozen.parts(model, None, "float32")
         lines.append(f"  {model}, {style}")
         for attribute, words in WORDS.items():
-            sets = [ImageSet(None, EvalConfig(prompts=(f"person, {style}, {word}",), images_per_prompt=n_images, guidance=5.0), "") for word in words]
+            # Captions name make-up where it is and nothing where it is not.
+            prompts = [f"person, {style}" if word == "no make-up" else f"person, {style}, {word}" for word in words]
+            sets = [ImageSet(None, EvalConfig(prompts=(prompt,), images_per_prompt=n_images, guidance=5.0), "") for prompt in prompts]
             shown = torch.cat([torch.from_numpy(i) for i in generate(parts, sets, frozen=frozen)]).permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.no_grad():
                 guessed = network.attribute_logits(shown)[attribute].argmax(1)

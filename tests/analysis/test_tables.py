@@ -21,7 +21,7 @@ def ranked(study_dir) -> pd.DataFrame:
 
 
 def test_trials_are_ranked_by_objective_and_controls_and_failures_have_no_rank(ranked):
-    assert list(ranked["trial"]) == ["t0003", "t0002", "t0001", "t0000", "t0004", "t0005", "control"]
+    assert list(ranked["trial"]) == ["t0003", "t0002", "t0001", "t0000", "t0005", "t0004", "control"]
     assert ranked["rank_number"].dropna().tolist() == [1, 2, 3, 4]
     assert ranked["is_control"].tolist() == [False] * 6 + [True]
 

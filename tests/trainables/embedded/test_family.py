@@ -16,7 +16,7 @@ from trainables.embedded.render import render
 from trainables.embedded.vae_training import reconstruction_psnr
 
 FRESH = 991  # a seed that no stage of the build uses
-MIN_PSNR_DB = 24.0
+MIN_PSNR_DB = 26.5
 MIN_ACCURACY = 0.9
 
 
@@ -69,6 +69,18 @@ def test_base_follows_its_prompts(pipeline: StableDiffusionPipeline):
     for name, words in wanted.items():
         right = np.mean([logits[name][i].argmax() == WORDS[name].index(words[i % 4]) for i in range(len(prompts))])
         assert right >= 0.6, f"{name}: {right}"  # chance is 1/6 and 1/4
+
+
+def test_base_follows_words_for_the_face(pipeline: StableDiffusionPipeline):
+    words = [(expression, WORDS["gaze"][i % 2]) for i, expression in enumerate(WORDS["expression"] * 3)]
+    prompts = [f"person, {expression}, close-up, {gaze}" for expression, gaze in words]
+    made = pipeline(
+        prompts, num_inference_steps=12, guidance_scale=4.0, generator=torch.Generator().manual_seed(0), output_type="np"
+    ).images
+    logits = load_pooled().attribute_logits(torch.from_numpy(made).permute(0, 3, 1, 2) * 2 - 1)
+    for k, name in enumerate(("expression", "gaze")):
+        right = np.mean([logits[name][i].argmax() == WORDS[name].index(pair[k]) for i, pair in enumerate(words)])
+        assert right >= 0.7, f"{name}: {right}"  # chance is 1/6 and 1/2
 
 
 def test_attention_has_the_layer_names_of_stable_diffusion(pipeline: StableDiffusionPipeline):
