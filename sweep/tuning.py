@@ -48,7 +48,7 @@ def run_trials(driver: Driver, *, pool_name: str, namespace: str, on_step: Calla
         tuner = tune.Tuner(
             tune.with_resources(RungTrial, {"cpu": CPU_PER_TRIAL}),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(driver, {"pool": pool_name, "namespace": namespace}),
+                search_alg=_Searcher(driver, {"pool": pool_name, "namespace": namespace}, on_step),
                 scheduler=_Scheduler(driver),
                 num_samples=-1,
                 reuse_actors=True,
@@ -77,15 +77,17 @@ class _NotPickled:
 class _Searcher(_NotPickled, RaySearcher):
     """Hands out what the driver has started."""
 
-    def __init__(self, driver: Driver, constants: dict[str, Any]) -> None:
+    def __init__(self, driver: Driver, constants: dict[str, Any], on_step: Callable[[], None]) -> None:
         super().__init__(metric="objective", mode="min")
         self._driver = driver
+        self._on_step = on_step
         self._constants = constants
         self._names: dict[str, str] = {}  # Ray's trial id -> ours
         self._patient_until = time.monotonic() + PATIENCE_S
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._driver.finished and self._driver.best is None and time.monotonic() < self._patient_until:
+            self._on_step()  # with no trial at all, Ray Tune asks here again and again, and does nothing else
             return None
         name = self._driver.next_to_run()
         if name is None:

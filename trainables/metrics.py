@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables.errors import EvaluationFailed
-from trainables.features import Images, ImageSet, PerceptualBackbone, PerceptualFeatures, References
+from trainables.features import Images, PerceptualBackbone, PerceptualFeatures, ReferenceImages, References
 
 COLUMNS_PER_CHUNK = 8192
 BLACKEST_VISIBLE = 3
@@ -93,7 +93,7 @@ def lpips_matrix(generated: PerceptualFeatures, reference: PerceptualFeatures) -
     return _require_finite(distances, "LPIPS")
 
 
-def lpips_between(backbone: PerceptualBackbone, generated: Images, reference: ImageSet, references: References) -> Tensor:
+def lpips_between(backbone: PerceptualBackbone, generated: Images, reference: ReferenceImages, references: References) -> Tensor:
     """LPIPS of every pair, (n, m) float64: from cached reference features if they fit the cache, else in blocks of images."""
     n_bytes = backbone.bytes_per_image(reference.images.shape[1:3])
     if n_bytes * max(len(generated), len(reference)) <= references.max_bytes:
