@@ -19,14 +19,14 @@ study = Study(
         "rank": tune.choice([4, 16]),
         "alpha": tune.choice([8.0, 16.0]),  # what matters is alpha / rank: 0.5 to 4 here
         "learning_rate": tune.choice([5e-4, 1e-3, 2e-3]),
-        "guidance": tune.choice([1.5, 3.0, 5.0]),
+        "guidance": tune.choice([1.5, 4.0, 7.5]),
     },
     # The length axis: each trial is scored at 1, 3 and 9 epochs, the weak ones stop early, and its best epoch counts.
     epochs=Epochs(max=9, rungs=(1, 3, 9)),
     # Every other trial is paired with this one: the trigger alone, as somebody without captions would begin.
-    baseline={"caption": "v1", "rank": 16, "alpha": 16.0, "learning_rate": 1e-3, "guidance": 3.0},
+    baseline={"caption": "v1", "rank": 16, "alpha": 16.0, "learning_rate": 1e-3, "guidance": 4.0},
     # Tried before the sampler chooses anything. Put your current settings here.
-    try_first=[{"caption": "v2", "rank": 16, "alpha": 16.0, "learning_rate": 1e-3, "guidance": 3.0}],
+    try_first=[{"caption": "v2", "rank": 16, "alpha": 16.0, "learning_rate": 1e-3, "guidance": 4.0}],
     objective=Objective(lpips=0.5, fid=0.5),
     fixed={"steps": 15},  # denoising steps; enough at 64x64 pixels
     samples=16,

@@ -36,10 +36,10 @@ DEFAULT_SCALES: dict[tuple[str, str], float] = {
     ("lpips", "lpips:squeeze"): 1.0,
     ("fid", "inception"): 200.0,
     ("kid", "inception"): 0.1,
-    # What the embedded base model without an adapter scores on the embedded subject: an objective of 1 is no adapter at all.
+    # About what the embedded base model without an adapter scores on the embedded subject: an objective of 1 is no adapter at all.
     ("lpips", "embedded:perceptual"): 1.2,
-    ("fid", "embedded:pooled"): 120.0,
-    ("kid", "embedded:pooled"): 2.5,
+    ("fid", "embedded:pooled"): 150.0,
+    ("kid", "embedded:pooled"): 3.8,
 }
 """(metric, backbone) -> the value that counts as 1. A study overrides it with Objective(scales={"fid": 150.0})."""
 
