@@ -52,9 +52,9 @@ def main() -> None:
         return
     WORK.mkdir(exist_ok=True)
     facts = machine()
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    seconds: dict[str, list[float]] = {side: [] for side in arguments.sides}
     for pair in range(arguments.pairs):
-        for side in SIDES:
+        for side in arguments.sides:
             seconds[side].append(_kept(arguments, side, pair)["seconds"])
     ours, solo = _kept(arguments, "ours", 0), _kept(arguments, "solo", 0)
     report("python -m benchmarks.study", _title(arguments), _lines(arguments, seconds, ours, solo), write=arguments.write, facts=facts)
@@ -159,7 +159,7 @@ def comparable(facts: dict) -> dict:
 def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours: dict, solo: dict) -> list[str]:
     n = len(rows_of(arguments.rows))
     lines = [f"{n} configurations, {arguments.epochs} epochs each, {STEPS} denoising steps, {5 * IMAGES_PER_PROMPT} pictures; {arguments.pairs} rounds"]
-    for side in SIDES:
+    for side in seconds:
         ratio = statistics.median(a / b for a, b in zip(seconds[side], seconds["ours"], strict=True))
         lines.append(f"{side:14} {statistics.median(seconds[side]):8.1f} s   ours takes 1/{ratio:.1f} of it")
     n_trainings = len({values["training"] for values in ours["values"]})
@@ -179,6 +179,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", choices=("paper24", "listed64"), default="paper24")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES), help="ours among them")
     parser.add_argument("--concurrent", type=int, default=16, help="trials that our side runs at once")
     parser.add_argument("--side", choices=sorted(SIDE_OF), help=argparse.SUPPRESS)
     parser.add_argument("--fresh", action="store_true", help="forget what is kept of earlier runs")
