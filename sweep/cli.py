@@ -93,7 +93,6 @@ def trial(
     from sweep.progress import Progress
 
     study = one_trial_study(_load(study_file, sets, {}))
-
     console = _console()
     with Progress(console) as view:
         driver, snapshot = run_trial_here(study, storage, device=device, again=again, view=view)

@@ -31,6 +31,5 @@ class AdapterError(SweepError):
     """An adapter cannot be found or read."""
 
 
-
 class EvaluationFailed(SweepError):
     """An image set cannot be scored. The configuration is at fault, so it is not retried."""

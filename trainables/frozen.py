@@ -95,5 +95,5 @@ def _write(path: Path, value: Tensor) -> None:
     try:
         save_file({"value": value.contiguous()}, temporary)
         os.replace(temporary, path)
-    except OSError:  # a full disk: it is only a cache
+    except (OSError, SafetensorError):  # a full disk, which safetensors tells in its own words: it is only a cache
         Path(temporary).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Makes the CLIPTokenizer of the family: byte-level BPE whose every known word is one token.
 
-Nothing is trained on chance: the words are the ones that captions.py can say, so the result is the same each time."""
+Nothing is trained on chance: the words are the ones that captions.py can say. Another version of `tokenizers` may order equal merges in
+another way, so a text encoder belongs to the tokenizer that it was trained with."""
 
 from __future__ import annotations
 
