@@ -151,8 +151,8 @@ def _denoise(
     scheduler = make_scheduler(parts, config.denoiser)
     scheduler.set_timesteps(config.steps, device=parts.device)
     latents = torch.cat([initial_noise(parts, [p.seed for p in pictures]) for pictures in wanted]).to(parts.device) * scheduler.init_noise_sigma
-    a, b, scale = stack_adapters([s.adapter for s in sets], lora.shapes, device=parts.device)
-    with lora.attached(a, b, scale):
+    text = text.to(parts.dtype)  # one tensor for all steps: its keys and values are computed once
+    with lora.for_pictures(*stack_adapters([s.adapter for s in sets], lora.shapes, device=parts.device)):
         for step, t in enumerate(scheduler.timesteps):
             predicted = _predict(parts, scheduler.scale_model_input(latents, t), t, text, guidance, n_sets=len(sets))
             latents = scheduler.step(predicted, t, latents, return_dict=False)[0]
@@ -170,7 +170,7 @@ def _predict(parts: ModelParts, latents: Tensor, t: Tensor, text: Tensor, guidan
     if guided:
         per_set = latents.view(n_sets, -1, *latents.shape[1:])
         latents = torch.cat([per_set, per_set], dim=1).flatten(0, 1)
-    predicted = parts.unet(latents.to(parts.dtype), t, text.to(parts.dtype), return_dict=False)[0].float()
+    predicted = parts.unet(latents.to(parts.dtype), t, text, return_dict=False)[0].float()
     if not guided:
         return predicted
     without, with_prompt = (half.flatten(0, 1) for half in predicted.view(n_sets, 2, -1, *predicted.shape[1:]).unbind(1))

@@ -203,7 +203,7 @@ class Pack:
         noise, timesteps = draws.noise[k].flatten(0, 1), draws.timesteps[k].flatten()
         noisy = self.parts.noise_scheduler.add_noise(latents, noise, timesteps)
         tensors = self._tensors
-        with self.lora.attached(tensors.a, tensors.b, tensors.scale, draws.dropout(k)):
+        with self.lora.attached(tensors.a, tensors.b, draws.dropout(k)):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
                 predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
             target = self._target(latents, noise, timesteps)
@@ -242,20 +242,22 @@ class Pack:
 
 
 class _PackedTensors:
-    """Weights, gradients and moments of S slots in flat (S, P) tensors, of which each layer's A and B are views: AdamW is a dozen operations."""
+    """Weights, gradients and moments of S slots in flat (S, P) tensors, all A before all B, of which each layer's are views: AdamW is a
+    dozen operations. The layers work with `scaled_b`, B times alpha / rank; their gradients are with respect to it until `adamw_step`."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, int]], states: list[TrainingState], device: torch.device) -> None:
         self.shapes = shapes
         self.width = max((state.adapter.rank for state in states), default=1)
-        n = sum((d_in + d_out) * self.width for d_in, d_out in shapes.values())
-        self.weights, self.grads, self.first, self.second = (torch.zeros(len(states), n, device=device) for _ in range(4))
+        self.n_a, n_b = (sum(sizes) * self.width for sizes in zip(*shapes.values(), strict=True))
+        self.weights, self.grads, self.first, self.second = (torch.zeros(len(states), self.n_a + n_b, device=device) for _ in range(4))
         for s, state in enumerate(states):
             for flat, layers in ((self.weights, state.adapter.layers), (self.first, state.first_moment), (self.second, state.second_moment)):
                 for path, (a_view, b_view) in self._views(flat).items():
                     a, b = layers[path]
                     a_view[s, :, : a.shape[1]] = a.to(device)
                     b_view[s, : b.shape[0]] = b.to(device)
-        self.scale = torch.tensor([state.adapter.scale for state in states], device=device)
+        self.scale = torch.tensor([state.adapter.scale for state in states], device=device).view(-1, 1)
+        self.scaled_b = self.weights[:, self.n_a :] * self.scale
         self.a, self.b = self._leaves()
 
     def slot_layers(self, s: int, rank: int) -> tuple[dict[str, tuple[Tensor, Tensor]], ...]:
@@ -272,6 +274,7 @@ class _PackedTensors:
     def adamw_step(self, learning_rate: Tensor, step: Tensor, weight_decay: Tensor, max_grad_norm: Tensor) -> None:  # each (S,)
         """Clip each slot's gradient to its own norm, then AdamW (Loshchilov & Hutter, arXiv:1711.05101) as torch.optim.AdamW does; zero the gradients."""
         g = self.grads
+        g[:, self.n_a :] *= self.scale
         norm = torch.linalg.vector_norm(g, dim=1)
         g *= (max_grad_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1)
         self.weights *= (1 - learning_rate * weight_decay).unsqueeze(1)
@@ -280,19 +283,23 @@ class _PackedTensors:
         correction1, correction2 = 1 - BETA1 ** step.double(), 1 - BETA2 ** step.double()
         denominator = self.second.sqrt().div_(correction2.sqrt().float().unsqueeze(1)).add_(EPSILON)
         self.weights.addcdiv_(self.first * (-learning_rate / correction1.float()).unsqueeze(1), denominator)
+        torch.mul(self.weights[:, self.n_a :], self.scale, out=self.scaled_b)
         g.zero_()
 
     def _views(self, flat: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        views, offset, r = {}, 0, self.width
+        return self._views_of(flat[:, : self.n_a], flat[:, self.n_a :])
+
+    def _views_of(self, flat_a: Tensor, flat_b: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        views, in_a, in_b, r = {}, 0, 0, self.width
         for path, (d_in, d_out) in self.shapes.items():
-            a = flat[:, offset : offset + d_in * r].view(-1, d_in, r)
-            b = flat[:, offset + d_in * r : offset + (d_in + d_out) * r].view(-1, r, d_out)
+            a = flat_a[:, in_a : in_a + d_in * r].view(-1, d_in, r)
+            b = flat_b[:, in_b : in_b + d_out * r].view(-1, r, d_out)
             views[path] = (a, b)
-            offset += (d_in + d_out) * r
+            in_a, in_b = in_a + d_in * r, in_b + d_out * r
         return views
 
     def _leaves(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        weights, grads = self._views(self.weights), self._views(self.grads)
+        weights, grads = self._views_of(self.weights[:, : self.n_a], self.scaled_b), self._views(self.grads)
         leaves = {path: tuple(_leaf(w, g) for w, g in zip(weights[path], grads[path], strict=True)) for path in self.shapes}
         return {p: ab[0] for p, ab in leaves.items()}, {p: ab[1] for p, ab in leaves.items()}
 

@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 
 from trainables.errors import AdapterError, ConfigError
-from trainables.lora import Adapter, SlotDropout, SlotLoRA, hash_of_elements, keep_mask, new_adapter, stack_adapters
+from trainables.lora import _MULTIPLIERS, Adapter, SlotDropout, SlotLoRA, dropout_mask, hash_of_elements, new_adapter, stack_adapters
 
 RANK, ALPHA = 4, 6.0
 
@@ -46,9 +46,9 @@ def test_one_slot_equals_peft_in_output_and_gradients(unet, inputs):
     ours = copy.deepcopy(unet)
     lora = SlotLoRA(ours)
     adapter = random_adapter(lora.shapes)
-    a, b, scale = stack_adapters([adapter], lora.shapes, device="cpu")
+    a, b = stack_adapters([adapter], lora.shapes, device="cpu")
     leaves = [t.requires_grad_() for t in (*a.values(), *b.values())]
-    with lora.attached(a, b, scale):
+    with lora.attached(a, b):
         output = ours(*inputs, return_dict=False)[0]
     output.square().sum().backward()
     reference_model = with_peft(unet, adapter)
@@ -59,7 +59,7 @@ def test_one_slot_equals_peft_in_output_and_gradients(unet, inputs):
     for path in adapter.layers:
         layer = reference_model.get_submodule(path)
         torch.testing.assert_close(a[path].grad[0], layer.lora_A["default"].weight.grad.T, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(b[path].grad[0], layer.lora_B["default"].weight.grad.T, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(b[path].grad[0] * adapter.scale, layer.lora_B["default"].weight.grad.T, rtol=1e-3, atol=1e-4)
     assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
 
 
@@ -67,9 +67,9 @@ def test_each_slot_acts_on_its_own_part_of_the_batch_whatever_the_ranks(unet, in
     ours = copy.deepcopy(unet)
     lora = SlotLoRA(ours)
     adapters = [random_adapter(lora.shapes, rank=2, seed=1), None, random_adapter(lora.shapes, rank=8, alpha=3.0, seed=2)]
-    a, b, scale = stack_adapters(adapters, lora.shapes, device="cpu")
+    a, b = stack_adapters(adapters, lora.shapes, device="cpu")
     sample, timesteps, text = inputs
-    with torch.no_grad(), lora.attached(a, b, scale):
+    with torch.no_grad(), lora.attached(a, b):
         together = ours(sample.repeat(3, 1, 1, 1), timesteps.repeat(3), text.repeat(3, 1, 1), return_dict=False)[0].view(3, 2, 4, 8, 8)
     for s, adapter in enumerate(adapters):
         model = unet if adapter is None else with_peft(unet, adapter)
@@ -79,10 +79,40 @@ def test_each_slot_acts_on_its_own_part_of_the_batch_whatever_the_ranks(unet, in
 def test_without_adapters_the_model_is_the_plain_one_again(unet, inputs):
     ours = copy.deepcopy(unet)
     lora = SlotLoRA(ours)
-    a, b, scale = stack_adapters([random_adapter(lora.shapes)], lora.shapes, device="cpu")
-    with lora.attached(a, b, scale):
+    a, b = stack_adapters([random_adapter(lora.shapes)], lora.shapes, device="cpu")
+    with lora.attached(a, b):
         pass
     assert torch.equal(ours(*inputs, return_dict=False)[0], unet(*inputs, return_dict=False)[0])
+
+
+def test_merged_for_pictures_is_the_same_model(unet, inputs):
+    ours = copy.deepcopy(unet)
+    lora = SlotLoRA(ours)
+    sample, timesteps, text = inputs
+    a, b = stack_adapters([random_adapter(lora.shapes, seed=1), None], lora.shapes, device="cpu")
+    batch = sample.repeat(2, 1, 1, 1), timesteps.repeat(2), text.repeat(2, 1, 1)
+    with torch.no_grad():
+        with lora.attached(a, b):
+            beside = ours(*batch, return_dict=False)[0]
+        with lora.for_pictures(a, b):
+            merged = [ours(*batch, return_dict=False)[0] for _ in range(2)]
+            other_text = ours(*batch[:2], batch[2] * 2, return_dict=False)[0]
+        with lora.attached(a, b):
+            beside_with_other_text = ours(*batch[:2], batch[2] * 2, return_dict=False)[0]
+    for passed in merged:
+        torch.testing.assert_close(passed, beside, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(other_text, beside_with_other_text, rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours(*inputs, return_dict=False)[0], unet(*inputs, return_dict=False)[0])
+
+
+def test_masks_on_a_cpu_are_those_of_the_other_devices():
+    elements, dropout = hash_of_elements(70_000, 3, torch.device("cpu")), SlotDropout(torch.tensor([0.1, 0.4]), torch.tensor([5, -9], dtype=torch.int32))
+    z = dropout.seeds.view(-1, 1) ^ elements
+    for i, multiplier in enumerate(_MULTIPLIERS):
+        z = z * multiplier
+        z = z ^ (z >> 15) if i == 0 else z
+    below = (dropout.p.double() * 2**32 - 2**31).to(torch.int32).view(-1, 1)
+    assert torch.equal(dropout_mask(dropout, elements), (z >= below) * (1 / (1 - dropout.p)).view(-1, 1))
 
 
 def test_a_second_injection_finds_the_first(unet):
@@ -104,16 +134,17 @@ def test_a_mask_keeps_the_stated_share_and_ignores_the_neighbours():
     elements = hash_of_elements(200_000, 3, torch.device("cpu"))
     seeds = torch.tensor([1, -5, 2**31 - 1], dtype=torch.int32)
     p = torch.tensor([0.1, 0.5, 0.0])
-    masks = keep_mask(SlotDropout(p, seeds), elements)
+    masks = dropout_mask(SlotDropout(p, seeds), elements)
     # Binomial: four standard deviations of the share of 200,000 draws.
     for mask, p_s in zip(masks, p.tolist(), strict=True):
-        assert abs(mask.mean().item() - (1 - p_s)) <= 4 * (p_s * (1 - p_s) / 200_000) ** 0.5
-    assert torch.equal(keep_mask(SlotDropout(p[1:2], seeds[1:2]), elements)[0], masks[1])
+        assert abs((mask > 0).float().mean().item() - (1 - p_s)) <= 4 * (p_s * (1 - p_s) / 200_000) ** 0.5
+        assert mask.max().item() == pytest.approx(1 / (1 - p_s))
+    assert torch.equal(dropout_mask(SlotDropout(p[1:2], seeds[1:2]), elements)[0], masks[1])
 
 
 def test_masks_of_neighbouring_elements_and_of_other_seeds_are_uncorrelated():
     elements = hash_of_elements(200_000, 3, torch.device("cpu"))
-    masks = keep_mask(SlotDropout(torch.full((16,), 0.5), torch.arange(16, dtype=torch.int32)), elements)
+    masks = dropout_mask(SlotDropout(torch.full((16,), 0.5), torch.arange(16, dtype=torch.int32)), elements)
     correlations = torch.corrcoef(masks)
     off_diagonal = correlations[~torch.eye(16, dtype=torch.bool)]
     assert off_diagonal.abs().max() < 5 / 200_000**0.5
@@ -129,11 +160,11 @@ def test_joint_and_single_masks_give_the_same_pass(unet, inputs, monkeypatch):
         monkeypatch.setattr("trainables.lora.MASKS_AT_ONCE", at_once)
         ours = copy.deepcopy(unet)
         lora = SlotLoRA(ours)
-        a, b, scale = stack_adapters([random_adapter(lora.shapes)] * 2, lora.shapes, device="cpu")
+        a, b = stack_adapters([random_adapter(lora.shapes)] * 2, lora.shapes, device="cpu")
         dropout = SlotDropout(torch.tensor([0.3, 0.3]), torch.tensor([7, 8], dtype=torch.int32))
         for _ in range(2):  # sizes are known from the second pass on
             leaf = a["mid_block.attentions.0.transformer_blocks.0.attn1.to_q"].detach().requires_grad_()
-            with lora.attached({**a, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": leaf}, b, scale, dropout):
+            with lora.attached({**a, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": leaf}, b, dropout):
                 output = ours(sample, timesteps, text, return_dict=False)[0]
             output.sum().backward()
         outputs.append((output.detach(), leaf.grad))

@@ -212,6 +212,7 @@ def test_the_step_equals_torch_adamw_with_clipping(new_pack, subject, base):
         grads = torch.randn(tensors.grads.shape, generator=generator)
         tensors.grads.copy_(grads)
         tensors.adamw_step(rates, torch.tensor([step, step]), decays, clips)
+        grads[:, tensors.n_a :] *= tensors.scale  # the layers' are with respect to B times alpha / rank
         for s, (reference, optimiser) in enumerate(zip(references, optimisers, strict=True)):
             reference.grad = grads[s].clone()
             torch.nn.utils.clip_grad_norm_([reference], clips[s].item())
