@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +28,12 @@ from trainables.config import TrainConfig
 POOL, NAMESPACE = "pool", "sweep"
 MAX_WORKER_LOSSES = 3
 DEFAULT_CONCURRENT = 8
+"""Trials at a time per GPU, or on the CPU, of a sampled study: more of them are chosen knowing less."""
+LISTED_CONCURRENT = 64
+"""The same where configurations are listed beforehand: then all that may share or be packed should meet."""
+MOST_CPU_WORKERS = 4
+CPU_WORKER_BYTES = 2.5 * 2**30
+"""A small step on one core costs hardly more than on two: a CPU is several devices of few threads. Each needs memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ class WorkerActor:
 
 
 class Fleet:
-    """One worker per device. A lost one is replaced; what keeps dying ends the study."""
+    """One worker per device: a GPU, or some of the CPU's cores. A lost one is replaced; what keeps dying ends the study."""
 
     def __init__(
         self,
@@ -160,8 +165,9 @@ class Fleet:
         self._device = device
         self._n_started = self._n_lost = 0
         self._running: dict[Any, tuple[str, Any]] = {}  # ref of run() -> (worker id, actor)
-        self.n_devices = int(ray.cluster_resources().get("GPU", 0)) if device == "cuda" else 1
-        wanted = max_concurrent or study.max_concurrent or DEFAULT_CONCURRENT * self.n_devices
+        self.n_devices = int(ray.cluster_resources().get("GPU", 0)) if device == "cuda" else _n_cpu_workers()
+        usual = DEFAULT_CONCURRENT if study.kind == "sampled" else LISTED_CONCURRENT
+        wanted = max_concurrent or study.max_concurrent or usual * (self.n_devices if device == "cuda" else 1)
         self.n_concurrent = max(1, min(wanted, study.n_trials))  # trials at a time
         for _ in range(self.n_devices):
             self._start()
@@ -182,7 +188,7 @@ class Fleet:
     def _start(self) -> None:
         worker_id = f"worker-{self._n_started}"
         self._n_started += 1
-        n_threads = max(1, len(os.sched_getaffinity(0)) // (self.n_devices if self._device == "cuda" else 1))
+        n_threads = max(1, len(os.sched_getaffinity(0)) // self.n_devices)
         spec = DeviceSpec(
             name=self._device,
             n_threads=n_threads,
@@ -191,7 +197,7 @@ class Fleet:
             backbones=self._study.backbones,
             probe_with=_typical_training(self._study),
             n_slots=self._pack_size,
-            most_slots=math.ceil(self.n_concurrent / self.n_devices),
+            most_slots=min(self.n_concurrent, _most_trainings(self._study)),
             slots_file=self._folder.pack_size,
             pack_options=self._pack_options,
         )
@@ -236,6 +242,18 @@ def real_device(spec: DeviceSpec) -> Device:
         backbones=spec.backbones,
         pack_options=spec.pack_options,
     )
+
+
+def _n_cpu_workers() -> int:
+    memory = int(ray.available_resources().get("memory", 0) // CPU_WORKER_BYTES)
+    return max(1, min(len(os.sched_getaffinity(0)), memory, MOST_CPU_WORKERS))
+
+
+def _most_trainings(study: Study) -> int:
+    """How many distinct trainings a study can have at most."""
+    if study.kind == "sampled":
+        return study.n_trials
+    return len({study.split(row.configuration)[0] for row in study.listed})
 
 
 def _typical_training(study: Study) -> TrainConfig:

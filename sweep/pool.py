@@ -7,6 +7,7 @@ thread; sweep/fleet.py wraps it as an actor, `sweep trial` and the tests call it
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,10 +24,13 @@ from sweep.messages import (
     TrainingOrder,
     TrainingReport,
 )
-from trainables.config import TrainConfig
+from trainables.config import TrainConfig, pack_signature
 
 MAX_LOSSES = 3
 """How often the worker of a training or evaluation may be lost before it counts as failed."""
+
+JOINING_COST = 0.4
+"""What one more training adds to a pack's step, where the first costs 1. Of all that is measured only the order of size matters here."""
 
 
 class Pool:
@@ -113,7 +117,7 @@ class Pool:
             return Orders()
         keep = {key: self._wanted(self._trainings[key]) for key in sync.held if key in self._trainings}
         keep = {key: epochs for key, epochs in keep.items() if epochs and self._trainings[key].worker == worker}
-        start = self._start(worker, n=sync.n_slots - len(keep), like=keep)
+        start = self._start(worker, n=sync.n_slots - len(keep))
         evaluate = self._evaluate(worker, busy=bool(keep or start), n=sync.n_image_sets)
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
 
@@ -196,16 +200,29 @@ class Pool:
         epochs |= {e.order.epoch for e in self._evaluations.values() if e.requested and e.order.training_key == training.key}
         return tuple(sorted(e for e in epochs - training.stored if e > after))
 
-    def _start(self, worker: str, *, n: int, like: Mapping[str, Any]) -> tuple[TrainingOrder, ...]:
+    def _start(self, worker: str, *, n: int) -> tuple[TrainingOrder, ...]:
         waiting = [t for t in self._trainings.values() if t.worker is None and t.failed is None and self._wanted(t, after=0)]
-        models = {self._trainings[key].config.train_model for key in like}
-        # Only a preference: what may share a pack is for the worker to say.
-        waiting.sort(key=lambda training: bool(models) and training.config.train_model not in models)
         orders = []
-        for training in waiting[: max(0, n)]:
+        for training in self._share(worker, waiting)[: max(0, n)]:
             training.worker, training.epoch = worker, 0
             orders.append(TrainingOrder(training.key, training.config, self._wanted(training, after=0), training.total_epochs))
         return tuple(orders)
+
+    def _share(self, worker: str, waiting: list[_Training]) -> list[_Training]:
+        """This worker's share if all that wait were spread now, each to where the least is to do then; first what joins a pack of its.
+
+        Workers that are still loading have a share too. What can meet few others in a pack is placed first, the rest around it."""
+        packs = {name: Counter(pack_signature(t.config) for t in self._trainings.values() if t.worker == name) for name in self._doing}
+        n_alike = Counter(pack_signature(training.config) for training in waiting)
+        has = set(packs[worker])
+        mine = []
+        for training in sorted(waiting, key=lambda t: n_alike[pack_signature(t.config)]):
+            signature = pack_signature(training.config)
+            chosen = min(packs, key=lambda name: (_load(packs[name] + Counter([signature])), name != worker))
+            packs[chosen][signature] += 1
+            if chosen == worker:
+                mine.append(training)
+        return sorted(mine, key=lambda training: (pack_signature(training.config) not in has, waiting.index(training)))
 
     def _evaluate(self, worker: str, *, busy: bool, n: int) -> tuple[EvaluationOrder, ...]:
         """At most `n`, so that the first of many are told of while the others are still being scored."""
@@ -243,6 +260,11 @@ class Pool:
             self._drop_requests(item)
         else:
             self._take_evaluation(EvaluationReport(item.order.key, Outcome(error=reason)))
+
+
+def _load(packs: Counter) -> float:
+    """What a step of each of a worker's packs costs; they take turns."""
+    return sum(1 + JOINING_COST * (n - 1) for n in packs.values() if n)
 
 
 class _Training:

@@ -36,6 +36,10 @@ CPU_PER_TRIAL = 0.001
 """A trial only waits. Not 0: Ray Tune wants a resource to place it by."""
 
 
+MOST_PROCESSES = max(2, len(os.sched_getaffinity(0)))
+"""Trials of which a process waits for the next rung, at a time. The others are judged from the pool's snapshots and lose nothing by
+it, whereas a process takes seconds of a core to start and 100 MB to live: 300 trials on 40 GPUs must not need 300 of them here."""
+
 PATIENCE_S = 60.0
 """The longest that trials go without their processes. These only wait for a score, and would take the cores from the first one."""
 
@@ -88,6 +92,9 @@ class _Searcher(_NotPickled, RaySearcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._driver.finished and self._driver.best is None and time.monotonic() < self._patient_until:
             self._on_step()  # with no trial at all, Ray Tune asks here again and again, and does nothing else
+            return None
+        if len(self._names) >= MOST_PROCESSES and not self._driver.finished:
+            self._driver.fill()
             return None
         name = self._driver.next_to_run()
         if name is None:

@@ -109,13 +109,14 @@ class Worker:
         self._wanted: dict[str, tuple[int, ...]] = {}
         self._trainings: list[TrainingReport] = []
         self._evaluations: list[EvaluationReport] = []
-        self._doing = "loading libraries"
+        self._doing = self._logged = "loading libraries"
         self._decide_until = -1.0
 
     def run(self) -> None:
         """Work until the pool is closed."""
         self.pool.sync(self.worker_id, Sync(doing=self._doing, ready=False))
         self.device.open()
+        logger.info("ready")
         while self.turn():
             pass
 
@@ -138,6 +139,9 @@ class Worker:
         return True
 
     def _exchange(self) -> Orders:
+        if self._doing != self._logged:
+            logger.info(self._doing)
+            self._logged = self._doing
         held = self.device.held
         sync = Sync(
             held=held,

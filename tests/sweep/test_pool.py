@@ -155,6 +155,46 @@ def test_no_training_begins_while_others_are_in_mid_epoch():
     assert orders.start == () and "A" in orders.keep
 
 
+def two_workers() -> Pool:
+    pool = Pool()
+    for worker in ("w1", "w2"):
+        pool.sync(worker, held(ready=False))
+    return pool
+
+
+def test_trainings_are_spread_over_the_workers_also_over_one_that_still_loads():
+    pool = two_workers()
+    for key in "ABCDE":
+        pool.subscribe(subscription(f"t{key}", key))
+    first = started(pool.sync("w1", held()))
+    assert list(first) == ["A", "C", "E"]
+    assert list(started(pool.sync("w1", held(*first)))) == []
+    assert list(started(pool.sync("w2", held()))) == ["B", "D"]
+
+
+def test_what_may_share_a_pack_meets_and_what_may_not_goes_elsewhere():
+    pool = two_workers()
+    for key, model in zip("ABCD", ("m1", "m1", "m1", "m2"), strict=True):
+        pool.subscribe(subscription(f"t{key}", key, train_model=model))
+    shares = [set(started(pool.sync(worker, held()))) for worker in ("w1", "w2")]
+    assert sorted(shares, key=len) == [{"D"}, {"A", "B", "C"}]
+
+
+def test_the_last_training_is_for_whoever_asks_even_if_a_worker_never_gets_ready():
+    pool = two_workers()
+    pool.subscribe(subscription("t0", "A"))
+    assert list(started(pool.sync("w2", held()))) == ["A"]
+
+
+def test_the_share_of_a_lost_worker_is_for_the_others():
+    pool = two_workers()
+    pool.subscribe(subscription("t0", "A"))
+    pool.subscribe(subscription("t1", "B"))
+    pool.sync("w1", held())
+    pool.worker_lost("w2")
+    assert list(started(pool.sync("w1", held("A")))) == ["B"]
+
+
 def test_slots_are_filled_with_the_base_model_that_the_worker_has_already():
     pool = Pool()
     pool.subscribe(subscription("t0", "A", train_model="m1"))
