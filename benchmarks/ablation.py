@@ -3,18 +3,18 @@
     python -m benchmarks.ablation [--rows paper24] [--epochs 2] [--write]
 
 Left out are: the sharing of trainings (a seed of its own for each row), packing (one training at a time), the caches (latents and text
-encoded anew for each training), batched evaluation (one image set at a time), and the long-lived process (a process for each row:
-computed from one that finds everything done, not run). The numbers are compared in benchmarks.study, not here."""
+encoded anew for each training), batched evaluation (one image set at a time), a worker for every core (one worker with all of them
+instead; on a CPU), and the long-lived process (a process for each row: computed from one that finds everything done, not run). The numbers are compared in benchmarks.study, not here."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 from benchmarks.machine import machine
 from benchmarks.results import add_write_flag, report
@@ -28,7 +28,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", choices=("paper24", "listed64"), default="paper24")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--concurrent", type=int, default=16)
     add_write_flag(parser)
     arguments = parser.parse_args()
     facts = machine()
@@ -40,6 +39,8 @@ def main() -> None:
         "caches of latents and text": seconds_of(rows, arguments, make_device=forgetful_device),
         "batched evaluation": seconds_of(rows, arguments, make_device=one_by_one_device),
     }
+    with mock.patch("sweep.fleet._n_cpu_workers", lambda: 1):
+        without["a worker for every core"] = seconds_of(rows, arguments)
     start_up_s = seconds_of_a_process()
     without["one process for all"] = whole + (len(rows) - 1) * start_up_s
     lines = [f"{len(rows)} configurations, {arguments.epochs} epochs each; wall time of a launch", f"{'as it is':36} {whole:8.1f} s"]
@@ -58,7 +59,7 @@ def seconds_of(rows: list[dict], arguments: argparse.Namespace, **options) -> fl
     )
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        launch(dataclasses.replace(study, max_concurrent=arguments.concurrent), Launch(Path(folder), max_concurrent=arguments.concurrent, **options))
+        launch(study, Launch(Path(folder), **options))
         seconds = time.perf_counter() - started
     print(f"{options or 'as it is'}: {seconds:.1f} s", flush=True)
     return seconds

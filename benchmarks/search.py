@@ -58,7 +58,7 @@ def search(n_samples: int, epochs: int, goal: float) -> tuple[float, float | Non
     )
     with tempfile.TemporaryDirectory() as folder:
         started, started_at = time.perf_counter(), time.time()
-        driver, snapshot = launch(study, Launch(Path(folder), max_concurrent=16))
+        driver, snapshot = launch(study, Launch(Path(folder)))
         seconds = time.perf_counter() - started
         rows = as_rows(Records(Path(folder) / "search").evaluations(), EVALUATIONS)
     good = [row["created_at"] - started_at for row in rows if row["training_key"] != "none" and (row["objective"] or goal + 1) <= goal]

@@ -70,7 +70,7 @@ def run_ours(arguments: argparse.Namespace) -> dict:
             f"fixed={{'steps': {STEPS}, 'images_per_prompt': {IMAGES_PER_PROMPT}}})\n"
         )
         started = time.perf_counter()
-        command = [sys.executable, "-m", "sweep", "launch", str(file), "--storage", folder, "--max-concurrent", str(arguments.concurrent)]
+        command = [sys.executable, "-m", "sweep", "launch", str(file), "--storage", folder]
         subprocess.run(command, check=True, stdout=sys.stderr)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, "values": _recorded(Path(folder) / arguments.rows)}
@@ -138,7 +138,7 @@ def _kept(arguments: argparse.Namespace, side: str, pair: int) -> dict:
     file = kept_file(arguments.rows, arguments.epochs, side, pair)
     if not file.exists():
         print(f"{side}, pair {pair + 1} of {arguments.pairs}", flush=True)
-        options = ["--rows", arguments.rows, "--epochs", str(arguments.epochs), "--concurrent", str(arguments.concurrent)]
+        options = ["--rows", arguments.rows, "--epochs", str(arguments.epochs)]
         home = tempfile.mkdtemp()
         command = [sys.executable, "-m", "benchmarks.study", "--side", side, *options]
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": home}).stdout
@@ -180,7 +180,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES), help="ours among them")
-    parser.add_argument("--concurrent", type=int, default=16, help="trials that our side runs at once")
     parser.add_argument("--side", choices=sorted(SIDE_OF), help=argparse.SUPPRESS)
     parser.add_argument("--fresh", action="store_true", help="forget what is kept of earlier runs")
     add_write_flag(parser)
