@@ -44,6 +44,7 @@ class Pool:
         self._evaluations: dict[str, _Evaluation] = {}
         self._trials: dict[str, _Trial] = {}
         self._doing: dict[str, str] = {}
+        self._n_slots: dict[str, int] = {}  # of the workers that are ready
         self._closed: str | None = None
         self._n_rungs_scored = 0
 
@@ -117,6 +118,7 @@ class Pool:
             return Orders()
         keep = {key: self._wanted(self._trainings[key]) for key in sync.held if key in self._trainings}
         keep = {key: epochs for key, epochs in keep.items() if epochs and self._trainings[key].worker == worker}
+        self._n_slots[worker] = sync.n_slots
         start = self._start(worker, n=sync.n_slots - len(keep))
         evaluate = self._evaluate(worker, busy=bool(keep or start), n=sync.n_image_sets)
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
@@ -124,6 +126,7 @@ class Pool:
     def worker_lost(self, worker: str) -> None:
         """A worker is gone: what it had goes back to the queue, or fails after the third time."""
         self._doing.pop(worker, None)
+        self._n_slots.pop(worker, None)
         for item in [i for i in (*self._trainings.values(), *self._evaluations.values()) if i.worker == worker]:
             item.worker = None
             item.n_losses += 1
@@ -212,13 +215,17 @@ class Pool:
         """This worker's share if all that wait were spread now, each to where the least is to do then; first what joins a pack of its.
 
         Workers that are still loading have a share too. What can meet few others in a pack is placed first, the rest around it."""
-        packs = {name: Counter(pack_signature(t.config) for t in self._trainings.values() if t.worker == name) for name in self._doing}
+        packs: dict[str, Counter] = {name: Counter() for name in self._doing}
+        for training in self._trainings.values():
+            if training.worker in packs and self._wanted(training):
+                packs[training.worker][pack_signature(training.config)] += 1
         n_alike = Counter(pack_signature(training.config) for training in waiting)
         has = set(packs[worker])
         mine = []
         for training in sorted(waiting, key=lambda t: n_alike[pack_signature(t.config)]):
             signature = pack_signature(training.config)
-            chosen = min(packs, key=lambda name: (_load(packs[name] + Counter([signature])), name != worker))
+            free = [name for name in packs if name == worker or packs[name].total() < self._n_slots.get(name, math.inf)]
+            chosen = min(free, key=lambda name: (_load(packs[name] + Counter([signature])), name != worker))
             packs[chosen][signature] += 1
             if chosen == worker:
                 mine.append(training)

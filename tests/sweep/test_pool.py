@@ -186,6 +186,15 @@ def test_the_last_training_is_for_whoever_asks_even_if_a_worker_never_gets_ready
     assert list(started(pool.sync("w2", held()))) == ["A"]
 
 
+def test_what_a_workers_slots_do_not_hold_is_for_the_other():
+    pool = two_workers()
+    pool.sync("w1", held(slots=1))
+    for key, model in zip("ABC", ("m1", "m1", "m2"), strict=True):
+        pool.subscribe(subscription(f"t{key}", key, train_model=model))
+    assert len(started(pool.sync("w1", held(slots=1)))) == 1
+    assert len(started(pool.sync("w2", held(slots=4)))) == 2
+
+
 def test_the_share_of_a_lost_worker_is_for_the_others():
     pool = two_workers()
     pool.subscribe(subscription("t0", "A"))

@@ -20,7 +20,7 @@ def test_the_best_size_is_where_doubling_stops_paying(measured, best):
 
 
 def test_a_probe_stops_doubling_when_a_step_gets_no_cheaper(frozen, base, subject):  # noqa: F811
-    # Each size reads the clock twice. A step of 1, 2 and 4 trainings takes 1.0, 1.0 and 2.0 s: 4 gain nothing over 2.
-    ticks = iter([0, 2.0, 0, 2.0, 0, 4.0])
+    # Each of three steps reads the clock twice, and the fastest counts. With 1, 2 and 4 trainings it takes 1.0, 1.0 and 2.0 s.
+    ticks = iter(tick for seconds in (1.5, 1.0, 9.0, 1.0, 1.0, 1.0, 2.0, 3.0, 2.0) for tick in (0, seconds))
     probe = probe_pack_size(frozen, base, subject, clock=lambda: next(ticks))
     assert dict(probe.seconds_per_adapter_step) == {1: 1.0, 2: 0.5, 4: 0.5} and probe.best == 2
