@@ -182,6 +182,8 @@ def _across(simulations: Sequence[Costs], of: Callable[[list[int]], float]) -> C
 
 
 def _notes(study: Study, *, exact: bool) -> Iterable[str]:
+    if study.scale_text:
+        yield f"At scale {study.scale_text}."
     if not exact:
         yield f"Estimated from {N_SIMULATIONS} seeded random draws of the space; a sampler that narrows in shares more."
     if study.reduction_factor is not None and len(study.rungs) > 1:

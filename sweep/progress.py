@@ -163,17 +163,20 @@ def left_text(seconds: float | None) -> str:
     return "not known yet" if seconds is None else f"about {max(1, math.ceil(seconds / 60))} min"
 
 
-def ranked_table(rows: list[dict[str, Any]], *, n_rows: int = MOST_ROWS) -> Table:
-    """The end's table. rows: what `ranking` gives, best first."""
+def ranked_table(rows: list[dict[str, Any]], *, n_rows: int | None = MOST_ROWS) -> Table:
+    """The end's table. rows: what `ranking` gives, best first; n_rows None: all of them."""
     table = Table(title=None, header_style="bold", row_styles=["", "dim"])
     for name in ("", "trial", "objective", "epoch", "lpips", "fid"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     table.add_column("state", no_wrap=True)
+    with_labels = any(row["labels"] for row in rows)
+    if with_labels:
+        table.add_column("labels", overflow="fold")
     table.add_column("configuration", overflow="fold")
-    shown = [row for i, row in enumerate(rows) if i < n_rows or row["trial"] == "no adapter"]
+    shown = [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or row["trial"] == "no adapter"]
     for row in shown:
         numbers = (_number(row["objective"], 4), row["epoch"] or "", _number(row["lpips"], 4), _number(row["fid"], 1))
-        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], row["configuration"])
+        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], *[row["labels"]] * with_labels, row["configuration"])
     return table
 
 
@@ -215,7 +218,10 @@ def print_summary(
     if driver.stopping:
         ended = len(driver.trials) - sum(_is_unfinished(trial) for trial in driver.trials.values())
         console.print(f"{driver.stopping}, {ended} of {driver.n_trials} trials have ended", style="bold")
-    console.print(ranked_table(ranking(driver, evaluations)))
+    if driver.study.scale_text:
+        console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
+    listed = driver.study.kind == "rows"  # somebody wrote each of them down
+    console.print(ranked_table(ranking(driver, evaluations), n_rows=None if listed else MOST_ROWS))
     console.print(f"{driver.study.name}: " + ", ".join(f"{counts[s]} {word}" for s, word in WORDS.items() if counts[s]), highlight=False)
     console.print(sharing_text(driver, snapshot), highlight=False)
     if first_scored_s is not None:
@@ -284,6 +290,8 @@ def _trial_line(trial: Trial, evaluations: Mapping[str, Mapping[str, Any]]) -> d
         "lpips": metrics.get("lpips"),
         "fid": metrics.get("fid"),
         "state": WORDS[trial.state],
+        # What a label repeats of the configuration is said once.
+        "labels": configuration_text({k: v for k, v in trial.labels.items() if k != "baseline" and k not in trial.configuration}),
         "configuration": configuration_text(trial.configuration),
     }
 
@@ -304,6 +312,7 @@ def _control_line(driver: Driver, row: Mapping[str, Any]) -> dict[str, Any] | No
         "lpips": row.get("lpips"),
         "fid": row.get("fid"),
         "state": "control",
+        "labels": "",
         "configuration": configuration_text(shown),
     }
 

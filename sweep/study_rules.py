@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sweep.errors import ConfigError, StudyError
 from sweep.objective import DEFAULT_SCALES, Objective
 from sweep.parameters import expand, require_known
+from sweep.scale import check_scales
 from sweep.space import (
     contains,
     describe_domain,
@@ -33,6 +34,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def check_study(study: Study) -> None:
     """Raises: StudyError for the first rule that the study breaks."""
     _check_fields(study)
+    check_scales(study)
     _check_names(study)
     _check_fan_out(study)
     _check_start_points(study)

@@ -96,7 +96,7 @@ def test_the_ranking_has_the_best_first_and_the_control_in_its_place():
 
 
 def test_a_long_ranking_is_cut_but_never_loses_the_control():
-    rows = [{"rank": str(i), "trial": f"t{i:04d}", "objective": i / 100, "epoch": 3, "lpips": 0.5, "fid": 1.0, "state": "done", "configuration": ""}
+    rows = [{"rank": str(i), "trial": f"t{i:04d}", "objective": i / 100, "epoch": 3, "lpips": 0.5, "fid": 1.0, "state": "done", "labels": "", "configuration": ""}
             for i in range(30)]  # fmt: skip
     rows.append({**rows[0], "trial": "no adapter", "rank": ""})
     console = Console(file=io.StringIO(), width=120)
