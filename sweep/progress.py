@@ -261,7 +261,7 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
     lines.append(f"next                   {python_command()} -m analysis tables {name}{where}")
     if driver.stopping:
         lines.append("to go on               the same launch command again: what is done is not done again")
-    else:
+    elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
     if folder.journal.exists():
         lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
