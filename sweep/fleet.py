@@ -161,7 +161,8 @@ class Fleet:
         self._n_started = self._n_lost = 0
         self._running: dict[Any, tuple[str, Any]] = {}  # ref of run() -> (worker id, actor)
         self.n_devices = int(ray.cluster_resources().get("GPU", 0)) if device == "cuda" else 1
-        wanted = max_concurrent or study.max_concurrent or DEFAULT_CONCURRENT * self.n_devices
+        # The trainings of a trial under its seeds fill slots as those of several trials do.
+        wanted = max_concurrent or study.max_concurrent or DEFAULT_CONCURRENT * self.n_devices // study.train_seeds
         self.n_concurrent = max(1, min(wanted, study.n_trials))  # trials at a time
         for _ in range(self.n_devices):
             self._start()
@@ -191,7 +192,7 @@ class Fleet:
             backbones=self._study.backbones,
             probe_with=_typical_training(self._study),
             n_slots=self._pack_size,
-            most_slots=math.ceil(self.n_concurrent / self.n_devices),
+            most_slots=math.ceil(self.n_concurrent * self._study.train_seeds / self.n_devices),
             slots_file=self._folder.pack_size,
             pack_options=self._pack_options,
         )

@@ -115,7 +115,7 @@ class Study:
     early_stopping: float | str | None = "auto"  # reduction factor; None or "off"; "auto": 3 where sampled, off where listed
     max_concurrent: int | None = None
     study_seed: int = 0
-    train_seeds: int = 1
+    train_seeds: int = 1  # how often each configuration is trained, under train_seed, train_seed + 1, ...; its value is the mean
     budget_hours: float | None = None  # wall time after which no new trial starts
     scales: Mapping[str, Scale] = field(default_factory=dict)  # other sizes of the numbers above, by name
     scale: str = AUTO  # "full": the numbers as they stand; "auto": `embedded` where all models are embedded ones, else full
@@ -185,6 +185,10 @@ class Study:
         train = {name: values[name] for name in TRAIN_PARAMETERS if name in values}
         evaluation = {name: values[name] for name in EVAL_PARAMETERS if name in values}
         return TrainConfig(**train), rungs, EvalConfig(**evaluation)
+
+    def replicates(self, train: TrainConfig) -> tuple[TrainConfig, ...]:
+        """The training under each of its seeds, its own first."""
+        return tuple(replace(train, train_seed=train.train_seed + i) for i in range(self.train_seeds))
 
     def values_of(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter that the study or the configuration sets: short names spelt out, aliases followed."""
