@@ -85,10 +85,14 @@ class PoolActor:
 
 
 class RemotePool:
-    """The driver's and the worker's side of the pool. What the driver tells it is not waited for: Ray keeps the order."""
+    """The driver's and the worker's side of the pool. What the driver tells it is not waited for: Ray keeps the order, once it is up."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
+
+    def wait_until_up(self) -> None:
+        """What is told to an actor of this kind while its process still starts would arrive in any order."""
+        ray.get(self.actor.snapshot.remote())
 
     def subscribe(self, subscription: Subscription) -> None:
         self.actor.tell.remote("subscribe", subscription)
