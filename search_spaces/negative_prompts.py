@@ -2,7 +2,7 @@
 
 A negative prompt works through guidance: it takes the place of the empty prompt that the picture is led away from. So every one is
 tried at several guidances. All of it is evaluation of one training; `python -m analysis tables negative_prompts --pivot negative_prompt
-guidance` shows the two together, and `vs baseline` pairs each with no negative prompt on the same noise.
+guidance` shows the two together, and `vs baseline` pairs each with no negative prompt at guidance 4, on the same noise.
 
     python -m sweep launch search_spaces/negative_prompts.py --set subject=DIR --set model=DIR_OR_HUB_ID --set caption=v1"""
 

@@ -32,7 +32,8 @@ MAX_LOSSES = 3
 
 class Pool:
     """Guarantees: a key is trained by at most one worker at a time; an outcome that was reported is never computed again;
-    a training without a subscriber gets no more orders; a failure reaches every trial that waits for it."""
+    a training without a subscriber gets no more orders; a failure reaches every trial that waits for it; a rung is answered when it
+    is scored under every seed of its trial."""
 
     def __init__(self, known: Mapping[str, Outcome] | None = None) -> None:
         """`known`: outcomes by evaluation key that the study's records hold already."""
