@@ -28,7 +28,7 @@ class StudyRecords:
     trials: pd.DataFrame  # one row per trial: its latest state, parameters and labels as columns
     evaluations: pd.DataFrame  # one row per image set, its EvalConfig as columns `eval.*`
     images: pd.DataFrame  # one row per generated image
-    rungs: pd.DataFrame  # one row per trial and rung: trial, epoch, objective, evaluation_key
+    rungs: pd.DataFrame  # one row per trial and rung: trial, epoch, objective, evaluation_keys (a tuple: one per training seed)
     parameters: tuple[str, ...]
     labels: tuple[str, ...]
 
@@ -101,6 +101,6 @@ def _evaluation_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _rung_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    values = [(row["trial"], *rung) for row in rows for rung in row["rung_values"] or []]
-    frame = pd.DataFrame(values, columns=["trial", "epoch", "objective", "evaluation_key"])
+    values = [(row["trial"], epoch, objective, tuple(keys)) for row in rows for epoch, objective, *keys in row["rung_values"] or []]
+    frame = pd.DataFrame(values, columns=["trial", "epoch", "objective", "evaluation_keys"])
     return frame.assign(objective=pd.to_numeric(frame["objective"]))

@@ -1,6 +1,7 @@
 """Intervals: how far a mean over images may be off, and by how much one trial's images differ from another's.
 
-Images of one evaluation share an adapter: these intervals cover the choice of images, not of training seeds."""
+Images of one evaluation share an adapter: an interval over them covers the choice of images, not of training seeds. Where the same
+images were made by adapters of several training seeds, the interval covers both."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ N_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its bootstrap interval. `low` and `high` are NaN below 2 values; `seed` is that of the resampling."""
+    """A mean with its interval. `low` and `high` are NaN below 2 values; `n` counts images; `seed` is that of the resampling."""
 
     mean: float
     low: float
@@ -34,8 +35,13 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, *, seed: int = 0, confidence: float = CONFIDENCE, n_resamples: int = N_RESAMPLES) -> Interval:
-    """The mean of `values` (n,) and its percentile bootstrap interval. What is not finite is left out of both."""
+    """The mean of `values` and its interval. What is not finite is left out of both.
+
+    values (n,): percentile bootstrap over the n images. values (n, s): the same n images under each of s training seeds, an interval
+    that covers both: see `_over_images_and_seeds`."""
     x = np.asarray(values, dtype=float)
+    if x.ndim == 2 and x.shape[1] > 1:
+        return _over_images_and_seeds(x[np.isfinite(x).all(axis=1)], seed=seed, confidence=confidence)
     x = x[np.isfinite(x)]
     if len(x) < 2:
         return Interval(float(x[0]) if len(x) else math.nan, math.nan, math.nan, len(x), seed)
@@ -47,14 +53,36 @@ def mean_interval(values: ArrayLike, *, seed: int = 0, confidence: float = CONFI
 
 
 def paired_difference(values: ArrayLike, others: ArrayLike, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
-    """The mean of values - others (n,), image by image: same prompts and seeds on both sides, so that they cancel.
+    """The mean of values - others, image by image: same prompts and noise on both sides, so that they cancel.
+
+    Both are (n,) or (n, s) with s training seeds, of which the i-th on either side are a pair; a side with s = 1 is paired with each.
 
     Raises:
-        ValueError: the two have not the same length."""
-    x, y = np.asarray(values, dtype=float), np.asarray(others, dtype=float)
-    if x.shape != y.shape:
+        ValueError: the two have not the same length, or neither equally many seeds nor one."""
+    x, y = (np.asarray(side, dtype=float) for side in (values, others))
+    if x.ndim != y.ndim or len(x) != len(y) or (x.ndim == 2 and x.shape[1] != y.shape[1] and 1 not in (x.shape[1], y.shape[1])):
         raise ValueError(f"Pairs need equally many values on both sides, but there are {x.shape} and {y.shape}.")
     return mean_interval(x - y, seed=seed, confidence=confidence)
+
+
+def _over_images_and_seeds(x: np.ndarray, *, seed: int, confidence: float) -> Interval:  # x (n, s), s > 1
+    """Student's t around the grand mean, with the variances of the image means over n and of the seed means over s added up.
+
+    Either contains what is left over of the two together, so that this counts twice and the interval errs on the wide side; degrees
+    of freedom after Satterthwaite. A bootstrap over a handful of seeds would be far too narrow."""
+    from scipy.stats import t  # 1.3 s
+
+    n, s = x.shape
+    if n < 2:
+        return Interval(float(x.mean()) if n else math.nan, math.nan, math.nan, n, seed)
+    by_images, by_seeds = x.mean(axis=1).var(ddof=1) / n, x.mean(axis=0).var(ddof=1) / s
+    variance = by_images + by_seeds
+    mean = float(x.mean())
+    if variance == 0:
+        return Interval(mean, mean, mean, n, seed)
+    freedom = variance**2 / (by_images**2 / (n - 1) + by_seeds**2 / (s - 1))
+    half = float(t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance))
+    return Interval(mean, mean - half, mean + half, n, seed)
 
 
 def _bootstrap(x: np.ndarray, *, seed: int, confidence: float, n_resamples: int) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
+import numpy as np
 import pandas as pd
 
 from analysis.load import CONTROL, FAILED, StudyRecords
@@ -20,8 +21,9 @@ PAIRED_BY = ("prompt", "seed")
 def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     """One row per trial, best first, by the evaluation of its best rung, failed ones last; then one row per control. Neither has a rank.
 
-    Beside every metric stand `n_images`, `n_references` and the networks; `lpips_low` and `lpips_high` are a 95 % bootstrap
-    interval over the images, drawn with `seed`. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
+    Beside every metric stand `n_images`, `n_references` and the networks; `lpips_low` and `lpips_high` are a 95 % interval over the
+    images, drawn with `seed`, and over the training seeds too where `n_train_seeds` is above 1: metrics are then means over them, and
+    `objective_spread` is the standard deviation of the objective between them. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
     prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = _best_evaluations(records)
     table = pd.concat([trials, _controls(records)], ignore_index=True)
@@ -48,13 +50,25 @@ def pivot(records: StudyRecords, a: str, b: str, *, value: str = "objective", se
 
 
 def _best_evaluations(records: StudyRecords) -> pd.DataFrame:
-    """One row per trial, with the evaluation of its best rung; trials without one keep missing metrics."""
-    rungs = records.rungs.rename(columns={"epoch": "best_epoch"})[["trial", "best_epoch", "evaluation_key"]]
+    """One row per trial, with the evaluations of its best rung, one per training seed, and their means; trials without one keep
+    missing metrics."""
+    rungs = records.rungs.rename(columns={"epoch": "best_epoch"})[["trial", "best_epoch", "evaluation_keys"]]
     rungs = rungs.astype({"best_epoch": "Int64"}).drop_duplicates(["trial", "best_epoch"], keep="last")
     own = ["best_epoch", "epochs", "objective", "reason", "training_key"]
     columns = ["trial", "number", "state", *records.parameters, *records.labels, *own]
-    joined = records.trials[columns].merge(rungs, on=["trial", "best_epoch"], how="left")
-    return joined.merge(_measured(records), on="evaluation_key", how="left").assign(is_control=False)
+    spread = records.trials["seed_objectives"].map(lambda values: float(np.std(values, ddof=1)) if values else math.nan)
+    joined = records.trials[columns].assign(objective_spread=spread.astype(float)).merge(rungs, on=["trial", "best_epoch"], how="left")
+    measured = _means_over_seeds(joined.dropna(subset=["evaluation_keys"]), records)
+    return joined.join(measured, on="trial").assign(is_control=False)
+
+
+def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
+    """The metrics of each trial, by its name: means over its training seeds, and what their evaluations have in common."""
+    each = trials[["trial", "evaluation_keys"]].explode("evaluation_keys").rename(columns={"evaluation_keys": "evaluation_key"})
+    each = each.merge(_measured(records), on="evaluation_key", how="left")
+    how = {name: "mean" if name in METRICS else "first" for name in each.columns.drop("trial")}
+    counts = trials.set_index("trial")["evaluation_keys"].map(len).astype("Int64")
+    return each.groupby("trial").agg(how).assign(n_train_seeds=counts)
 
 
 def _controls(records: StudyRecords) -> pd.DataFrame:
@@ -62,6 +76,7 @@ def _controls(records: StudyRecords) -> pd.DataFrame:
     controls = records.evaluations[records.evaluations["training_key"] == CONTROL]
     values = {name: controls[f"eval.{name}"] for name in records.parameters if f"eval.{name}" in controls}
     known = controls[["evaluation_key", "objective"]].assign(**values, trial="control", state="CONTROL", is_control=True)
+    known = known.assign(evaluation_keys=[(key,) for key in known["evaluation_key"]])
     return known.merge(_measured(records), on="evaluation_key", how="left")
 
 
@@ -70,28 +85,35 @@ def _measured(records: StudyRecords) -> pd.DataFrame:
     return records.evaluations[columns]
 
 
+def _lpips_by_image(keys: object, images: dict[Hashable, pd.DataFrame]) -> pd.DataFrame:
+    """LPIPS of the images that these evaluations share, by prompt and noise: a column per training seed; empty where there are none."""
+    known = [key for key in keys if key in images] if isinstance(keys, tuple) else []
+    columns = [images[key].set_index(list(PAIRED_BY))["lpips"] for key in known]
+    return pd.concat(columns, axis=1, join="inner", ignore_index=True) if columns else pd.DataFrame()
+
+
 def _intervals(table: pd.DataFrame, images: dict[Hashable, pd.DataFrame], *, seed: int) -> pd.DataFrame:
-    intervals = [mean_interval(images[key]["lpips"], seed=seed) if key in images else None for key in table["evaluation_key"]]
-    low, high = ([getattr(i, end) if i else math.nan for i in intervals] for end in ("low", "high"))
-    return pd.DataFrame({"lpips_low": low, "lpips_high": high}, index=table.index, dtype=float)
+    intervals = [mean_interval(_lpips_by_image(keys, images), seed=seed) for keys in table["evaluation_keys"]]
+    ends = [(interval.low, interval.high) for interval in intervals]
+    return pd.DataFrame(ends, index=table.index, columns=["lpips_low", "lpips_high"], dtype=float)
 
 
 def _against_baseline(table: pd.DataFrame, images: dict[Hashable, pd.DataFrame], *, seed: int) -> pd.DataFrame:
     columns = ["vs_baseline", "vs_baseline_low", "vs_baseline_high", "vs_baseline_n"]
     marked = table["label.baseline"].eq(True) if "label.baseline" in table else pd.Series(False, index=table.index)
-    keys = table.loc[marked, "evaluation_key"].dropna()
-    if keys.empty or keys.iloc[0] not in images:
+    keys = next(iter(table.loc[marked, "evaluation_keys"].dropna()), None)
+    baseline = _lpips_by_image(keys, images)
+    if baseline.empty:
         return pd.DataFrame([_none()] * len(table), index=table.index, columns=columns)
-    baseline = images[keys.iloc[0]]
-    rows = [_difference(images.get(key), baseline, seed=seed) if key != keys.iloc[0] else _none() for key in table["evaluation_key"]]
-    return pd.DataFrame(rows, index=table.index, columns=columns)
+    others = [_lpips_by_image(own, images) if own != keys else pd.DataFrame() for own in table["evaluation_keys"]]
+    return pd.DataFrame([_difference(own, baseline, seed=seed) for own in others], index=table.index, columns=columns)
 
 
-def _difference(images: pd.DataFrame | None, baseline: pd.DataFrame, *, seed: int) -> tuple[float, float, float, int]:
-    if images is None:
+def _difference(images: pd.DataFrame, baseline: pd.DataFrame, *, seed: int) -> tuple[float, float, float, int]:
+    if images.empty:
         return _none()
-    pairs = images.merge(baseline, on=list(PAIRED_BY), suffixes=("", "_baseline"))
-    difference = paired_difference(pairs["lpips"], pairs["lpips_baseline"], seed=seed)
+    own, other = images.align(baseline, join="inner", axis=0)
+    difference = paired_difference(own, other, seed=seed)
     return difference.mean, difference.low, difference.high, difference.n
 
 

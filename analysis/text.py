@@ -18,8 +18,10 @@ NARROW = ("#", "trial", "state", "configuration", "epoch", "objective", "lpips",
 
 def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console) -> None:
     """The ranked trials, in full where the console is wide enough or no terminal at all, else the narrow form."""
-    rows = [_cells(row, records.parameters) for row in ranked.to_dict("records")]
-    wide = ("#", "trial", "state", *records.parameters, "epoch", "objective", "lpips [95 %]", "fid", "kid", "lpips vs baseline")
+    labels = [label for label in records.labels if label != "label.baseline" and _heading(label) not in records.parameters]
+    given = (*labels, *records.parameters)
+    rows = [_cells(row, given) for row in ranked.to_dict("records")]
+    wide = ("#", "trial", "state", *map(_heading, given), "epoch", "objective", "lpips [95 %]", "fid", "kid", "lpips vs baseline")
     title = f"{records.name}: {len(records.trials)} trials, best first"
     _print_widest(console, _table(title, wide, rows), _table(title, NARROW, rows))
     console.print(caption_of(ranked), highlight=False, style="dim")
@@ -37,9 +39,12 @@ def caption_of(ranked: pd.DataFrame) -> str:
     def named(column: str) -> str:
         return " / ".join(str(value) for value in ranked[column].dropna().unique()) or "no"
 
+    n_seeds = ranked["n_train_seeds"].max()
+    covered = "the images, not training seeds" if pd.isna(n_seeds) or n_seeds < 2 else f"the images and the {n_seeds} training seeds"
+    spread = "" if ranked["objective_spread"].isna().all() else " ± is the standard deviation between training seeds."
     return (
         f"{named('n_images')} images against {named('n_references')} references; LPIPS over {named('perceptual_backbone')}, FID and KID "
-        f"over {named('pooled_backbone')}. Intervals cover the images, not training seeds; FID of few images is biased upwards."
+        f"over {named('pooled_backbone')}. Intervals cover {covered}; FID of few images is biased upwards.{spread}"
     )
 
 
@@ -51,11 +56,15 @@ def text_of(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def _cells(row: Mapping[str, Any], parameters: Sequence[str]) -> dict[str, str]:
+def _heading(column: str) -> str:
+    return column.removeprefix("label.")
+
+
+def _cells(row: Mapping[str, Any], given: Sequence[str]) -> dict[str, str]:
     n = 0 if pd.isna(row["lpips"]) else 1
     lpips = Interval(row["lpips"], row["lpips_low"], row["lpips_high"], n, 0)
     difference = Interval(row["vs_baseline"], row["vs_baseline_low"], row["vs_baseline_high"], int(row["vs_baseline_n"]), 0)
-    values = {name: _short(row[name]) for name in parameters}
+    values = {_heading(name): _short(row[name]) for name in given}
     return {
         **values,
         "#": text_of(row["rank_number"]),
@@ -63,7 +72,7 @@ def _cells(row: Mapping[str, Any], parameters: Sequence[str]) -> dict[str, str]:
         "state": row["state"].lower(),
         "configuration": " ".join(f"{name}={value}" for name, value in values.items() if value != "-"),
         "epoch": text_of(row["best_epoch"]),
-        "objective": text_of(row["objective"], 4),
+        "objective": text_of(row["objective"], 4) + ("" if pd.isna(row["objective_spread"]) else f" ± {row['objective_spread']:.4f}"),
         "lpips": text_of(row["lpips"]),
         "lpips [95 %]": lpips.text(),
         "fid": text_of(row["fid"], 1),

@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import Any
 
 # Looked up on first use, so that `import sweep.records` stays free of everything that a study needs.
-_HOMES = {"Epochs": "sweep.study", "Objective": "sweep.objective", "Study": "sweep.study"}
+_HOMES = {"Epochs": "sweep.study", "Objective": "sweep.objective", "Prompt": "trainables.config", "Scale": "sweep.scale", "Study": "sweep.study"}
 
-__all__ = ["Epochs", "Objective", "Study"]  # noqa: F822
+__all__ = ["Epochs", "Objective", "Prompt", "Scale", "Study"]  # noqa: F822
 
 
 def __getattr__(name: str) -> Any:

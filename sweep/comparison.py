@@ -5,14 +5,13 @@ Works on the JSON of Study.describe(), so that a study whose file is long gone c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sweep.errors import IncomparableStudyError
 
 SAME, EXTENDS, INCOMPARABLE = "same", "extends", "incomparable"
 EXTENDING_FIELDS = (
-    "aliases",
     "space",
     "try_first",
     "fan_out",
@@ -26,7 +25,9 @@ EXTENDING_FIELDS = (
 """A change of these leaves every earlier trial as true as it was. Any other change is incomparable: a baseline, too, which trials carry
 as a label and are paired with."""
 
-IGNORED_FIELDS = ("name",)
+IGNORED_FIELDS = ("name", "scale", "aliases")
+"""The values that a scale changes are compared themselves, and so is the content of the models that aliases stand for."""
+
 SEARCHED = "(searched)"
 CONTENT, UNNAMED = "content of ", "(not named)"
 
@@ -37,7 +38,8 @@ def compare_studies(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Verd
     """(field, "same" | "extends" | "incomparable", old, new) for every field, in the order of `new`.
 
     Fixed parameters are fields of their own, as `fixed.rank`."""
-    old_fields, new_fields = _flat(old), _flat(new)
+    aliases = {**old.get("aliases", {}), **new.get("aliases", {})}
+    old_fields, new_fields = ({**_flat(study), **_redirected(study, aliases)} for study in (old, new))
     names = list(dict.fromkeys([*new_fields, *old_fields]))
     return [_verdict(name, old_fields, new_fields) for name in names]
 
@@ -62,6 +64,14 @@ def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
     fixed, content = plain.pop("fixed", {}), plain.pop("content", {})
     fields = {name: value for name, value in plain.items() if name not in IGNORED_FIELDS}
     return {**fields, **{f"fixed.{k}": v for k, v in fixed.items()}, **{f"{CONTENT}{k}": v for k, v in content.items()}}
+
+
+def _redirected(study: Mapping[str, Any], aliases: Iterable[str]) -> dict[str, str]:
+    """The content of the model that each of these names stands for in the study; a name that it does not use is left out."""
+    targets = {name: f"model {study.get('aliases', {}).get(name, name)}" for name in aliases}
+    content = study.get("content", {})
+    found = {name: [digest for key, digest in content.items() if key.split(" with vae ")[0] == target] for name, target in targets.items()}
+    return {f"{CONTENT}the model called {name}": digests[0] for name, digests in found.items() if digests}
 
 
 def _verdict(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Verdict:

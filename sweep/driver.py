@@ -5,6 +5,7 @@ trials that it starts, `run_here` runs them in this process."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -167,7 +168,7 @@ class Driver:
             self._unfinished[trial.id] = trial
             return
         self.trials[trial.id] = trial
-        for epoch, value, _ in trial.rungs:
+        for epoch, value, *_ in trial.rungs:
             self._asha.record(trial.id, epoch, value)
 
     def _start(self, suggestion: Suggestion) -> None:
@@ -210,8 +211,9 @@ class Driver:
         self._pool.request(orders)
 
     def _take_rung(self, trial: Trial, answer: Answer) -> None:
+        outcomes = [outcome for _, outcome in answer.under_each_seed]
         try:
-            value = self.study.objective.value(answer.outcome.values, answer.outcome.backbones)
+            values = [self.study.objective.value(outcome.values, outcome.backbones) for outcome in outcomes]
             trial.formula = self.study.objective.describe(answer.outcome.backbones)
         except ObjectiveError as error:
             self._end(trial.id, FAIL, reason=str(error))
@@ -219,7 +221,10 @@ class Driver:
         except StudyError as error:  # the same for every trial: no use in going on
             self.fail(error)
             return
-        trial.rungs.append((answer.epoch, value, answer.evaluation_key))
+        value = statistics.fmean(values)
+        trial.rungs.append((answer.epoch, value, *(key for key, _ in answer.under_each_seed)))
+        if len(values) > 1:
+            trial.seed_objectives[answer.epoch] = tuple(values)
         trial.shared_epochs = answer.shared_epochs
         self._searcher.report(trial.id, answer.epoch, value)
         self._decide(trial, answer, value)

@@ -90,10 +90,14 @@ class PoolActor:
 
 
 class RemotePool:
-    """The driver's and the worker's side of the pool. What the driver tells it is not waited for: Ray keeps the order."""
+    """The driver's and the worker's side of the pool. What the driver tells it is not waited for: Ray keeps the order, once it is up."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
+
+    def wait_until_up(self) -> None:
+        """What is told to an actor of this kind while its process still starts would arrive in any order."""
+        ray.get(self.actor.snapshot.remote())
 
     def subscribe(self, subscription: Subscription) -> None:
         self.actor.tell.remote("subscribe", subscription)
@@ -167,7 +171,9 @@ class Fleet:
         self._running: dict[Any, tuple[str, Any]] = {}  # ref of run() -> (worker id, actor)
         self.n_devices = int(ray.cluster_resources().get("GPU", 0)) if device == "cuda" else _n_cpu_workers()
         usual = DEFAULT_CONCURRENT if study.kind == "sampled" else LISTED_CONCURRENT
-        wanted = max_concurrent or study.max_concurrent or usual * (self.n_devices if device == "cuda" else 1)
+        # The trainings of a trial under its seeds fill slots as those of several trials do.
+        usual = usual * (self.n_devices if device == "cuda" else 1) // study.train_seeds
+        wanted = max_concurrent or study.max_concurrent or usual
         self.n_concurrent = max(1, min(wanted, study.n_trials))  # trials at a time
         for _ in range(self.n_devices):
             self._start()
@@ -197,7 +203,7 @@ class Fleet:
             backbones=self._study.backbones,
             probe_with=_typical_training(self._study),
             n_slots=self._pack_size,
-            most_slots=min(self.n_concurrent, _most_trainings(self._study)),
+            most_slots=min(self.n_concurrent * self._study.train_seeds, _most_trainings(self._study)),
             slots_file=self._folder.pack_size,
             pack_options=self._pack_options,
         )
@@ -252,8 +258,8 @@ def _n_cpu_workers() -> int:
 def _most_trainings(study: Study) -> int:
     """How many distinct trainings a study can have at most."""
     if study.kind == "sampled":
-        return study.n_trials
-    return len({study.split(row.configuration)[0] for row in study.listed})
+        return study.n_trials * study.train_seeds
+    return len({one for row in study.listed for one in study.replicates(study.split(row.configuration)[0])})
 
 
 def _typical_training(study: Study) -> TrainConfig:

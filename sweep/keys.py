@@ -5,12 +5,13 @@ Reads subjects and hashes model files, once per launch and name; imports no torc
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
 
 from sweep.messages import EvaluationOrder, Rung, Subscription
 from sweep.study import Study
-from trainables.config import EvalConfig, evaluation_key, training_key
+from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
 from trainables.model_sources import model_digest, resolve_model
 from trainables.subject import Subject, load_subject
 
@@ -70,15 +71,9 @@ class Keys:
         """What a trial with this configuration asks of the pool.
 
         Raises: SweepError where the configuration cannot be used."""
-        config, epochs, evaluation = self.study.split(configuration)
-        key = training_key(
-            config,
-            model_digest=self.content.model_digest(config.train_model, config.train_vae),
-            subject_digest=self.content.subject(config.subject).training_digest(config.caption),
-            epochs=epochs[-1],
-        )
-        rungs = tuple(Rung(e, self._evaluation_key(evaluation, config.subject, key, e), evaluation) for e in epochs)
-        return Subscription(trial, key, config, rungs)
+        train, epochs, evaluation = self.study.split(configuration)
+        first, *others = (self._of_one_training(trial, config, epochs, evaluation) for config in self.study.replicates(train))
+        return replace(first, replicates=tuple(others))
 
     def controls(self, subscription: Subscription) -> list[EvaluationOrder]:
         """The same evaluation, and its further values, without an adapter."""
@@ -88,9 +83,19 @@ class Keys:
 
     def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
         """The further evaluations of a trial that ended at this epoch."""
-        key, subject = subscription.training_key, subscription.config.subject
+        keys, subject = [one.training_key for one in subscription.under_each_seed], subscription.config.subject
         further = self.study.fan_out_configs(subscription.rungs[0].config)
-        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for c in further]
+        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for key in keys for c in further]
+
+    def _of_one_training(self, trial: str, config: TrainConfig, epochs: tuple[int, ...], evaluation: EvalConfig) -> Subscription:
+        key = training_key(
+            config,
+            model_digest=self.content.model_digest(config.train_model, config.train_vae),
+            subject_digest=self.content.subject(config.subject).training_digest(config.caption),
+            epochs=epochs[-1],
+        )
+        rungs = tuple(Rung(e, self._evaluation_key(evaluation, config.subject, key, e), evaluation) for e in epochs)
+        return Subscription(trial, key, config, rungs)
 
     def _evaluation_key(self, config: EvalConfig, subject: str, training: str | None, epoch: int) -> str:
         read = self.content.subject(subject)

@@ -26,12 +26,22 @@ class Rung:
 
 @dataclass(frozen=True)
 class Subscription:
-    """What a trial asks of the pool: one training, and evaluations of its adapters at some epochs, ascending."""
+    """What a trial asks of the pool: one training, and evaluations of its adapters at some epochs, ascending.
+
+    `replicates` are the same under further training seeds, at the same epochs: a rung is answered when all of them are scored."""
 
     trial: str
     training_key: str
     config: TrainConfig
     rungs: tuple[Rung, ...]
+    replicates: tuple[Subscription, ...] = ()
+
+    @property
+    def under_each_seed(self) -> tuple[Subscription, ...]:
+        return (self, *self.replicates)
+
+    def rung_at(self, epoch: int) -> Rung:
+        return next(rung for rung in self.rungs if rung.epoch == epoch)
 
 
 @dataclass(frozen=True)
@@ -45,15 +55,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a trial hears when it asks for its next rung."""
+    """What a trial hears when it asks for its next rung. `replicates`: evaluation key and outcome under each further training seed."""
 
     kind: Literal["wait", "rung", "failed", "closed"]
     epoch: int = 0
     evaluation_key: str = ""
     outcome: Outcome = Outcome()
     is_last: bool = False
-    shared_epochs: int = 0  # of `epoch` epochs, those that this trial did not cause to be trained
+    shared_epochs: int = 0  # of `epoch` epochs under each seed, those that this trial did not cause to be trained
     reason: str = ""
+    replicates: tuple[tuple[str, Outcome], ...] = ()
+
+    @property
+    def under_each_seed(self) -> tuple[tuple[str, Outcome], ...]:
+        return ((self.evaluation_key, self.outcome), *self.replicates)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Plan:
 
     study: str
     n_trials: int
+    train_seeds: int
     exact: bool
     costs: Costs
     low: Costs
@@ -90,6 +91,7 @@ def make_plan(study: Study, *, rates: Rates | None = None) -> Plan:
     return Plan(
         study=study.name,
         n_trials=study.n_trials,
+        train_seeds=study.train_seeds,
         exact=exact,
         costs=_across(simulations, statistics.median),
         low=_across(simulations, min),
@@ -119,15 +121,16 @@ def render_plan(plan: Plan, *, width: int = 110) -> str:
 def _costs(study: Study, configurations: Iterable[dict]) -> Costs:
     lengths: dict[object, int] = {}
     evaluations, controls = set(), set()
-    n_trials = epochs_asked = evaluations_asked = 0
+    epochs_asked = evaluations_asked = 0
     for configuration in configurations:
         train, rungs, evaluation = study.split(configuration)
-        training = training_identity(train, rungs)
-        lengths[training] = max(lengths.get(training, 0), rungs[-1])
         due = [(epoch, evaluation) for epoch in rungs] + [(rungs[-1], extra) for extra in study.fan_out_configs(evaluation)]
-        evaluations |= {(training, epoch, config) for epoch, config in due}
         controls |= {config for _, config in due}
-        n_trials, epochs_asked, evaluations_asked = n_trials + 1, epochs_asked + rungs[-1], evaluations_asked + len(due)
+        for replicate in study.replicates(train):
+            training = training_identity(replicate, rungs)
+            lengths[training] = max(lengths.get(training, 0), rungs[-1])
+            evaluations |= {(training, epoch, config) for epoch, config in due}
+            epochs_asked, evaluations_asked = epochs_asked + rungs[-1], evaluations_asked + len(due)
     return Costs(
         trainings=len(lengths),
         epochs_asked=epochs_asked,
@@ -157,7 +160,7 @@ def pack_note(trainings: Iterable[TrainConfig], *, exact: bool) -> str:
 
 
 def _trainings(study: Study, configurations: Iterable[dict]) -> set[TrainConfig]:
-    return {study.split(configuration)[0] for configuration in configurations}
+    return {replicate for configuration in configurations for replicate in study.replicates(study.split(configuration)[0])}
 
 
 def _simulated(study: Study, *, exact: bool) -> Iterable[list[dict]]:
@@ -182,8 +185,12 @@ def _across(simulations: Sequence[Costs], of: Callable[[list[int]], float]) -> C
 
 
 def _notes(study: Study, *, exact: bool) -> Iterable[str]:
+    if study.scale_text:
+        yield f"At scale {study.scale_text}."
     if not exact:
         yield f"Estimated from {N_SIMULATIONS} seeded random draws of the space; a sampler that narrows in shares more."
+    if study.train_seeds > 1:
+        yield f"Every configuration is trained under {study.train_seeds} seeds, and judged by their mean when all of them are there."
     if study.reduction_factor is not None and len(study.rungs) > 1:
         yield (
             f"Upper bounds: early stopping may end all but the best 1 in {study.reduction_factor:g} "
@@ -204,7 +211,7 @@ def _notes(study: Study, *, exact: bool) -> Iterable[str]:
 
 def _lines(plan: Plan) -> list[tuple[str, int, str]]:
     return [
-        ("trainings", plan.n_trials, "trainings"),
+        ("trainings", plan.n_trials * plan.train_seeds, "trainings"),
         ("epochs trained", plan.costs.epochs_asked, "epochs_trained"),
         ("evaluations", plan.costs.evaluations_asked, "evaluations_computed"),
         ("control evaluations (no adapter)", plan.costs.controls, "controls"),

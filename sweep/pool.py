@@ -13,6 +13,7 @@ from typing import Any
 
 from sweep.messages import (
     LOST,
+    TRIED_AGAIN,
     Answer,
     EvaluationOrder,
     EvaluationReport,
@@ -35,7 +36,8 @@ JOINING_COST = 0.4
 
 class Pool:
     """Guarantees: a key is trained by at most one worker at a time; an outcome that was reported is never computed again;
-    a training without a subscriber gets no more orders; a failure reaches every trial that waits for it."""
+    a training without a subscriber gets no more orders; a failure reaches every trial that waits for it; a rung is answered when it
+    is scored under every seed of its trial."""
 
     def __init__(self, known: Mapping[str, Outcome] | None = None) -> None:
         """`known`: outcomes by evaluation key that the study's records hold already."""
@@ -53,15 +55,9 @@ class Pool:
     def subscribe(self, subscription: Subscription) -> None:
         """Ask for a training and its evaluations. A trial that asks again replaces what it asked before."""
         self.release(subscription.trial)
-        training = self._trainings.get(subscription.training_key)
-        if training is None:
-            total = subscription.rungs[-1].epoch if subscription.config.length_dependent else None
-            training = _Training(subscription.training_key, subscription.config, total)
-            self._trainings[training.key] = training
-        training.trials.append(subscription.trial)
         self._trials[subscription.trial] = _Trial(subscription)
-        for rung in subscription.rungs:
-            self._want(EvaluationOrder(rung.evaluation_key, training.key, rung.epoch, rung.config, training.config.subject))
+        for one in subscription.under_each_seed:
+            self._subscribe_to_one(one)
 
     def next_rung(self, trial: str, after_epoch: int) -> Answer:
         """The first rung after `after_epoch`, once it is scored. To ask past a rung is to have decided to go on."""
@@ -71,8 +67,8 @@ class Pool:
             return Answer("failed", reason=f"trial {trial} has no subscription")
         entry = self._trials[trial]
         entry.after_epoch = max(entry.after_epoch, after_epoch)
-        rung = entry.next_rung
-        return Answer("closed", reason="no rung left") if rung is None else self._answer(entry, rung)
+        epoch = entry.next_epoch
+        return Answer("closed", reason="no rung left") if epoch is None else self._answer(entry, epoch)
 
     def answers(self) -> dict[str, Answer]:
         """What each trial would hear now, where it is news."""
@@ -83,7 +79,8 @@ class Pool:
         """Forget a trial. Its training ends with its last subscriber. Releasing twice, or an unknown trial, is no error."""
         entry = self._trials.pop(trial, None)
         if entry is not None:
-            self._trainings[entry.subscription.training_key].trials.remove(trial)
+            for one in entry.subscription.under_each_seed:
+                self._trainings[one.training_key].trials.remove(trial)
 
     def decided(self, trial: str, epoch: int) -> None:
         """A trial goes on past this rung."""
@@ -140,7 +137,7 @@ class Pool:
         waiting = self._evaluations.values()
         return {
             "workers": dict(self._doing),
-            "trials": {name: self._trainings[t.subscription.training_key].describe() for name, t in self._trials.items()},
+            "trials": {name: self._slowest(trial).describe() for name, trial in self._trials.items()},
             "evaluations_running": sum(e.worker is not None for e in waiting),
             "requests_open": sum(e.requested for e in waiting),
             "epochs_trained": sum(t.n_trained for t in self._trainings.values()),
@@ -150,22 +147,40 @@ class Pool:
 
     # ---- private, in the order of use
 
+    def _subscribe_to_one(self, one: Subscription) -> None:
+        training = self._trainings.get(one.training_key)
+        if training is None:
+            total = one.rungs[-1].epoch if one.config.length_dependent else None
+            training = self._trainings[one.training_key] = _Training(one.training_key, one.config, total)
+        training.trials.append(one.trial)
+        for rung in one.rungs:
+            self._want(EvaluationOrder(rung.evaluation_key, training.key, rung.epoch, rung.config, training.config.subject))
+
+    def _slowest(self, entry: _Trial) -> _Training:
+        """Of the trainings under its seeds the one that it waits for."""
+        return min((self._trainings[one.training_key] for one in entry.subscription.under_each_seed), key=lambda training: training.epoch)
+
     def _want(self, order: EvaluationOrder, *, requested: bool = False) -> None:
         if order.key not in self._outcomes:
             evaluation = self._evaluations.setdefault(order.key, _Evaluation(order))
             evaluation.requested = evaluation.requested or requested
 
-    def _answer(self, entry: _Trial, rung: Rung) -> Answer:
-        outcome = self._outcomes.get(rung.evaluation_key)
-        training = self._trainings[entry.subscription.training_key]
-        if outcome is not None and outcome.error is not None:
-            return Answer("failed", epoch=rung.epoch, evaluation_key=rung.evaluation_key, reason=outcome.error)
-        if outcome is not None:
-            shared = training.shared_epochs(entry.subscription.trial, rung.epoch)
-            return Answer("rung", rung.epoch, rung.evaluation_key, outcome, rung.epoch == entry.last_epoch, shared)
-        if training.failed is not None and rung.epoch not in training.stored:
-            return Answer("failed", epoch=int(training.epoch), reason=training.failed)
-        return Answer("wait")
+    def _answer(self, entry: _Trial, epoch: int) -> Answer:
+        scored = []
+        for one in entry.subscription.under_each_seed:
+            training, rung = self._trainings[one.training_key], one.rung_at(epoch)
+            outcome = self._outcomes.get(rung.evaluation_key)
+            seed = f"train_seed {one.config.train_seed}: " if entry.subscription.replicates else ""
+            if outcome is not None and outcome.error is not None:
+                return Answer("failed", epoch=epoch, evaluation_key=rung.evaluation_key, reason=_named(seed, outcome.error))
+            if outcome is None and training.failed is not None and epoch not in training.stored:
+                return Answer("failed", epoch=int(training.epoch), reason=_named(seed, training.failed))
+            scored.append((rung.evaluation_key, outcome))
+        if any(outcome is None for _, outcome in scored):
+            return Answer("wait")
+        trainings = [self._trainings[one.training_key] for one in entry.subscription.under_each_seed]
+        shared = sum(training.shared_epochs(entry.subscription.trial, epoch) for training in trainings)
+        return Answer("rung", epoch, *scored[0], epoch == entry.last_epoch, shared, replicates=tuple(scored[1:]))
 
     def _take_training(self, report: TrainingReport) -> None:
         training = self._trainings[report.key]
@@ -198,10 +213,23 @@ class Pool:
     def _wanted(self, training: _Training, *, after: float | None = None) -> tuple[int, ...]:
         """Epochs past `after` (None: past where it stands) whose adapters some trial still waits for."""
         after = training.epoch if after is None else after
-        epochs = {r.epoch for name in training.trials for r in self._trials[name].rungs_left if r.evaluation_key not in self._outcomes}
+        rungs = [rung for name in training.trials for rung in self._rungs_due(self._trials[name], training)]
+        epochs = {rung.epoch for rung in rungs if rung.evaluation_key not in self._outcomes}
         # What was requested for a trial whose rungs were known already: nobody has said yet that its adapter is stored.
         epochs |= {e.order.epoch for e in self._evaluations.values() if e.requested and e.order.training_key == training.key}
         return tuple(sorted(e for e in epochs - training.stored if e > after))
+
+    def _rungs_due(self, entry: _Trial, training: _Training) -> list[Rung]:
+        """The trial's rungs of this training that may be trained for now: all that are left, but none past the next one before every
+        replicate has reached it. Else those that have a slot would train to their ends before anybody could decide."""
+        left = entry.rungs_left(training.key)
+        others = [one for one in entry.subscription.under_each_seed if one.training_key != training.key]
+        return left if all(self._has_reached(one, rung.epoch) for rung in left[:1] for one in others) else left[:1]
+
+    def _has_reached(self, one: Subscription, epoch: int) -> bool:
+        training = self._trainings[one.training_key]
+        is_scored = one.rung_at(epoch).evaluation_key in self._outcomes
+        return is_scored or epoch in training.stored or training.failed is not None
 
     def _start(self, worker: str, *, n: int) -> tuple[TrainingOrder, ...]:
         waiting = [t for t in self._trainings.values() if t.worker is None and t.failed is None and self._wanted(t, after=0)]
@@ -254,11 +282,11 @@ class Pool:
 
     def _is_awaited(self, order: EvaluationOrder, training: _Training | None) -> bool:
         trials = [self._trials[name] for name in training.trials] if training is not None else []
-        return any(rung.evaluation_key == order.key for entry in trials for rung in entry.rungs_left)
+        return any(rung.evaluation_key == order.key for entry in trials for rung in entry.rungs_left(training.key))
 
     def _is_undecided(self, held: tuple[str, ...]) -> bool:
         entries = (self._trials[name] for key in held for name in self._trainings[key].trials)
-        return any(e.next_rung is not None and e.next_rung.evaluation_key in self._outcomes for e in entries)
+        return any(e.next_epoch is not None and all(key in self._outcomes for key in e.keys_at(e.next_epoch)) for e in entries)
 
     def _give_up(self, item: _Training | _Evaluation) -> None:
         reason = f"{LOST}: its worker was lost {item.n_losses} times; see the worker's log in the study's folder for what ended it"
@@ -328,14 +356,23 @@ class _Trial:
         self.subscription = subscription
         self.after_epoch = 0
 
-    @property
-    def rungs_left(self) -> list[Rung]:
-        return [rung for rung in self.subscription.rungs if rung.epoch > self.after_epoch]
+    def rungs_left(self, training_key: str) -> list[Rung]:
+        """Those of one of its trainings that it has not heard of, or not gone past."""
+        one = next(one for one in self.subscription.under_each_seed if one.training_key == training_key)
+        return [rung for rung in one.rungs if rung.epoch > self.after_epoch]
+
+    def keys_at(self, epoch: int) -> list[str]:
+        return [one.rung_at(epoch).evaluation_key for one in self.subscription.under_each_seed]
 
     @property
-    def next_rung(self) -> Rung | None:
-        return next(iter(self.rungs_left), None)
+    def next_epoch(self) -> int | None:
+        return next((rung.epoch for rung in self.subscription.rungs if rung.epoch > self.after_epoch), None)
 
     @property
     def last_epoch(self) -> int:
         return self.subscription.rungs[-1].epoch
+
+
+def _named(seed: str, reason: str) -> str:
+    """A failure with the seed that it is of; one that begins with what is tried again keeps its beginning."""
+    return reason if reason.startswith(TRIED_AGAIN) else seed + reason

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import statistics
 import sys
 import time
 from collections import Counter
@@ -163,17 +164,21 @@ def left_text(seconds: float | None) -> str:
     return "not known yet" if seconds is None else f"about {max(1, math.ceil(seconds / 60))} min"
 
 
-def ranked_table(rows: list[dict[str, Any]], *, n_rows: int = MOST_ROWS) -> Table:
-    """The end's table. rows: what `ranking` gives, best first."""
+def ranked_table(rows: list[dict[str, Any]], *, n_rows: int | None = MOST_ROWS) -> Table:
+    """The end's table. rows: what `ranking` gives, best first; n_rows None: all of them."""
     table = Table(title=None, header_style="bold", row_styles=["", "dim"])
     for name in ("", "trial", "objective", "epoch", "lpips", "fid"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     table.add_column("state", no_wrap=True)
+    with_labels = any(row["labels"] for row in rows)
+    if with_labels:
+        table.add_column("labels", overflow="fold")
     table.add_column("configuration", overflow="fold")
-    shown = [row for i, row in enumerate(rows) if i < n_rows or row["trial"] == "no adapter"]
+    shown = [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or row["trial"] == "no adapter"]
     for row in shown:
-        numbers = (_number(row["objective"], 4), row["epoch"] or "", _number(row["lpips"], 4), _number(row["fid"], 1))
-        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], row["configuration"])
+        spread = "" if row["spread"] is None else f" ± {_number(row['spread'], 4)}"
+        numbers = (_number(row["objective"], 4) + spread, row["epoch"] or "", _number(row["lpips"], 4), _number(row["fid"], 1))
+        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], *[row["labels"]] * with_labels, row["configuration"])
     return table
 
 
@@ -191,8 +196,9 @@ def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> lis
 def sharing_text(driver: Driver, snapshot: Mapping[str, Any]) -> str:
     """What equal trainings saved in this launch."""
     trials = [trial for trial in driver.trials.values() if trial.id in driver.started_now]
-    n_trainings = len({trial.training_key for trial in trials if trial.training_key})
-    asked = (sum(trial.epochs for trial in trials), sum(len(trial.rungs) for trial in trials))
+    n_seeds = driver.study.train_seeds
+    n_trainings = n_seeds * len({trial.training_key for trial in trials if trial.training_key})
+    asked = (n_seeds * sum(trial.epochs for trial in trials), n_seeds * sum(len(trial.rungs) for trial in trials))
     done = (snapshot.get("epochs_trained", 0), snapshot.get("rungs_scored", 0))
     counts = ", ".join(f"{a} {word} asked for and {d} {verb}" for a, d, word, verb in zip(asked, done, ("epochs", "scores"), ("trained", "computed")))
     trainings = f"{n_trainings} distinct training{'s' * (n_trainings != 1)}"
@@ -215,9 +221,15 @@ def print_summary(
     if driver.stopping:
         ended = len(driver.trials) - sum(_is_unfinished(trial) for trial in driver.trials.values())
         console.print(f"{driver.stopping}, {ended} of {driver.n_trials} trials have ended", style="bold")
-    console.print(ranked_table(ranking(driver, evaluations)))
+    if driver.study.scale_text:
+        console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
+    listed = driver.study.kind == "rows"  # somebody wrote each of them down
+    console.print(ranked_table(ranking(driver, evaluations), n_rows=None if listed else MOST_ROWS))
     console.print(f"{driver.study.name}: " + ", ".join(f"{counts[s]} {word}" for s, word in WORDS.items() if counts[s]), highlight=False)
     console.print(sharing_text(driver, snapshot), highlight=False)
+    if driver.study.train_seeds > 1:
+        n_seeds = driver.study.train_seeds
+        console.print(f"values are means over {n_seeds} training seeds, ± the objective's standard deviation between them", highlight=False)
     if first_scored_s is not None:
         console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
     for reason, n in Counter(trial.reason for trial in driver.trials.values() if trial.state == FAIL).most_common(3):
@@ -255,7 +267,7 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
     lines.append(f"next                   {python_command()} -m analysis tables {name}{where}")
     if driver.stopping:
         lines.append("to go on               the same launch command again: what is done is not done again")
-    else:
+    elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
     if folder.journal.exists():
         lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
@@ -273,19 +285,27 @@ def python_command() -> str:
 
 
 def _trial_line(trial: Trial, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    epoch, objective, key = trial.best
-    metrics = evaluations.get(key, {})
+    epoch, objective, *keys = trial.best
+    scored = [evaluations[key] for key in keys if key in evaluations]
     baseline = " (baseline)" if trial.labels.get("baseline") else ""
     return {
         "rank": "",
         "trial": trial.id + baseline,
         "objective": objective,
+        "spread": trial.spread,
         "epoch": epoch,
-        "lpips": metrics.get("lpips"),
-        "fid": metrics.get("fid"),
+        "lpips": _mean_of("lpips", scored),
+        "fid": _mean_of("fid", scored),
         "state": WORDS[trial.state],
+        # What a label repeats of the configuration is said once.
+        "labels": configuration_text({k: v for k, v in trial.labels.items() if k != "baseline" and k not in trial.configuration}),
         "configuration": configuration_text(trial.configuration),
     }
+
+
+def _mean_of(metric: str, rows: list[Mapping[str, Any]]) -> float | None:
+    values = [row[metric] for row in rows if row.get(metric) is not None]
+    return statistics.fmean(values) if values else None
 
 
 def _control_line(driver: Driver, row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -300,10 +320,12 @@ def _control_line(driver: Driver, row: Mapping[str, Any]) -> dict[str, Any] | No
         "rank": "",
         "trial": "no adapter",
         "objective": objective,
+        "spread": None,
         "epoch": 0,
         "lpips": row.get("lpips"),
         "fid": row.get("fid"),
         "state": "control",
+        "labels": "",
         "configuration": configuration_text(shown),
     }
 

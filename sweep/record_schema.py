@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from sweep.errors import RecordsError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""2: as 3, but without further evaluation keys in `rung_values`, and without `seed_objectives`. Both are read."""
 
 _ARROW = {"text": pa.string(), "json": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
@@ -57,12 +58,13 @@ TRIALS = Table(
         Column("configuration", "json", "", "the values that the study's space or row gave it"),
         Column("sampled", "json", "", "what the sampler drew for it: other names than the configuration's in a define-by-run space"),
         Column("labels", "json", "", "free labels of a listed row; baseline=true marks the row that others are paired with"),
-        Column("training_key", "text", "", "key of the training that it reads"),
+        Column("training_key", "text", "", "key of the training that it reads, under its first seed"),
         Column("epochs", "integer", "epoch", "epochs reached"),
         Column("best_epoch", "integer", "epoch", "epoch of its best rung"),
-        Column("objective", "number", "", "value of its best rung; lower is better"),
+        Column("objective", "number", "", "value of its best rung, the mean over its training seeds; lower is better"),
         Column("objective_formula", "text", "", "what the objective adds up, with weights, scales and networks"),
-        Column("rung_values", "json", "", "list of [epoch, objective, evaluation key]"),
+        Column("rung_values", "json", "", "list of [epoch, objective, evaluation key], with a further key for each further training seed"),
+        Column("seed_objectives", "json", "", "objective of its best rung under each training seed; missing where there is one seed"),
         Column("reason", "text", "", "why it ended, in one line"),
         Column("seconds", "number", "s", "wall time from its start to this row"),
         Column("shared_epochs", "integer", "epoch", "epochs that it read from a training of another trial"),

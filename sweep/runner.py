@@ -97,6 +97,7 @@ def _run(
     driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)
     watch = _Watch(driver, pool, fleet, interrupted, how.view)
     try:
+        pool.wait_until_up()
         driver.ask_for_what_is_missing()
         driver.fill()
         if not driver.finished:

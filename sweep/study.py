@@ -19,12 +19,13 @@ from sweep.errors import StudyError, SweepError
 from sweep.objective import Objective
 from sweep.overrides import changes_of
 from sweep.parameters import MODEL_PARAMETERS, expand, require_known, spellings
+from sweep.scale import AUTO, Scale, at_scale, chosen_scale
 from sweep.space import Space, describe_space, grid_of, is_define_by_run, plain, probes_of, random_configurations
 from sweep.study_file import execute, only_instance, read_source
 from sweep.study_rules import check_study
 from trainables.config import EVAL_PARAMETERS, NUMERICS_VERSION, TRAIN_PARAMETERS, EvalConfig, TrainConfig
 
-__all__ = ["DEFAULT_EPOCHS", "DEFAULT_SAMPLES", "Epochs", "Row", "Study", "compare_studies", "load_study"]
+__all__ = ["DEFAULT_EPOCHS", "DEFAULT_SAMPLES", "Epochs", "Row", "Scale", "Study", "compare_studies", "load_study"]
 
 DEFAULT_SAMPLES = 16
 DEFAULT_REDUCTION_FACTOR = 3.0
@@ -32,7 +33,7 @@ _DEFAULT_MODELS = {"train_model": TrainConfig().train_model, "infer_model": Eval
 
 
 def load_study(path: str | Path, overrides: Mapping[str, str] | None = None) -> Study:
-    """The study that the file defines, with `--set name=value` texts applied; `.source` is its text, `.file` its path.
+    """The study that the file defines, at its scale, with `--set name=value` texts applied; `.source` is its text, `.file` its path.
 
     Raises:
         StudyError: the file is missing, raises, or defines no study or several; a value breaks a rule."""
@@ -40,7 +41,9 @@ def load_study(path: str | Path, overrides: Mapping[str, str] | None = None) -> 
     source = read_source(file)
     study = only_instance(execute(source, file), Study, file)
     try:
-        study = replace(study, file=str(file), source=source).with_overrides(overrides or {})
+        study = replace(study, file=str(file), source=source)
+        scale = chosen_scale(study.with_overrides(overrides or {}))  # it is the models asked for that decide
+        study = at_scale(study, scale, without=overrides or {}).with_overrides(overrides or {})
         return replace(study, name=study.name or file.stem)
     except SweepError as error:
         sets = " ".join(f"--set {name}={text}" for name, text in (overrides or {}).items())
@@ -112,8 +115,11 @@ class Study:
     early_stopping: float | str | None = "auto"  # reduction factor; None or "off"; "auto": 3 where sampled, off where listed
     max_concurrent: int | None = None
     study_seed: int = 0
-    train_seeds: int = 1
+    train_seeds: int = 1  # how often each configuration is trained, under train_seed, train_seed + 1, ...; its value is the mean
     budget_hours: float | None = None  # wall time after which no new trial starts
+    scales: Mapping[str, Scale] = field(default_factory=dict)  # other sizes of the numbers above, by name
+    scale: str = AUTO  # "full": the numbers as they stand; "auto": `embedded` where all models are embedded ones, else full
+    scale_text: str = field(default="", compare=False)  # what load_study has made of it, for whoever reads the tables
     file: str = field(default="", compare=False)
     source: str = field(default="", compare=False, repr=False)
 
@@ -180,6 +186,10 @@ class Study:
         evaluation = {name: values[name] for name in EVAL_PARAMETERS if name in values}
         return TrainConfig(**train), rungs, EvalConfig(**evaluation)
 
+    def replicates(self, train: TrainConfig) -> tuple[TrainConfig, ...]:
+        """The training under each of its seeds, its own first."""
+        return tuple(replace(train, train_seed=train.train_seed + i) for i in range(self.train_seeds))
+
     def values_of(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter that the study or the configuration sets: short names spelt out, aliases followed."""
         require_known(configuration, "A configuration")
@@ -242,6 +252,7 @@ class Study:
             "study_seed": self.study_seed,
             "train_seeds": self.train_seeds,
             "budget_hours": self.budget_hours,
+            "scale": self.scale_text,
         }
         return json.loads(json.dumps(words, default=_jsonable))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sweep.errors import ConfigError, StudyError
 from sweep.objective import DEFAULT_SCALES, Objective
 from sweep.parameters import expand, require_known
+from sweep.scale import check_scales
 from sweep.space import (
     contains,
     describe_domain,
@@ -33,8 +34,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def check_study(study: Study) -> None:
     """Raises: StudyError for the first rule that the study breaks."""
     _check_fields(study)
+    check_scales(study)
     _check_names(study)
     _check_fan_out(study)
+    _check_replicates(study)
     _check_start_points(study)
     _check_values(study)
 
@@ -57,12 +60,6 @@ def _check_fields(study: Study) -> None:
     _require_whole("study_seed", study.study_seed, minimum=0, optional=False)
     _require_above("early_stopping", None if study.early_stopping == "auto" else study.early_stopping, above=1, example="3, or 'off'")
     _require_above("budget_hours", study.budget_hours, above=0, example="8")
-    if study.train_seeds > 1:
-        seeds = list(range(study.train_seeds))
-        raise StudyError(
-            f"Replicates are not available yet, but `train_seeds` is {study.train_seeds}. "
-            f"Put the seed into the space: space={{'train_seed': tune.choice({seeds})}}."
-        )
 
 
 def _check_names(study: Study) -> None:
@@ -92,6 +89,14 @@ def _check_fan_out(study: Study) -> None:
             raise StudyError(f"`fan_out` maps a name to a list of values, but `{name}` is {values!r}. Use e.g. [4.0, 6.0, 7.5].")
         for value in values:
             _try(study, {name: value}, "fan_out")
+
+
+def _check_replicates(study: Study) -> None:
+    if study.train_seeds > 1 and any("train_seed" in configuration for configuration in study.telling_configurations("train_seed")):
+        raise StudyError(
+            f"Replicates train every configuration under {study.train_seeds} seeds, but `train_seed` is searched as well. "
+            f"Take it out of the space and rows, or use train_seeds=1."
+        )
 
 
 def _check_start_points(study: Study) -> None:

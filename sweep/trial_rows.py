@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,8 @@ from sweep.searcher import FAIL, RUNNING, PastTrial
 
 @dataclass
 class Trial:
-    """A trial as the driver knows it. `rungs` are (epoch, objective, evaluation key)."""
+    """A trial as the driver knows it. `rungs` are (epoch, objective, evaluation key), and a further key per further training seed:
+    the objective is then the mean of those in `seed_objectives`, which holds them by epoch."""
 
     id: str
     number: int
@@ -22,7 +24,8 @@ class Trial:
     labels: dict[str, Any] = field(default_factory=dict)
     sampled: dict[str, Any] = field(default_factory=dict)
     state: str = RUNNING
-    rungs: list[tuple[int, float, str]] = field(default_factory=list)
+    rungs: list[tuple[Any, ...]] = field(default_factory=list)
+    seed_objectives: dict[int, tuple[float, ...]] = field(default_factory=dict)
     training_key: str = ""
     max_epochs: int = 0
     formula: str = ""
@@ -37,13 +40,19 @@ class Trial:
         return self.rungs[-1][0] if self.rungs else 0
 
     @property
-    def best(self) -> tuple[int, float, str] | None:
+    def best(self) -> tuple[Any, ...] | None:
         """Its best rung: a trial's value is that of the epoch at which it was best."""
         return min(self.rungs, key=lambda rung: rung[1], default=None)
 
     @property
     def objective(self) -> float:
         return self.best[1] if self.best else math.nan
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of its objective between training seeds; None where there is one."""
+        values = self.seed_objectives.get(self.best[0], ()) if self.best else ()
+        return statistics.stdev(values) if len(values) > 1 else None
 
 
 def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
@@ -63,6 +72,7 @@ def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
         "objective": best[1] if best else None,
         "objective_formula": trial.formula or None,
         "rung_values": [list(rung) for rung in trial.rungs],
+        "seed_objectives": list(trial.seed_objectives[best[0]]) if best and best[0] in trial.seed_objectives else None,
         "reason": trial.reason or None,
         "seconds": trial.seconds,
         "shared_epochs": trial.shared_epochs,
@@ -81,7 +91,8 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
         labels=row["labels"] or {},
         sampled=row.get("sampled") or {},
         state=row["state"],
-        rungs=[(int(epoch), float(value), key) for epoch, value, key in row["rung_values"] or []],
+        rungs=[(int(epoch), float(value), *keys) for epoch, value, *keys in row["rung_values"] or []],
+        seed_objectives={int(row["best_epoch"]): tuple(row["seed_objectives"])} if row.get("seed_objectives") else {},
         training_key=row["training_key"] or "",
         shared_epochs=int(row["shared_epochs"] or 0),
         reason=row["reason"] or "",
@@ -96,5 +107,5 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
 
 def past_of(trial: Trial) -> PastTrial:
     """What the searcher has to know of it."""
-    rungs = tuple((epoch, value) for epoch, value, _ in trial.rungs)
+    rungs = tuple((epoch, value) for epoch, value, *_ in trial.rungs)
     return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs)

@@ -41,3 +41,34 @@ def test_what_both_sides_share_cancels_in_a_paired_difference():
     assert mean_interval(noise).high - mean_interval(noise).low > 0.2
     with pytest.raises(ValueError, match="50.*49"):
         paired_difference(noise, noise[1:])
+
+
+def test_an_interval_over_images_and_training_seeds_covers_both():
+    rng, covered, images_alone = np.random.default_rng(5), [], []
+    for _ in range(400):
+        seeds, images = rng.normal(size=(1, 3)), 2 * rng.normal(size=(20, 1))
+        values = seeds + images + rng.normal(size=(20, 3))  # the true mean is 0
+        interval = mean_interval(values)
+        covered.append(interval.low <= 0 <= interval.high)
+        x = values[:, 0]
+        images_alone.append(abs(x.mean()) <= 2 * x.std(ddof=1) / 20**0.5)
+    assert np.mean(covered) >= 0.94 and np.mean(images_alone) < 0.85
+
+
+def test_seeds_that_agree_leave_the_interval_of_the_images_and_images_that_agree_that_of_the_seeds():
+    images = np.random.default_rng(0).normal(size=(30, 1))
+    n_seeds = mean_interval(np.repeat(images, 4, axis=1))
+    assert (n_seeds.high - n_seeds.low) / 2 == pytest.approx(2.045 * images.std(ddof=1) / 30**0.5, rel=1e-3)  # t at 29 degrees
+    seeds = mean_interval(np.repeat([[1.0, 2.0, 3.0]], 30, axis=0))
+    assert (seeds.mean, seeds.high) == (2.0, pytest.approx(2 + 4.303 / 3**0.5, rel=1e-3))  # t at 2 degrees
+
+
+def test_pairs_over_seeds_cancel_what_both_sides_share():
+    rng = np.random.default_rng(1)
+    seeds, images = rng.normal(size=(1, 3)), rng.normal(size=(20, 1))
+    difference = paired_difference(seeds + images + 0.1, seeds + images)
+    assert (difference.low, difference.high, difference.n) == (pytest.approx(0.1), pytest.approx(0.1), 20)
+    one = paired_difference(images, seeds + images)  # a control has no seeds: it is paired with each
+    assert one.mean == pytest.approx(-seeds.mean()) and one.low < one.mean < one.high
+    with pytest.raises(ValueError, match="3.*2"):
+        paired_difference(np.zeros((20, 3)), np.zeros((20, 2)))

@@ -89,3 +89,39 @@ def test_the_command_prints_csv_and_says_in_one_line_what_is_missing(study_dir, 
     assert main(["tables", "nothing", "--storage", str(study_dir.parent)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "holds captions" in error
+
+
+@pytest.fixture
+def replicated_dir(tmp_path):
+    """Two trials under two training seeds each; under the second seed every image is 0.1 worse, and trial 1 is 0.2 better than trial 0."""
+    records = Records(tmp_path / "replicated", clock=lambda: 1.0)
+    for number, lpips in enumerate((0.6, 0.4)):
+        keys = [f"e{number}-{seed}" for seed in (0, 1)]
+        for key, value in zip(keys, (lpips, lpips + 0.1), strict=True):
+            images = [{"prompt": "p", "seed": i, "lpips": value + 0.01 * i} for i in range(4)]
+            row = {"evaluation_key": key, "training_key": "k", "epoch": 6, "lpips": value + 0.015, "fid": 100 * value, "n_images": 4}
+            records.append_evaluation({**row, "n_references": 151}, images)
+        trial = {"trial": f"t{number:04d}", "number": number, "state": "COMPLETE", "configuration": {"rank": 4 + number}}
+        scored = {"best_epoch": 6, "objective": lpips + 0.05, "seed_objectives": [lpips, lpips + 0.1], "rung_values": [[6, lpips + 0.05, *keys]]}
+        records.append_trial({**trial, **scored, "labels": {"baseline": True} if number == 0 else {"note": "mine"}})
+    return records.study_dir
+
+
+def test_metrics_of_a_replicated_trial_are_means_over_its_seeds_and_its_interval_covers_both(replicated_dir):
+    best = ranked_trials(load_study_records(replicated_dir)).set_index("trial").loc["t0001"]
+    assert (best["lpips"], best["fid"], best["n_train_seeds"]) == (pytest.approx(0.465), pytest.approx(45.0), 2)
+    assert best["objective_spread"] == pytest.approx(0.1 / 2**0.5)
+    # Seed means 0.415 and 0.515 lie 0.05 from their mean: t at about 1 degree of freedom makes far more of it than the images' spread.
+    assert best["lpips_low"] < 0.415 and best["lpips_high"] > 0.515
+    assert (best["vs_baseline"], best["vs_baseline_low"], best["vs_baseline_n"]) == (pytest.approx(-0.2), pytest.approx(-0.2), 4)
+
+
+def test_the_printed_table_says_what_its_intervals_cover_and_shows_labels_and_spread(replicated_dir, study_dir):
+    file = io.StringIO()
+    records = load_study_records(replicated_dir)
+    print_ranked(records, ranked_trials(records), Console(file=file))
+    text = file.getvalue()
+    assert "0.4500 ± 0.0707" in text and "the images and the 2 training seeds" in text and "note" in text and "mine" in text
+    file, records = io.StringIO(), load_study_records(study_dir)
+    print_ranked(records, ranked_trials(records), Console(file=file))
+    assert "the images, not training seeds" in file.getvalue() and "±" not in file.getvalue()

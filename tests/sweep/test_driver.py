@@ -260,6 +260,86 @@ def test_a_sampled_length_that_is_stopped_is_complete_at_the_length_where_it_sto
     assert any("stopped early" in trial.reason for trial in driver.trials.values())
 
 
+def test_the_value_of_a_replicated_trial_is_the_mean_over_its_seeds_and_their_spread_is_recorded():
+    study = a_study(space={}, rows=[{"rank": 8, "guidance": 2.0}, {"rank": 16, "guidance": 4.0}], train_seeds=3, epochs=Epochs(max=4, rungs=(2,)))
+    bench = Bench(study)
+    driver = bench.launch()
+    for trial in driver.trials.values():
+        train, _, evaluation = study.split(trial.configuration)
+        first = OBJECTIVE.value(synthetic_values(train, 4, evaluation.guidance), BACKBONES)
+        # Seeds 0, 1, 2 score first, first + 0.01, first + 0.02: LPIPS and FID / 200 are both that much worse, and weigh a half each.
+        assert trial.objective == pytest.approx(first + 0.01) and trial.spread == pytest.approx(0.01)
+        assert trial.seed_objectives[4] == pytest.approx((first, first + 0.01, first + 0.02)) and len(trial.rungs[-1]) == 2 + 3
+    row = bench.rows()[0]
+    assert row["seed_objectives"] == pytest.approx(list(driver.trials["t0000"].seed_objectives[4]))
+    assert [len(rung) for rung in row["rung_values"]] == [5, 5]
+
+
+def test_every_replicate_is_a_training_that_a_trial_of_its_seed_alone_shares():
+    study = a_study(space={}, rows=[{"rank": 8}], train_seeds=2)
+    alone = [Keys(study, FakeContent()).subscription("t", {"rank": 8, "train_seed": seed}).training_key for seed in (0, 1)]
+    together = Keys(study, FakeContent()).subscription("t", {"rank": 8})
+    assert [one.training_key for one in together.under_each_seed] == alone and len(set(alone)) == 2
+    before, after = Bench(a_study(space={}, rows=[{"rank": 8, "train_seed": 1}])), Bench(study)
+    before.launch()
+    after.device.stored = before.device.stored
+    after.launch()
+    trained = {key for event in after.device.log if event[0] == "advance" for key in event[1]}
+    assert trained == {alone[0]}  # the adapters of seed 1 are stored already
+
+
+@pytest.mark.parametrize("n_slots", [1, 2, 3, 8])
+def test_replicates_stop_early_together_however_few_slots_there_are(n_slots):
+    study = a_study(train_seeds=3)
+    bench = Bench(study, n_slots=n_slots)
+    driver = bench.launch()
+    assert {trial.state for trial in driver.trials.values()} == {COMPLETE, PRUNED}
+    furthest = {}
+    for _, key, epoch in (event for event in bench.device.log if event[0] == "save"):
+        furthest[key] = max(epoch, furthest.get(key, 0))
+    keys = Keys(study, FakeContent())
+    for trial in driver.trials.values():
+        assert [len(rung) for rung in trial.rungs] == [5] * len(trial.rungs)
+    for trial in (trial for trial in driver.trials.values() if trial.state == PRUNED):
+        for one in keys.subscription(trial.id, trial.configuration).under_each_seed:
+            others = [t.epochs for t in driver.trials.values() if t.training_key == trial.training_key]
+            assert furthest[one.training_key] <= max(others), "nobody trains past the rung at which its trial was stopped"
+
+
+def test_replicates_of_an_interrupted_study_go_on_and_nothing_is_scored_twice():
+    whole = Bench(a_study(train_seeds=2), max_concurrent=1).launch()
+    bench = Bench(a_study(train_seeds=2), max_concurrent=1)
+    bench.launch(turns=60)
+    scored = [row["evaluation_key"] for row in bench.memory.rows]
+    resumed = bench.launch()
+    summary = lambda driver: {t.id: (t.configuration, t.state, t.rungs, t.spread) for t in driver.trials.values()}  # noqa: E731
+    assert summary(resumed) == summary(whole)
+    assert len(scored) < len(bench.memory.rows) == len({row["evaluation_key"] for row in bench.memory.rows})
+
+
+def test_a_replicate_that_diverges_fails_its_trial_and_names_its_seed():
+    study = a_study(space={}, rows=[{"rank": 8}, {"rank": 16}], train_seeds=3)
+    driver = Bench(study, diverges=lambda config: config.rank == 8 and config.train_seed == 2).launch()
+    assert driver.trials["t0000"].state == FAIL and driver.trials["t0000"].reason.startswith("train_seed 2: training diverged")
+    assert driver.trials["t0001"].state == COMPLETE
+
+
+def test_fan_out_is_scored_under_every_seed():
+    bench = Bench(a_study(space={}, rows=[{"rank": 8}], train_seeds=2, fan_out={"guidance": [4.0, 6.0]}))
+    bench.launch()
+    last = [row for row in bench.memory.rows if row["epoch"] == 12]
+    assert len({row["training_key"] for row in last}) == 2
+    assert sorted(row["configuration"]["guidance"] for row in last) == [4.0, 4.0, 6.0, 6.0]
+
+
+def test_rows_of_the_schema_before_replicates_are_still_read(tmp_path):
+    records = Records(tmp_path)
+    row = {"trial": "t0000", "number": 0, "state": "COMPLETE", "schema_version": 2, "started_at": 0.0, "seconds": 1.0}
+    records.append_trial({**row, "best_epoch": 6, "objective": 0.25, "rung_values": [[3, 0.5, "a"], [6, 0.25, "b"]], "shared_epochs": 0})
+    trial = trial_of_row(as_rows(records.latest_trials(), TRIALS)[0])
+    assert trial.best == (6, 0.25, "b") and trial.spread is None
+
+
 @pytest.mark.parametrize("state", [COMPLETE, PRUNED])
 def test_a_trial_survives_its_row(tmp_path, state):
     bench = Bench(a_study(), tmp_path)

@@ -92,3 +92,12 @@ def test_rates_are_what_the_last_launch_of_the_study_measured(tmp_path):
 def test_the_table_shows_what_sharing_saves():
     text = render_plan(make_plan(Study(name="paper", rows=[{"guidance": 2.0}, {"guidance": 4.0}], epochs=10)))
     assert "paper: 2 trials" in text and "10 (2.0x)" in text
+
+
+def test_replicates_cost_as_many_trainings_and_evaluations_more_and_no_further_control():
+    rows = [{"rank": 4, "guidance": 2.0}, {"rank": 4, "guidance": 4.0}]
+    plan = make_plan(Study(rows=rows, epochs=RUNGS, train_seeds=3))
+    expected = Costs(trainings=3, epochs_asked=72, epochs_trained=36, evaluations_asked=18, evaluations_computed=18, controls=2)
+    assert plan.costs == expected and any("under 3 seeds" in note for note in plan.notes)
+    # Trainings of each trial alone: 2 trials x 3 seeds; all 3 distinct ones share a pack.
+    assert "6" in render_plan(plan).splitlines()[4] and plan.notes[-1] == "All trainings can advance together in packs."

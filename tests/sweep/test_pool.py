@@ -409,3 +409,43 @@ def test_the_total_length_is_ordered_only_where_the_learning_rate_depends_on_it(
     pool = Pool()
     pool.subscribe(subscription("t0", "A", (3, 6), lr_schedule=schedule))
     assert pool.sync("w", held()).start[0].total_epochs == total
+
+
+def replicated(trial: str, *trainings: str, epochs: tuple[int, ...] = (3, 6)) -> Subscription:
+    first, *others = (subscription(trial, training, epochs, train_seed=seed) for seed, training in enumerate(trainings))
+    return Subscription(trial, first.training_key, first.config, first.rungs, tuple(others))
+
+
+def test_a_rung_of_replicates_is_answered_when_all_of_them_are_scored():
+    pool = Pool()
+    pool.subscribe(replicated("t0", "A", "B"))
+    assert started(pool.sync("w", held())) == {"A": (3,), "B": (3,)}
+    orders = pool.sync("w", held("A", "B", image_sets=1, trainings=(reached("A", 3, 3), reached("B", 3, 3))))
+    assert [order.key for order in orders.evaluate] == ["A@3/e"] and orders.keep == {"A": (6,), "B": (6,)}  # both keep their slots
+    orders = pool.sync("w", held("A", "B", image_sets=1, evaluations=scored(orders, 0.1)))
+    assert pool.next_rung("t0", 0).kind == "wait" and not orders.undecided
+    orders = pool.sync("w", held("A", "B", evaluations=scored(orders, 0.3)))
+    answer = pool.next_rung("t0", 0)
+    assert orders.undecided and (answer.kind, answer.epoch, answer.evaluation_key) == ("rung", 3, "A@3/e")
+    assert [(key, outcome.values["lpips"]) for key, outcome in answer.under_each_seed] == [("A@3/e", 0.1), ("B@3/e", 0.3)]
+
+
+def test_a_replicate_that_is_ahead_gives_its_slot_to_the_others_before_it_trains_past_the_rung():
+    pool = Pool()
+    pool.subscribe(replicated("t0", "A", "B"))
+    assert started(pool.sync("w", held(slots=1))) == {"A": (3,)}
+    orders = pool.sync("w", held("A", slots=1, trainings=(reached("A", 3, 3),)))
+    assert orders.keep == {} and started(orders) == {"B": (3, 6)}  # B is the last to reach it, and may go on
+    assert started(pool.sync("w", held("B", slots=2, evaluations=scored(orders)))) == {}
+
+
+def test_one_replicate_that_failed_fails_its_trial_and_a_released_trial_leaves_all_of_them():
+    pool = Pool()
+    pool.subscribe(replicated("t0", "A", "B"))
+    pool.subscribe(subscription("t1", "A"))
+    pool.sync("w", held())
+    pool.sync("w", held("A", trainings=(TrainingReport("B", 1, failed="diverged"),)))
+    answer = pool.next_rung("t0", 0)
+    assert (answer.kind, answer.reason) == ("failed", "train_seed 1: diverged") and pool.next_rung("t1", 0).kind == "wait"
+    pool.release("t0")
+    assert pool.sync("w", held("A")).keep == {"A": (3, 6)}

@@ -19,7 +19,7 @@ def a_trial(number: int, state: str = RUNNING, *rungs: tuple[int, float], **rest
 def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True) -> SimpleNamespace:
     scored = [t for t in trials if t.rungs and t.state != FAIL]
     return SimpleNamespace(
-        study=SimpleNamespace(name="s", objective=OBJECTIVE),
+        study=SimpleNamespace(name="s", objective=OBJECTIVE, train_seeds=1),
         trials={t.id: t for t in trials},
         live=[t for t in trials if t.state == RUNNING],
         best=min(scored, key=lambda t: t.objective, default=None),
@@ -96,9 +96,19 @@ def test_the_ranking_has_the_best_first_and_the_control_in_its_place():
 
 
 def test_a_long_ranking_is_cut_but_never_loses_the_control():
-    rows = [{"rank": str(i), "trial": f"t{i:04d}", "objective": i / 100, "epoch": 3, "lpips": 0.5, "fid": 1.0, "state": "done", "configuration": ""}
+    rows = [{"rank": str(i), "trial": f"t{i:04d}", "objective": i / 100, "spread": None, "epoch": 3, "lpips": 0.5, "fid": 1.0, "state": "done", "labels": "", "configuration": ""}
             for i in range(30)]  # fmt: skip
     rows.append({**rows[0], "trial": "no adapter", "rank": ""})
     console = Console(file=io.StringIO(), width=120)
     console.print(ranked_table(rows, n_rows=5))
     assert "t0004" in console.file.getvalue() and "t0005" not in console.file.getvalue() and "no adapter" in console.file.getvalue()
+
+
+def test_replicated_trials_show_means_over_their_seeds_and_the_spread_of_the_objective():
+    trial = a_trial(0, COMPLETE)
+    trial.rungs, trial.seed_objectives = [(3, 0.5, "a", "b")], {3: (0.4, 0.6)}
+    row = ranking(a_driver(trial), {"a": {"lpips": 1.0, "fid": 10.0}, "b": {"lpips": 2.0, "fid": 30.0}})[0]
+    assert (row["lpips"], row["fid"]) == (1.5, 20.0) and abs(row["spread"] - 0.2 / 2**0.5) < 1e-12
+    console = Console(file=io.StringIO(), width=120)
+    console.print(ranked_table([row]))
+    assert "0.5000 ± 0.1414" in console.file.getvalue()
