@@ -83,7 +83,9 @@ def write_aside(path: Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise SubjectError(f"A subject's folder must be writable, but {path} is not: {error.strerror}. Copy the subject elsewhere.") from None
+        raise SubjectError(
+            f"A subject's folder must be writable, but {path} is not: {error.strerror}. Copy the subject elsewhere."
+        ) from None
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def captions_in(values: Mapping[str, Any], where: str) -> dict[str, str]:
     captions: dict[str, str] = {}
     for version, text in named:
         if not isinstance(text, str):
-            raise SubjectError(f'`captions` must map versions to texts, but {where} gives {text!r:.60} for {version}. Put it in quotes.')
+            raise SubjectError(f"`captions` must map versions to texts, but {where} gives {text!r:.60} for {version}. Put it in quotes.")
         if captions.setdefault(version, text) != text:
             raise SubjectError(f"An image has one caption per version, but {where} gives two for {version}. Delete one.")
     return captions
