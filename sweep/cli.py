@@ -148,7 +148,11 @@ def prepare(
     heldout: Annotated[float, typer.Option(help="Share that is not trained on; similar photographs stay together.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the choice of what is held out.")] = 0,
     drop: Annotated[
-        str, typer.Option(help="Reasons to drop for: tiny, enlarged, cropped, blurred, dark, bright, duplicate, similar, uncaptioned ...")
+        str,
+        typer.Option(
+            help="What drops a photograph; the rest flags it: tiny, enlarged, cropped, blurred, dark, bright, duplicate, similar, uncaptioned, "
+            "no-face, many-faces."
+        ),
     ] = "tiny,duplicate",
     least_sharpness: Annotated[float, typer.Option(help="Below it, a photograph is blurred; see report.csv.")] = 30.0,
     faces: Annotated[bool, typer.Option("--faces", help="Count faces, if OpenCV is there.")] = False,

@@ -4,13 +4,14 @@ Counts tokens with a model's tokenizer, but loads no weights and no torch."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from trainables.captions import DERIVATIONS
 from trainables.likeness import duplicates, fingerprint
@@ -103,7 +104,7 @@ def _same_pictures(subject: Subject) -> Iterator[str]:
 def _picture_of(image: SubjectImage) -> Image.Image:
     with Image.open(image.path) as opened:
         opened.draft("RGB", (256, 256))
-        return flattened(opened)
+        return flattened(ImageOps.exif_transpose(opened))
 
 
 def _pairs_text(pairs: Sequence[tuple[SubjectImage, SubjectImage]]) -> str:
@@ -129,7 +130,7 @@ def _shorter_side(image: SubjectImage) -> int:
 def _missing_versions(subject: Subject) -> Iterator[str]:
     missing = [version for version in DERIVATIONS if version not in subject.caption_versions]
     if missing and TEXT_VERSION in subject.caption_versions:
-        command = f"python -m sweep caption {subject.root} --derive {','.join(missing)}"
+        command = f"python -m sweep caption {shlex.quote(str(subject.root))} --derive {','.join(missing)}"
         yield f"The subject has {', '.join(subject.caption_versions)} and not {', '.join(missing)}. If v2 are tags, `{command}` makes them."
 
 

@@ -55,9 +55,7 @@ def prepare_subject(
     Raises: SubjectError if a place cannot be used, captions are wrong, or nothing is left to train on. Then nothing is written."""
     raw, target = _checked_places(Path(raw_dir).expanduser(), Path(subject_dir).expanduser())
     files = _files_in(raw)
-    captions = _raw_captions(raw, files)
-    strays = [] if list_files(raw) else captions_without_image(files, list(captions))
-    notes = [f"{shown(path.relative_to(raw).as_posix())} is a caption without an image" for path in strays]
+    captions, notes = _raw_captions(raw, files)
     count, why_not = face_counter() if how.faces else (None, "")
     notes += [why_not] if why_not else []
     with _written_aside(target) as folder:
@@ -109,14 +107,17 @@ def _files_in(raw: Path) -> list[Path]:
     return files
 
 
-def _raw_captions(raw: Path, files: Sequence[Path]) -> dict[Path, Mapping[str, str]]:
-    """The captions of each photograph: from lists, or else from the text files beside them."""
+def _raw_captions(raw: Path, files: Sequence[Path]) -> tuple[dict[Path, Mapping[str, str]], list[str]]:
+    """The captions of each photograph, from lists, or else from the text files beside them; and what is to be noted."""
     images = [path for path in files if path.suffix.lower() in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)]
     if not (lists := list_files(raw)):
-        return {path: {} if out_of_folder_problem(raw, path) else caption_beside(path) for path in images}
+        strays = [shown(path.relative_to(raw).as_posix()) for path in captions_without_image(files, images)]
+        captions = {path: {} if out_of_folder_problem(raw, path) else caption_beside(path) for path in images}
+        return captions, [f"{stray} is a caption without an image" for stray in strays]
     listed = images_of_rows(raw, rows_of(lists), suffixes=(*IMAGE_SUFFIXES, *HEIC_SUFFIXES))
-    captions = {image.path.resolve(): image.captions for image in listed}
-    return {path: captions.get(path.resolve(), {}) for path in images}
+    by_path = {image.path.resolve(): image.captions for image in listed}
+    notes = ["what is held out was chosen anew, whatever the list says"] if any(image.split == "heldout" for image in listed) else []
+    return {path: by_path.get(path.resolve(), {}) for path in images}, notes
 
 
 @contextmanager
@@ -157,6 +158,7 @@ def _read_candidate(
         return found
     image = photograph.image
     square = squared(image, how.size_pixels, fit=how.fit)
+    square.info.clear()  # no colour profile: it is sRGB now; and nothing of where and when
     square.save(written)
     found.written, found.width, found.height = written, photograph.width, photograph.height
     found.sharpness, (found.dark_level, found.bright_level) = sharpness(image), exposure(image)
