@@ -4,7 +4,7 @@ Reads subjects and hashes model files, once per launch and name; imports no torc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from sweep.messages import EvaluationOrder, Rung, Subscription
 from sweep.study import Study
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
 from trainables.model_sources import model_digest, resolve_model
+from trainables.models import PROMPT_TOKENS, least_tokens
 from trainables.subject import Subject, load_subject
 
 
@@ -53,6 +54,12 @@ class Keys:
                 self.content.model_digest(train.train_model, train.train_vae)
                 self.content.model_digest(evaluation.infer_model, evaluation.infer_vae)
         self.study.require_captions(subject.caption_versions)
+
+    def cut_captions(self) -> list[str]:
+        """A line for every caption version of the study of which CLIP surely does not read some to their end."""
+        versions = {self.study.split(configuration)[0].caption for configuration in self.study.telling_configurations("caption")}
+        subject = self.content.subject(self.study.subject)
+        return [line for version in sorted(versions) for line in _cut_of_version(subject, version)]
 
     def content_digests(self) -> dict[str, str]:
         """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
@@ -106,4 +113,13 @@ class Keys:
             model_digest=self.content.model_digest(config.infer_model, config.infer_vae),
             reference_digest=read.reference_digest,
             trigger=read.trigger,
+        )
+
+
+def _cut_of_version(subject: Subject, version: str) -> Iterator[str]:
+    counts = [least_tokens(text) for text in subject.train_captions(version)]
+    if n_cut := sum(n > PROMPT_TOKENS for n in counts):
+        yield (
+            f"CLIP reads {PROMPT_TOKENS} tokens, but {n_cut} of {len(counts)} {version} captions have more, up to {max(counts)} at least: "
+            f"their end is never read. `python -m sweep check {subject.root}` tells which."
         )

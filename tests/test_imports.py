@@ -101,6 +101,8 @@ def test_only_sweep_imports_ray() -> None:
         ("trainables.config", (*HEAVY, "numpy", "optuna")),
         ("trainables.subject", HEAVY),
         ("trainables.models", HEAVY),
+        ("trainables.prepare", (*HEAVY, "pandas")),
+        ("trainables.checkup", HEAVY),
     ],
 )
 def test_importing_a_module_loads_nothing_heavy(module: str, without: tuple[str, ...]) -> None:

@@ -4,6 +4,8 @@ Not here: LoRA, training, the denoising loop; and where a model lies (model_sour
 
 from __future__ import annotations
 
+import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +22,11 @@ __all__ = [
     "PROMPT_TOKENS",
     "ModelParts",
     "ModelSource",
+    "cut_off",
     "decode_latents",
     "encode_latents",
     "encode_prompts",
+    "least_tokens",
     "load_parts",
     "model_digest",
     "part_digest",
@@ -32,6 +36,7 @@ __all__ = [
 PROMPT_TOKENS = 77
 _PIXELS_AT_ONCE = 2**20  # through the VAE: 4 images of 512x512, 256 of 64x64
 _TEXTS_AT_ONCE = 64
+_CLIP_PIECE = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\w\s]|_)+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +114,17 @@ def encode_prompts(parts: ModelParts, texts: Sequence[str]) -> torch.Tensor:
     return torch.cat(chunks)
 
 
+def cut_off(tokenizer: Any, text: str) -> tuple[int, str] | None:
+    """How many tokens a text has and what of it CLIP does not read; None if it reads all."""
+    ids = tokenizer(text, verbose=False).input_ids
+    return (len(ids), tokenizer.decode(ids[PROMPT_TOKENS - 1 : -1])) if len(ids) > PROMPT_TOKENS else None
+
+
+def least_tokens(text: str) -> int:
+    """How many tokens a text has at least. CLIP splits at words, digits and punctuation before it does anything else: no tokenizer needed."""
+    return 2 + len(_CLIP_PIECE.findall(unicodedata.normalize("NFC", text)))
+
+
 def encode_latents(parts: ModelParts, images: np.ndarray, flip: bool = False) -> torch.Tensor:
     """The VAE's posterior mean times the scaling factor: (n, c, h/f, w/f) float32, from uint8 images (n, h, w, 3).
 
@@ -169,10 +185,9 @@ def _encode_some(parts: ModelParts, texts: list[str]) -> torch.Tensor:
 
 def _warn_of_cut_texts(tokenizer: Any, texts: Sequence[str]) -> None:
     for text in texts:
-        ids = tokenizer(text, verbose=False).input_ids
-        if len(ids) > PROMPT_TOKENS:
-            cut = tokenizer.decode(ids[PROMPT_TOKENS - 1 : -1])
-            warnings.warn(f"CLIP reads {PROMPT_TOKENS} tokens, but {text!r:.60} has {len(ids)}: '{cut}' is cut off.", stacklevel=3)
+        if found := cut_off(tokenizer, text):
+            n_tokens, lost = found
+            warnings.warn(f"CLIP reads {PROMPT_TOKENS} tokens, but {text!r:.60} has {n_tokens}: '{lost}' is cut off.", stacklevel=3)
 
 
 def _chunks(items: torch.Tensor, *, pixels_each: int) -> Iterator[torch.Tensor]:

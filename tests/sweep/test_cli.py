@@ -4,13 +4,16 @@ import json
 import os
 
 import pytest
+import typer
 
-from sweep.cli import main
+from sweep.cli import app, main
 from sweep.folder import StudyFolder
+from sweep.keys import Keys
 from sweep.one_trial import one_trial_study
 from sweep.records import Records
 from sweep.study import Study, load_study
 from sweep.trial_rows import Trial, trial_row
+from tests.trainables.scenes import scene
 
 STUDY = """
 from ray import tune
@@ -106,6 +109,69 @@ def test_a_study_that_runs_already_is_refused(study_file, tmp_path, capsys):
         assert "in use" in error_of(capsys, "launch", study_file, "--storage", tmp_path)
         assert StudyFolder(tmp_path, "mine").is_running
     assert not StudyFolder(tmp_path, "mine").is_running
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Four photographs with tags beside them, one of them longer than CLIP reads."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for number in range(4):
+        scene(number, size=(64, 64)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("J3NN13, smile, red top" + ", tag" * (90 if number == 2 else 0))
+    return folder
+
+
+def test_photographs_are_prepared_checked_and_captioned_again(raw, tmp_path, capsys):
+    subject = str(tmp_path / "a subject")
+    assert main(["prepare", str(raw), subject, "--trigger", "J3NN13", "--size", "64", "--heldout", "0", "--no-derive"]) == 0
+    said = capsys.readouterr().out
+    assert "Of 4 photographs 0 are dropped and 0 flagged" in said and "has 4 images to train on and 0 held out" in said
+    assert main(["caption", subject, "--derive", "v3,v4"]) == 0
+    assert "4 images" in capsys.readouterr().out
+    assert "--replace" in error_of(capsys, "caption", subject, "--derive", "v3")
+    assert main(["check", subject]) == 0
+    *warnings, last = capsys.readouterr().out.splitlines()
+    assert "captions v1, v2, v3, v4; 0 errors" in last
+    assert sum("of 4 v2 captions have more" in line for line in warnings) == 1 and all(line.startswith("warning: ") for line in warnings)
+
+
+def test_a_check_tells_all_errors_on_a_line_each_and_exits_with_2(raw, capsys):
+    (raw / "0.png").write_text("no picture")
+    (raw / "3.txt").unlink()
+    assert main(["check", str(raw)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith("error: ") for line in lines].count(True) == 3  # no trigger, no v2, no picture
+    assert "cannot be used as it is" in lines[-1] and "3 errors" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--fit", "bucket"], "crop or pad"),
+        (["--size", "100"], "multiple of 8"),
+        (["--drop", "tiny,ugly"], "'ugly'"),
+        (["--trigger", " "], "' '"),
+    ],
+)
+def test_a_preparation_that_cannot_be_is_one_line_before_anything_is_written(raw, tmp_path, capsys, arguments, says):
+    trigger = [] if "--trigger" in arguments else ["--trigger", "J3NN13"]
+    assert says in error_of(capsys, "prepare", raw, tmp_path / "s", *trigger, *arguments)
+    assert not (tmp_path / "s").exists()
+
+
+def test_every_reason_to_drop_is_in_the_help():
+    from trainables.candidates import REASONS
+
+    (option,) = [o for c in typer.main.get_command(app).commands.values() if c.name == "prepare" for o in c.params if o.name == "drop"]
+    assert all(reason in option.help for reason in REASONS)
+
+
+def test_captions_of_a_study_that_clip_surely_cuts_are_told_at_its_launch(raw):
+    (raw / "subject.json").write_text('{"trigger": "J3NN13"}')
+    (line,) = Keys(Study(name="s", subject=str(raw), fixed={"caption": "v2"})).cut_captions()
+    assert "1 of 4 v2 captions have more, up to 192 at least" in line  # 2 ends; J 3 NN 1 3 , smile , red top; 90 times a comma and a tag
+    assert Keys(Study(name="s", subject=str(raw), fixed={"caption": "v1"})).cut_captions() == []
 
 
 def test_status_counts_the_trials_of_a_study_and_ranks_them(study_file, tmp_path, capsys):

@@ -11,10 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from trainables import model_sources
 from trainables.errors import ModelError
-from trainables.models import decode_latents, encode_latents, encode_prompts, load_parts, model_digest, part_digest, resolve_model
+from trainables.models import (
+    decode_latents,
+    encode_latents,
+    encode_prompts,
+    least_tokens,
+    load_parts,
+    model_digest,
+    part_digest,
+    resolve_model,
+)
 
 TINY_RESOLUTION = 64  # of tiny_model_dir
 TINY_TEXT_WIDTH = 32
@@ -56,6 +66,15 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them(parts, pipeline) -> No
     encoded = encode_prompts(parts, texts)
     assert encoded.shape == (3, 77, TINY_TEXT_WIDTH) and encoded.dtype == torch.float32 and not encoded.requires_grad
     torch.testing.assert_close(encoded, expected.detach(), atol=1e-6, rtol=0)
+
+
+def test_the_least_number_of_tokens_is_never_more_than_the_tokenizers() -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(str(resolve_model("embedded:base").folder / "tokenizer"))
+    rng = np.random.default_rng(0)
+    letters = list("abzABZ019_-'’., !?éß²½日😀\u0301\u200d\tſ")
+    texts = ["it's J3NN13, don't WE'LL", "smile, close-up", "", *("".join(rng.choice(letters, rng.integers(1, 12))) for _ in range(2000))]
+    assert all(least_tokens(text) <= len(tokenizer(text).input_ids) for text in texts)
+    assert least_tokens("J3NN13, it's") == 2 + 5 + 1 + 2  # J 3 NN 1 3 , it 's
 
 
 def test_a_prompt_longer_than_clip_reads_is_cut_as_the_pipeline_cuts_it_and_says_so(parts, pipeline) -> None:

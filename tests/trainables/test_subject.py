@@ -232,6 +232,11 @@ SPOILED = {
     "malformed line": (spoil_with_text("metadata.jsonl", '{"file_name": "train/0.png"}\n{"file_name": \n'), "line 2 is not JSON"),
     "line of another kind": (spoil_with_text("metadata.jsonl", "[1]\n"), r"line 1 gives \[1\]"),
     "captions not utf-8": (spoil_with_text("metadata.jsonl", b'{"file_name": "\xe9"}'), "must be UTF-8, but .*metadata.jsonl is not"),
+    "captions that are a picture": (spoil_with_text("metadata.jsonl", b"{\0"), r"must be text, but .*metadata\.jsonl holds a zero"),
+    "half of utf-16": (spoil_with_text("metadata.jsonl", b"\xff\xfe{\0a"), "must be UTF-16, as .*metadata.jsonl is not"),
+    "two lists": (spoil_with_text("metadata.csv", "file_name,text"), r"one list .*metadata\.jsonl and metadata\.csv"),
+    "two captions of a version": (spoil_with_row(text="tag"), "one caption per version, but .* line 3 gives two for v2"),
+    "a text that is none": (spoil_with_row(captions={}, text=3), "must map versions to texts, but .* line 3 gives 3 for v2"),
     "photographs that are not read": (spoil_with_text("train/IMG_1.HEIC", b"x"), r"IMG_1\.HEIC is \.HEIC\. Convert it"),
     "no trigger": (lambda root: (root / "subject.json").unlink(), r'Write \{"trigger": "\.\.\."\} into'),
     "blank trigger": (spoil_with_text("subject.json", '{"trigger": " "}'), "gives ' '"),
@@ -264,6 +269,48 @@ def test_a_kohya_image_with_two_captions_is_an_error(kohya_root: Path) -> None:
     (kohya_root / "10_jenny" / "1.txt").write_text("another")
     with pytest.raises(SubjectError, match=r"1\.txt and 1\.caption"):
         load_subject(kohya_root)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_caption_in_an_encoding_that_its_first_bytes_name_is_read(kohya_root: Path, encoding: str) -> None:
+    (kohya_root / "10_jenny" / "0.txt").write_text("J3NN13, né 😀\r\n", encoding=encoding)
+    assert load_subject(kohya_root).train_captions("v2")[0] == "J3NN13, né 😀"
+
+
+def test_a_caption_file_that_is_no_text_is_refused_with_its_name(kohya_root: Path) -> None:
+    write_picture(kohya_root / "a.png").rename(kohya_root / "10_jenny" / "0.txt")
+    with pytest.raises(SubjectError, match=r"must be UTF-8, but .*0\.txt is not"):
+        load_subject(kohya_root)
+
+
+def test_a_list_may_be_csv_with_columns_for_further_versions_and_semicolons(tmp_path: Path) -> None:
+    for number in range(3):
+        write_picture(tmp_path / f"{number}.png")
+    (tmp_path / "subject.json").write_text('{"trigger": "J3NN13"}')
+    rows = ["file_name;split;text;captions.blip;width", '0.png;;J3NN13, "smile";a woman;64', "1.png;train;J3NN13;a face;64", "2.png;heldout;;;"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    subject = load_subject(tmp_path)
+    assert subject.caption_versions == ("v1", "blip", "v2")
+    assert subject.train_captions("v2") == ('J3NN13, "smile"', "J3NN13") and subject.train_captions("blip") == ("a woman", "a face")
+    assert [image.file_name for image in subject.heldout] == ["2.png"]
+
+
+def test_a_list_that_names_no_images_is_refused_with_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("image,text\n0.png,a\n")
+    with pytest.raises(SubjectError, match=r"column file_name, but .*metadata\.csv has image, text"):
+        load_subject(tmp_path)
+
+
+def test_lists_within_split_folders_are_read_as_hugging_face_lays_them(tmp_path: Path) -> None:
+    for folder, number in (("train", 0), ("train", 1), ("test", 0)):
+        write_picture(tmp_path / folder / f"{number}.png")
+    (tmp_path / "subject.json").write_text('{"trigger": "J3NN13"}')
+    (tmp_path / "train" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n{"file_name": "1.png", "text": "b"}\n')
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,text\n0.png,c\n")
+    subject = load_subject(tmp_path)
+    assert [image.file_name for image in subject.train] == ["train/0.png", "train/1.png"]
+    assert [image.file_name for image in subject.heldout] == ["test/0.png"]
+    assert subject.train_captions("v2") == ("a", "b")
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "embedded:jenny"])

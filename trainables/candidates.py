@@ -1,0 +1,166 @@
+"""Photographs on their way into a subject: what is asked for, what is found of each, and who is dropped for it. Reads and writes no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from trainables.errors import SubjectError
+from trainables.likeness import Fingerprint, duplicates, similar_groups
+from trainables.photographs import MIN_SIDE_PIXELS
+
+UNREADABLE = "unreadable"
+REASONS: Mapping[str, str] = {
+    "tiny": "its shorter side is less than half of --size",
+    "enlarged": "its shorter side is less than --size",
+    "cropped": "more than two fifths of it lie outside of the square",
+    "blurred": "no part of it is sharp",
+    "dark": "even its bright parts are dark",
+    "bright": "even its dark parts are bright",
+    "duplicate": "another is the same picture, larger or sharper",
+    "similar": "others show the same moment, or its mirror image",
+    "uncaptioned": "others have captions, it has none",
+    "no-face": "no face was found (--faces)",
+    "many-faces": "several faces were found (--faces)",
+}
+"""What can be said of a photograph, beside that it cannot be read; each drops it or flags it, as `drop` says."""
+DROPPED_BY_DEFAULT = ("tiny", "duplicate")
+
+DARK_BELOW, BRIGHT_ABOVE = 60.0, 190.0  # of 255
+MOST_CROPPED = 0.4  # 3:2 loses a third, 16:9 seven sixteenths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How a subject is made."""
+
+    trigger: str
+    class_word: str = ""
+    name: str = ""  # that of the folder, if empty
+    size_pixels: int = 512
+    fit: Literal["crop", "pad"] = "crop"
+    heldout: float = 0.2  # share of the photographs that are kept
+    seed: int = 0
+    drop: tuple[str, ...] = DROPPED_BY_DEFAULT
+    least_sharpness: float = 30.0
+    faces: bool = False
+    derive: bool = True  # v3 and v4 of v2
+
+    def __post_init__(self) -> None:
+        if not self.trigger.strip() or "," in self.trigger:
+            raise SubjectError(f"The trigger must be a word without commas, but it is {self.trigger!r}. Use e.g. --trigger J3NN13.")
+        if not MIN_SIDE_PIXELS <= self.size_pixels <= 4096 or self.size_pixels % 8:
+            raise SubjectError(
+                f"`size` must be a multiple of 8 from {MIN_SIDE_PIXELS} to 4096 pixels, but it is {self.size_pixels}. Use e.g. 512."
+            )
+        if self.fit not in ("crop", "pad"):
+            raise SubjectError(f"`fit` must be crop or pad, since trainings take squares, but it is {self.fit!r}. Use crop.")
+        if not 0 <= self.heldout < 1:
+            raise SubjectError(f"`heldout` must be a share from 0 to below 1, but it is {self.heldout}. Use e.g. 0.2.")
+        if unknown := [reason for reason in self.drop if reason not in REASONS]:
+            raise SubjectError(f"`drop` must be of {', '.join(REASONS)}, but holds {unknown[0]!r}. Use e.g. --drop tiny,duplicate,blurred.")
+
+
+@dataclass(kw_only=True, eq=False)
+class Candidate:
+    """A raw photograph on its way: what was found of it, and what became of it."""
+
+    source: str  # relative to the raw folder
+    captions: Mapping[str, str]
+    width: int = 0  # upright, as it was taken; 0 if unreadable
+    height: int = 0
+    sharpness: float = 0.0
+    dark_level: float = 0.0  # a tenth of the pixels is darker
+    bright_level: float = 0.0  # a tenth is brighter
+    n_faces: int | None = None
+    print: Fingerprint | None = None
+    thumbnail: Image.Image | None = None
+    written: Path | None = None  # while the subject is written
+    reasons: dict[str, str] = field(default_factory=dict)  # reason -> in words
+    dropped: bool = False
+    group: int = -1  # similar ones share it
+    split: Literal["train", "heldout", ""] = ""
+    file_name: str = ""  # in the subject
+
+    @property
+    def verdict(self) -> Literal["kept", "flagged", "dropped"]:
+        return "dropped" if self.dropped else "flagged" if self.reasons else "kept"
+
+
+def judge(candidates: Sequence[Candidate], how: Preparation) -> list[Candidate]:
+    """Write down what is to be said of each, and drop what is to be dropped. Returns those that are kept, in their order."""
+    versions = sorted({version for candidate in candidates for version in candidate.captions})
+    for candidate in candidates:
+        if not candidate.dropped:
+            candidate.reasons |= dict(_own_reasons(candidate, how, versions))
+            _drop_if_asked(candidate, how)
+    _tell_duplicates(_kept(candidates), how)
+    _tell_similar(_kept(candidates), how)
+    return _kept(candidates)
+
+
+def _own_reasons(candidate: Candidate, how: Preparation, versions: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Reasons that need no look at the others."""
+    sides = f"it is {candidate.width}x{candidate.height}"
+    shorter, longer = sorted((candidate.width, candidate.height))
+    if shorter < how.size_pixels:
+        yield ("tiny" if 2 * shorter < how.size_pixels else "enlarged"), sides
+    if how.fit == "crop" and 1 - shorter / longer > MOST_CROPPED:
+        yield "cropped", f"{1 - shorter / longer:.0%} of it is cut away"
+    if candidate.sharpness < how.least_sharpness:
+        yield "blurred", f"sharpness {candidate.sharpness:.1f} is below {how.least_sharpness:g}"
+    if candidate.bright_level < DARK_BELOW:
+        yield "dark", f"nine tenths are darker than {candidate.bright_level:.0f} of 255"
+    if candidate.dark_level > BRIGHT_ABOVE:
+        yield "bright", f"nine tenths are brighter than {candidate.dark_level:.0f} of 255"
+    if lacking := [version for version in versions if version not in candidate.captions]:
+        yield "uncaptioned", f"it has no {', no '.join(lacking)}"
+    if candidate.n_faces == 0:
+        yield "no-face", "no face was found"
+    if (candidate.n_faces or 0) > 1:
+        yield "many-faces", f"{candidate.n_faces} faces were found"
+
+
+def _tell_duplicates(kept: Sequence[Candidate], how: Preparation) -> None:
+    """Whoever is the same picture as a better one says so; the best of them stays."""
+    same = duplicates([candidate.print for candidate in kept])
+    staying: list[int] = []
+    for i in _best_first(kept):
+        better = next((j for j in staying if same[i, j]), None)
+        if better is None:
+            staying.append(i)
+        else:
+            kept[i].reasons["duplicate"] = f"it is the same picture as {kept[better].source}"
+            _drop_if_asked(kept[i], how)
+
+
+def _tell_similar(kept: Sequence[Candidate], how: Preparation) -> None:
+    """Whoever shows the same moment as others says so, and shares their group; the best of a group is never dropped for it."""
+    groups = similar_groups([candidate.print for candidate in kept])
+    members: dict[int, list[Candidate]] = {}
+    for i in _best_first(kept):
+        kept[i].group = int(groups[i])
+        members.setdefault(kept[i].group, []).append(kept[i])
+    for best, *others in members.values():
+        for candidate in (best, *others) if others else ():
+            names = [other.source for other in (best, *others) if other is not candidate]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            candidate.reasons["similar"] = f"it is much like {', '.join(names[:3])}{more}"
+        for candidate in others:
+            _drop_if_asked(candidate, how)
+
+
+def _kept(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [candidate for candidate in candidates if not candidate.dropped]
+
+
+def _best_first(kept: Sequence[Candidate]) -> list[int]:
+    return sorted(range(len(kept)), key=lambda i: (-kept[i].width * kept[i].height, -kept[i].sharpness, kept[i].source))
+
+
+def _drop_if_asked(candidate: Candidate, how: Preparation) -> None:
+    candidate.dropped = candidate.dropped or any(reason in how.drop for reason in candidate.reasons)
