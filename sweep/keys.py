@@ -47,13 +47,8 @@ class Keys:
         """Read what the study names beforehand, so that a launch fails before anything has started.
 
         Raises: StudyError, SubjectError, ModelError for what cannot be used."""
-        for name in ("subject", "train_model", "train_vae", "infer_model", "infer_vae"):
-            for configuration in self.study.telling_configurations(name):
-                train, _, evaluation = self.study.split(configuration)
-                subject = self.content.subject(train.subject)
-                self.content.model_digest(train.train_model, train.train_vae)
-                self.content.model_digest(evaluation.infer_model, evaluation.infer_vae)
-        self.study.require_captions(subject.caption_versions)
+        self.content_digests()
+        self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
 
     def cut_captions(self) -> list[str]:
         """A line for every caption version of the study of which CLIP surely does not read some to their end."""
@@ -64,9 +59,10 @@ class Keys:
     def content_digests(self) -> dict[str, str]:
         """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
         digests: dict[str, str] = {}
-        for parameter in ("train_model", "train_vae", "infer_model", "infer_vae"):
+        for parameter in ("subject", "train_model", "train_vae", "infer_model", "infer_vae"):
             for configuration in self.study.telling_configurations(parameter):
                 train, _, evaluation = self.study.split(configuration)
+                self.content.subject(train.subject)
                 for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
                     digests[f"model {model}" + (f" with vae {vae}" if vae else "")] = self.content.model_digest(model, vae)
         subject = self.content.subject(train.subject)
