@@ -24,6 +24,7 @@ from benchmarks.results import add_write_flag, report
 WORK = Path(__file__).with_name("work")
 SIDES = ("ours", "naive", "naive_cached")
 STEPS, IMAGES_PER_PROMPT = 20, 4
+FAIR = {"RAY_worker_niceness": "0"}  # Ray's own 15 would let whatever else runs on the machine slow the trials of the other side
 
 
 def rows_of(name: str) -> list[dict]:
@@ -141,7 +142,7 @@ def _kept(arguments: argparse.Namespace, side: str, pair: int) -> dict:
         options = ["--rows", arguments.rows, "--epochs", str(arguments.epochs)]
         home = tempfile.mkdtemp()
         command = [sys.executable, "-m", "benchmarks.study", "--side", side, *options]
-        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": home}).stdout
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": home, **FAIR}).stdout
         shutil.rmtree(home, ignore_errors=True)
         file.write_text(json.dumps({**json.loads(printed.strip().splitlines()[-1]), "machine": comparable(machine())}))
         print(f"  {json.loads(file.read_text())['seconds']:.0f} s", flush=True)
