@@ -118,6 +118,11 @@ def require_scheduler(name: str, folder: Path) -> None:
             f"`prediction_type` must be {' or '.join(PREDICTION_TYPES)}, but {folder / 'scheduler_config.json'} gives {prediction!r}. "
             "Correct it if it is wrong, or use another model, e.g. sd15."
         )
+    if config.get("rescale_betas_zero_snr") and prediction == "epsilon":
+        raise ModelError(
+            f"A model with rescale_betas_zero_snr must predict velocity, because pure noise tells nothing of the picture, but "
+            f"{folder / 'scheduler_config.json'} gives prediction_type='epsilon'. Correct it to v_prediction if that is what it was trained for."
+        )
 
 
 def require_tokenizer(folder: Path) -> None:

@@ -43,6 +43,16 @@ def sd15_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def realistic_vision_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
+    """Realistic Vision's layout: a folder called noVAE with a vae/, DEIS. Read-only."""
+    from tests.trainables.layouts import write_realistic_vision_layout
+
+    folder = tmp_path_factory.mktemp("hub") / "Realistic_Vision_V5.1_noVAE"
+    write_realistic_vision_layout(folder, tiny_tokenizer)
+    return folder
+
+
 def write_tiny_model(folder: Path, *, seed: int, scaling_factor: float = 0.18215) -> None:
     """64x64 images, 4x8x8 latents, 32 numbers per token, 0.85M weights; another seed gives another model."""
     import torch

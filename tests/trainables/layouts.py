@@ -2,7 +2,11 @@
 
 All at reduced widths; block for block and name for name as published."""
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
+ROOT = Path(__file__).resolve().parents[2]
 SD1_NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 
 
@@ -79,6 +84,30 @@ def write_sd2_layout(folder: Path, tokenizer: PreTrainedTokenizerBase, **noise: 
             requires_safety_checker=False,
         )
     pipeline.save_pretrained(folder)
+
+
+def put_into_hub_cache(cache: Path, name: str, files: dict[str, bytes | str]) -> Path:
+    """The snapshot of a repository in a hub cache, as the client leaves it: links into blobs, large files named by their sha256."""
+    folder = cache / f"models--{name.replace('/', '--')}"
+    snapshot = folder / "snapshots" / ("0123456789abcdef" * 3)[:40]
+    for path, content in files.items():
+        content = content.encode() if isinstance(content, str) else content
+        digest = hashlib.sha256(content) if path.endswith(".safetensors") else hashlib.sha1(content)
+        blob, link = folder / "blobs" / digest.hexdigest(), snapshot / path
+        for parent in (blob.parent, link.parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(content)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(snapshot.name)
+    return snapshot
+
+
+def offline(program: str, cache: Path) -> str:
+    """What a new process prints, or the last line it ends with, that has this hub cache and no network."""
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return finished.stdout.strip() or finished.stderr.strip().splitlines()[-1]
 
 
 def in_original_layout(folder: Path) -> dict[str, Tensor]:

@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.trainables.layouts import change_config, in_original_layout, write_sd2_layout, write_single_file
+from tests.trainables.layouts import change_config, in_original_layout, offline, put_into_hub_cache, write_sd2_layout, write_single_file
 from trainables.errors import ModelError
 from trainables.models import decode_latents, encode_latents, encode_prompts, load_parts, model_digest, part_digest, resolve_model
 from trainables.single_files import SD1_CONFIG
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -203,30 +199,13 @@ def words(single_file: Path) -> dict[str, str]:
     return {"vocab.json": json.dumps(model["vocab"], ensure_ascii=False), "merges.txt": merges}
 
 
-def put_into_cache(cache: Path, name: str, files: dict[str, str]) -> None:
-    folder = cache / f"models--{name.replace('/', '--')}"
-    for path, text in files.items():
-        file = folder / "snapshots" / "0123456789abcdef" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    (folder / "refs").mkdir(exist_ok=True)
-    (folder / "refs" / "main").write_text("0123456789abcdef")
-
-
-def offline(program: str, cache: Path) -> str:
-    """What a new process prints that has this hub cache and no network."""
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    return finished.stdout.strip() or finished.stderr.strip().splitlines()[-1]
-
-
 DIGEST = "from trainables.model_sources import *; s = resolve_model({!r}); print(s.tokenizer.folder, part_digest(s, 'tokenizer'))"
 
 
 def test_the_tokenizer_comes_from_the_hub_cache_and_its_digest_does_not_tell_from_where(single_file: Path, words, tmp_path: Path) -> None:
     program, digests = DIGEST.format(str(single_file)), set()
-    put_into_cache(tmp_path / "a", "openai/clip-vit-large-patch14", {**words, "config.json": "{}"})
-    put_into_cache(tmp_path / "b", "SG161222/Realistic_Vision_V5.1_noVAE", {f"tokenizer/{name}": text for name, text in words.items()})
+    put_into_hub_cache(tmp_path / "a", "openai/clip-vit-large-patch14", {**words, "config.json": "{}"})
+    put_into_hub_cache(tmp_path / "b", "SG161222/Realistic_Vision_V5.1_noVAE", {f"tokenizer/{name}": text for name, text in words.items()})
     for cache in ("a", "b"):
         folder, digest = offline(program, tmp_path / cache).split()
         assert Path(folder).is_relative_to(tmp_path / cache)
@@ -237,7 +216,7 @@ def test_the_tokenizer_comes_from_the_hub_cache_and_its_digest_does_not_tell_fro
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_alone_reads_as_the_whole_one(single_file: Path, words, sd15_dir: Path, monkeypatch) -> None:
-    put_into_cache(single_file.parent / "cache", "openai/clip-vit-large-patch14", words)
+    put_into_hub_cache(single_file.parent / "cache", "openai/clip-vit-large-patch14", words)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(single_file.parent / "cache"))
     theirs, ours = (load_parts(resolve_model(str(model))).tokenizer for model in (sd15_dir, single_file))
     for text in ("J3NN13, Smile", "  naïve café's 12 ", "", "smile " * 90):
