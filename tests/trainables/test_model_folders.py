@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.trainables.layouts import change_config
 from trainables.errors import ModelError
@@ -22,6 +23,10 @@ def remove(*relative: str) -> Callable[[Path], None]:
 
 def keep_only_pickles(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+def disguise_a_pickle(folder: Path) -> None:
+    torch.save({}, folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
 def cut_weights(folder: Path) -> None:
@@ -43,11 +48,17 @@ REFUSED = {
     "malformed config": (lambda folder: (folder / "unet" / "config.json").write_text("{"), r"unet/config\.json must be JSON"),
     "no weights": (remove("text_encoder/model.safetensors"), "text_encoder needs model.safetensors"),
     "only pickles": (keep_only_pickles, "Only safetensors .* holds only pickles. Rewrite"),
+    "a pickle by another name": (disguise_a_pickle, r"because loading a pickle runs the code inside; .*unet/.*safetensors is a pickle by its content"),
     "cut weights": (cut_weights, "must be a whole safetensors file, but it is not"),
     "sdxl": (with_config("model_index.json", _class_name="StableDiffusionXLPipeline"), "model is a StableDiffusionXLPipeline"),
     "two text encoders": (lambda folder: (folder / "text_encoder_2").mkdir(), "has text_encoder_2/"),
     "added conditioning": (with_config("unet/config.json", addition_embed_type="text_time"), "addition_embed_type='text_time'"),
     "inpainting": (with_config("unet/config.json", in_channels=9), "with 9 channels in and 4 out"),
+    "upscaler": (with_config("unet/config.json", num_class_embeds=1000), "num_class_embeds=1000"),
+    "gligen": (with_config("unet/config.json", attention_type="gated"), "attention_type='gated'"),
+    "sd3": (with_config("model_index.json", _class_name="StableDiffusion3Pipeline"), "model is a StableDiffusion3Pipeline"),
+    "flux": (with_config("model_index.json", _class_name="FluxPipeline"), "model is a FluxPipeline"),
+    "pix2pix": (with_config("unet/config.json", in_channels=8), "with 8 channels in and 4 out"),
     "other unet": (with_config("unet/config.json", _class_name="UNetMotionModel"), "UNet2DConditionModel, but .* a UNetMotionModel"),
     "other text encoder": (with_config("text_encoder/config.json", architectures=["T5EncoderModel"]), "CLIPTextModel, .* a T5EncoderModel"),
     "other vae": (with_config("vae/config.json", _class_name="AutoencoderTiny"), "AutoencoderKL, but .* a AutoencoderTiny"),

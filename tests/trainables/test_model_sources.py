@@ -1,6 +1,7 @@
 """Names of base models: found, or refused with the nearest; their VAEs; digests that name content and not place."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_a_digest_changes_with_the_weights(tiny_model_dir: Path, make_tiny_model
     assert original == same and original != other
 
 
+def test_a_safety_checker_and_its_feature_extractor_are_no_part_of_a_model(sd15_dir: Path, tmp_path: Path) -> None:
+    assert (sd15_dir / "safety_checker" / "model.safetensors").exists() and (sd15_dir / "feature_extractor").is_dir()
+    bare = shutil.copytree(sd15_dir, tmp_path / "bare", ignore=shutil.ignore_patterns("safety_checker", "feature_extractor"))
+    assert model_digest(resolve_model(str(bare))) == model_digest(resolve_model(str(sd15_dir)))
+
+
 # VAEs
 
 
@@ -73,6 +80,14 @@ def test_the_realistic_model_gets_the_base_models_vae(tiny_model_dir: Path, tmp_
     source = resolve_model("embedded:realistic")
     assert (source.vae_name, source.vae.folder) == ("embedded:base", tmp_path / "base" / "vae")
     assert resolve_model("embedded:base").vae_name == "embedded:base"
+
+
+def test_a_folder_that_is_called_novae_and_holds_one_uses_it_with_a_note(realistic_vision_dir: Path, sd15_dir: Path) -> None:
+    with pytest.warns(UserWarning, match="Realistic_Vision_V5.1_noVAE says that it is made for another VAE.*--set vae=stabilityai/sd-vae-ft-mse"):
+        assert resolve_model(str(realistic_vision_dir)).vae.folder == realistic_vision_dir / "vae"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve_model(str(realistic_vision_dir), str(sd15_dir)).vae.folder == sd15_dir / "vae"
 
 
 # Refusals
