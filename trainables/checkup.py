@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from trainables.captions import DERIVATIONS
 from trainables.likeness import duplicates, fingerprint
 from trainables.metadata import TEXT_VERSION
-from trainables.model_sources import read_config
-from trainables.models import PROMPT_TOKENS, ModelSource, cut_off, resolve_model
+from trainables.model_folders import read_config
+from trainables.models import PROMPT_TOKENS, ModelSource, cut_off, load_tokenizer, resolve_model
 from trainables.photographs import flattened
 from trainables.subject import TRIGGER_VERSION, Subject, SubjectImage, read_subject
 
@@ -49,21 +49,15 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
 
 def cut_captions(subject: Subject, source: ModelSource, versions: Sequence[str] | None = None) -> list[str]:
     """A line for every version of which CLIP would not read some training captions to their end."""
-    tokenizer = tokenizer_of(source)
+    tokenizer = load_tokenizer(source.tokenizer)
     return [line for version in versions or subject.caption_versions for line in _cut_of_version(subject, version, tokenizer)]
-
-
-def tokenizer_of(source: ModelSource) -> Any:
-    from transformers import CLIPTokenizer  # a second, without torch
-
-    return CLIPTokenizer.from_pretrained(str(source.folder / "tokenizer"))
 
 
 def resolution_of(source: ModelSource) -> int:
     """Pixels on a side of the squares that the model was made for."""
-    size = read_config(source.folder / "unet")["sample_size"]
+    size = read_config(source.unet.folder)["sample_size"]
     side = size if isinstance(size, int) else size[0]
-    return int(side) * 2 ** (len(read_config(source.vae_folder)["block_out_channels"]) - 1)
+    return int(side) * 2 ** (len(read_config(source.vae.folder)["block_out_channels"]) - 1)
 
 
 def _cut_of_version(subject: Subject, version: str, tokenizer: Any) -> Iterator[str]:

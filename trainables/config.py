@@ -19,7 +19,7 @@ NUMERICS_VERSION = 1
 TARGETS = ("attention",)
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 LENGTH_DEPENDENT_SCHEDULES = ("linear", "cosine")
-DENOISERS = ("ddim", "dpm++", "euler", "pndm")
+DENOISERS = ("ddim", "dpm++", "dpm++_karras", "euler", "euler_a", "deis", "unipc", "pndm")
 DTYPES = ("float32", "bfloat16")
 
 

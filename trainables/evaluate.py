@@ -14,7 +14,7 @@ from trainables.config import EvalConfig
 from trainables.errors import AdapterError, EvaluationFailed, ModelError
 from trainables.features import ReferenceImages, References, perceptual_backbone, pooled_backbone
 from trainables.frozen import FrozenWork
-from trainables.generate import ImageSet, generate
+from trainables.generate import ImageSet, generate, make_scheduler
 from trainables.lora import Adapter, SlotLoRA, check_fits
 from trainables.metrics import (
     frechet_distance,
@@ -91,7 +91,7 @@ class Evaluator:
     def _fitting(
         self, model: tuple[str, str | None, str], group: list[EvaluationRequest]
     ) -> tuple[ModelParts | None, list[EvaluationRequest], dict[str, EvaluationResult]]:
-        """The model, the requests whose adapters fit it, and what to say of the others."""
+        """The model, the requests whose adapters and denoisers fit it, and what to say of the others."""
         try:
             parts = self.frozen.parts(*model)
         except ModelError as error:
@@ -101,8 +101,9 @@ class Evaluator:
             try:
                 if request.adapter is not None:
                     check_fits(request.adapter, shapes)
+                make_scheduler(parts, request.config.denoiser)
                 fitting.append(request)
-            except AdapterError as error:
+            except (AdapterError, ModelError) as error:
                 unfit[request.key] = EvaluationResult(request.key, error=str(error))
         return parts, fitting, unfit
 
