@@ -80,15 +80,17 @@ def test_stored_pictures_score_the_same(evaluator, config, adapter, make_subject
     for i, image in enumerate(result.images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     read = np.stack([np.asarray(Image.open(tmp_path / f"{i}.png")) for i in range(len(result.images))])
-    values, _, _ = evaluator.score(read, request, resolution=64)
-    assert values == pytest.approx(dict(result.values), rel=1e-9)
+    of_pictures = {name: value for name, value in result.values.items() if name != "heldout_loss"}
+    assert evaluator.score(read, request, resolution=64).values == pytest.approx(of_pictures, rel=1e-9)
 
 
 def test_the_subjects_own_images_score_zero_to_themselves(evaluator, config, make_subject):
     subject = make_subject(6, 4)
-    values, _, rows = evaluator.score(load_pixels(subject.train, 64), EvaluationRequest("it", None, config, subject), resolution=64)
-    assert values["lpips_nearest"] == pytest.approx(0, abs=1e-6) and values["fid"] == pytest.approx(0, abs=1e-3)
-    assert [row["nearest_reference"] for row in rows] == [image.file_name for image in subject.train]
+    scores = evaluator.score(load_pixels(subject.train, 64), EvaluationRequest("it", None, config, subject), resolution=64)
+    assert scores.values["lpips_nearest"] == pytest.approx(0, abs=1e-6) and scores.values["fid"] == pytest.approx(0, abs=1e-3)
+    assert [row["nearest_reference"] for row in scores.image_rows] == [image.file_name for image in subject.train]
+    assert [row["nearest_index"] for row in scores.image_rows] == list(range(6))
+    assert scores.facts["n_copies"] == 6 and all(row["is_copy"] for row in scores.image_rows)
 
 
 def test_an_all_black_set_fails_alone(evaluator, config, adapter, make_subject):
