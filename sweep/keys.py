@@ -4,13 +4,16 @@ Reads subjects and hashes model files, once per launch and name; imports no torc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, Protocol
 
 from sweep.messages import EvaluationOrder, Rung, Subscription
 from sweep.study import Study
 from trainables.config import EvalConfig, evaluation_key, training_key
+from trainables.errors import ModelError
+from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.model_sources import model_digest, resolve_model
 from trainables.subject import Subject, load_subject
 
@@ -52,6 +55,9 @@ class Keys:
                 self.content.model_digest(train.train_model, train.train_vae)
                 self.content.model_digest(evaluation.infer_model, evaluation.infer_vae)
         self.study.require_captions(subject.caption_versions)
+        for text in self.study.metrics:
+            if metric_name_of(text) in self.study.objective.further_metrics:  # the others are skipped, with the reason in the records
+                find_metric_weights(text)
 
     def content_digests(self) -> dict[str, str]:
         """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
@@ -61,6 +67,7 @@ class Keys:
                 train, _, evaluation = self.study.split(configuration)
                 for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
                     digests[f"model {model}" + (f" with vae {vae}" if vae else "")] = self.content.model_digest(model, vae)
+        digests |= _metric_digests(self.study.metrics)
         subject = self.content.subject(train.subject)
         digests[f"images of {train.subject}"] = subject.reference_digest
         versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
@@ -102,3 +109,13 @@ class Keys:
             reference_digest=read.reference_digest,
             trigger=read.trigger,
         )
+
+
+def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:
+    """Those of the further metrics' networks that are there."""
+    found = {}
+    for text in metrics:
+        with suppress(ModelError):
+            weights = find_metric_weights(text)
+            found[f"weights of {weights.name}"] = weights.digest
+    return found

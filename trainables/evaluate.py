@@ -22,6 +22,7 @@ from trainables.models import ModelParts
 from trainables.scores import Scorer, Scores
 from trainables.subject import Subject
 
+
 @dataclass(frozen=True)
 class EvaluationRequest:
     """One evaluation: `adapter` None is the control without adapter."""

@@ -71,16 +71,17 @@ def frechet_distance_at_infinity(
     """FID_inf: the line through FID against 1 / k over random subsets of k of the generated images, at 1 / k = 0.
 
     real (n, d), or what is already multiplied; fake (m, d). Takes out the bias of m generated images to first order; that of
-    the n references stays. The line is fitted from m / 2 to m, each size the mean of `n_subsets` subsets. The paper starts at m / 10,
-    of 50,000; with a few dozen images FID is no line in 1 / k down there, and extrapolating from there takes out nothing. From m / 2
-    simulated features lost 40 % (m = 20, d = 64) to 80 % (m = 100, d = 512) of the bias: better than FID, and still no substitute for images.
+    the n references stays. The line is fitted from 0.7 m to m, each size the mean of `n_subsets` subsets. The paper starts at 0.1 m, of
+    50,000; with a few dozen images FID is no line in 1 / k down there, and extrapolating from there takes out next to nothing. Of
+    simulated features of one law (truth 0, mean of 30 sets) 0.7 m to m left, of FID: 0.0 of 6.7 (m = 20, d = 32), -0.5 of 4.4 (m = 100,
+    d = 64), but 126 of 163 (m = 20, d = 256): better than FID, and still no substitute for images.
     Raises: EvaluationFailed as `frechet_distance`, and for m < 10.
     Reference: Chong & Forsyth, arXiv:1911.07023.
     """
     m = len(fake)
     _require_images(m, LEAST_FOR_INFINITY, "FID_inf")
     distances = real if isinstance(real, FrechetDistances) else FrechetDistances(real, fake)
-    sizes = np.unique(np.linspace(m // 2, m, n_points).astype(int))
+    sizes = np.unique(np.linspace(0.7 * m, m, n_points).astype(int))
     values = [float(distances(_subsets(m, int(k), n_subsets, rng)).mean()) for k in sizes]
     return float(np.polynomial.polynomial.polyfit(1 / sizes, values, deg=1)[0])
 

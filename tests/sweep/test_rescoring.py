@@ -33,7 +33,10 @@ def test_stored_pictures_score_as_they_did_when_they_were_generated(folder, monk
     rows = as_rows(Records(folder.root).evaluations(), EVALUATIONS)
     assert n == len(rows) == len(before) == 3 and told[-1] == (3, 3)  # two rungs and the control
     for row, old in zip(rows, before, strict=True):
-        assert {k: v for k, v in row.items() if k != "further_metrics"} == {k: v for k, v in old.items() if k != "further_metrics"}
+        added = ("further_metrics", "intervals")
+        assert {k: v for k, v in row.items() if k not in added} == {k: v for k, v in old.items() if k not in added}
+        assert row["intervals"].items() >= old["intervals"].items()
+        assert row["intervals"]["fid@embedded:pooled"] == pytest.approx(old["intervals"]["fid"])
         for metric, network in (("lpips", "perceptual"), ("lpips_nearest", "perceptual"), ("diversity", "perceptual"), ("fid", "pooled"), ("kid", "pooled")):
             assert row["further_metrics"][f"{metric}@embedded:{network}"] == pytest.approx(row[metric], rel=1e-9)
 
