@@ -119,6 +119,9 @@ def rescore(
     name: Annotated[str, typer.Argument(help="A study's name, or its folder.", show_default=False)],
     perceptual: Annotated[str | None, typer.Option(help="Network for LPIPS: lpips:alex, lpips:vgg, lpips:squeeze, embedded:perceptual.")] = None,
     pooled: Annotated[str | None, typer.Option(help="Network for FID and KID: inception, embedded:pooled.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=FOLDER]", help="A similarity: dinov2, clip_i, clip_t, face. Repeatable.")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     device: Device = "cpu",
 ) -> None:
@@ -126,13 +129,13 @@ def rescore(
     from sweep.folder import find_study_folder
     from sweep.progress import counted
 
-    if not (perceptual or pooled):
-        raise SweepError("`rescore` needs a network to score with, but none is named. Use e.g. --perceptual lpips:vgg.")
+    if not (perceptual or pooled or metric):
+        raise SweepError("`rescore` needs something to score with, but nothing is named. Use e.g. --perceptual lpips:vgg or --metric dinov2.")
     folder = find_study_folder(name, storage)
     from sweep.rescoring import rescore as run
 
     with counted(_console(), "scoring image sets") as progress:
-        n = run(folder, perceptual=perceptual, pooled=pooled, device=device, progress=progress)
+        n = run(folder, perceptual=perceptual, pooled=pooled, metrics=metric or (), device=device, progress=progress)
     typer.echo(f"{n} image sets of {folder.root.name} have new metrics; they are `further_metrics` in its evaluations.")
 
 

@@ -4,7 +4,8 @@ Reads subjects and hashes model files, once per launch and name; imports no torc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 from sweep.messages import EvaluationOrder, Rung, Subscription
 from sweep.study import Study
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
+from trainables.errors import ModelError
+from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.model_sources import model_digest, resolve_model
 from trainables.models import PROMPT_TOKENS, least_tokens
 from trainables.subject import Subject, load_subject
@@ -49,6 +52,9 @@ class Keys:
         Raises: StudyError, SubjectError, ModelError for what cannot be used."""
         self.content_digests()
         self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
+        for text in self.study.metrics:
+            if metric_name_of(text) in self.study.objective.further_metrics:  # the others are skipped, with the reason in the records
+                find_metric_weights(text)
 
     def cut_captions(self) -> list[str]:
         """A line for every caption version of the study of which CLIP surely does not read some to their end."""
@@ -65,6 +71,7 @@ class Keys:
                 self.content.subject(train.subject)
                 for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
                     digests[f"model {model}" + (f" with vae {vae}" if vae else "")] = self.content.model_digest(model, vae)
+        digests |= _metric_digests(self.study.metrics)
         subject = self.content.subject(train.subject)
         digests[f"images of {train.subject}"] = subject.reference_digest
         versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
@@ -110,6 +117,16 @@ class Keys:
             reference_digest=read.reference_digest,
             trigger=read.trigger,
         )
+
+
+def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:
+    """Those of the further metrics' networks that are there."""
+    found = {}
+    for text in metrics:
+        with suppress(ModelError):
+            weights = find_metric_weights(text)
+            found[f"weights of {weights.name}"] = weights.digest
+    return found
 
 
 def _cut_of_version(subject: Subject, version: str) -> Iterator[str]:

@@ -232,6 +232,7 @@ def evaluation_row(order: EvaluationOrder, image_set: ScoredImages) -> dict[str,
         "configuration": asdict(order.config),
         "perceptual_backbone": image_set.backbones.get("perceptual"),
         "pooled_backbone": image_set.backbones.get("pooled"),
+        "further_networks": {name: network for name, network in image_set.backbones.items() if name not in ("perceptual", "pooled")},
         **image_set.row,
         **image_set.values,
     }
@@ -239,8 +240,10 @@ def evaluation_row(order: EvaluationOrder, image_set: ScoredImages) -> dict[str,
 
 def outcome_of_row(row: Mapping[str, Any]) -> Outcome:
     """What such a row, decoded, says that came out."""
-    values = {name: float(row[name]) for name in METRIC_COLUMNS if row[name] is not None}
-    return Outcome(values, {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"]})
+    known = {**(row["further_metrics"] or {}), **{name: row[name] for name in METRIC_COLUMNS}}
+    values = {name: float(value) for name, value in known.items() if value is not None}
+    networks = {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"], **(row["further_networks"] or {})}
+    return Outcome(values, networks)
 
 
 def known_outcomes(records: Records) -> dict[str, Outcome]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from trainables.config import NUMERICS_VERSION, content_key
 from trainables.model_sources import part_digest, resolve_model
 from trainables.models import ModelParts, encode_latents, encode_prompts, load_parts
-from trainables.subject import Subject, load_pixels
+from trainables.subject import Subject, SubjectImage, load_pixels
 
 ENCODE_BATCH = 32
 
@@ -52,6 +52,12 @@ class FrozenWork:
         straight = self._latents_of(parts, subject, flip=False)
         return torch.cat([straight, self._latents_of(parts, subject, flip=True)]) if flip else straight
 
+    def heldout_latents(self, parts: ModelParts, subject: Subject) -> Tensor:
+        """(n, c, h, w) latents of the subject's held-out images on the model's device."""
+        vae = part_digest(parts.source, "vae")
+        key = content_key("heldout latents", NUMERICS_VERSION, vae, subject.reference_digest, parts.resolution)
+        return self._kept(key, parts, subject.heldout, flip=False)
+
     def text(self, parts: ModelParts, texts: list[str]) -> Tensor:
         """(n, tokens, d) embeddings of these strings on the model's device, each encoded once."""
         encoder = part_digest(parts.source, "text_encoder")
@@ -64,8 +70,11 @@ class FrozenWork:
 
     def _latents_of(self, parts: ModelParts, subject: Subject, *, flip: bool) -> Tensor:
         key = content_key("latents", NUMERICS_VERSION, part_digest(parts.source, "vae"), subject.training_digest("v1"), parts.resolution, flip)
+        return self._kept(key, parts, subject.train, flip=flip)
+
+    def _kept(self, key: str, parts: ModelParts, images: tuple[SubjectImage, ...], *, flip: bool) -> Tensor:
         if key not in self._latents:
-            self._latents[key] = self._stored(key, lambda: _encode(parts, subject, flip=flip)).to(parts.device)
+            self._latents[key] = self._stored(key, lambda: _encode(parts, images, flip=flip)).to(parts.device)
         return self._latents[key]
 
     def _stored(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
@@ -80,10 +89,10 @@ class FrozenWork:
             return value
 
 
-def _encode(parts: ModelParts, subject: Subject, *, flip: bool) -> Tensor:
+def _encode(parts: ModelParts, images: tuple[SubjectImage, ...], *, flip: bool) -> Tensor:
     batches = []
-    for start in range(0, len(subject.train), ENCODE_BATCH):
-        pixels = load_pixels(subject.train[start : start + ENCODE_BATCH], parts.resolution)
+    for start in range(0, len(images), ENCODE_BATCH):
+        pixels = load_pixels(images[start : start + ENCODE_BATCH], parts.resolution)
         batches.append(encode_latents(parts, pixels, flip=flip).cpu())
     return torch.cat(batches)
 
