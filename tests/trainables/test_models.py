@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPTokenizer
 
 from tests.trainables.layouts import change_config
 from trainables.errors import ModelError
-from trainables.models import decode_latents, encode_latents, encode_prompts, least_tokens, load_parts, resolve_model
+from trainables.models import decode_latents, encode_latents, encode_prompts, least_tokens, load_parts, load_tokenizer, resolve_model
 
 TINY_RESOLUTION = 64  # of tiny_model_dir
 TINY_TEXT_WIDTH = 32
@@ -52,7 +51,7 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them(parts, pipeline) -> No
 
 
 def test_the_least_number_of_tokens_is_never_more_than_the_tokenizers() -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(str(resolve_model("embedded:base").folder / "tokenizer"))
+    tokenizer = load_tokenizer(resolve_model("embedded:base").tokenizer)
     rng = np.random.default_rng(0)
     letters = list("abzABZ019_-'’., !?éß²½日😀\u0301\u200d\tſ")
     texts = ["it's J3NN13, don't WE'LL", "smile, close-up", "", *("".join(rng.choice(letters, rng.integers(1, 12))) for _ in range(2000))]
