@@ -34,7 +34,7 @@ from sweep.tuning import run_trials
 from sweep.worker import Device, known_outcomes
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
-SNAPSHOT_EVERY_S = 0.25
+SNAPSHOT_EVERY_S = 0.5
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
