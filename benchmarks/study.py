@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 from benchmarks.machine import machine
 from benchmarks.results import add_write_flag, report
+from sweep.fleet import MOST_CPU_WORKERS
 
 WORK = Path(__file__).with_name("work")
 SIDES = ("ours", "naive", "naive_cached")
@@ -58,7 +60,7 @@ def main() -> None:
         for side in arguments.sides:
             seconds[side].append(_kept(arguments, side, pair)["seconds"])
     ours, solo = _kept(arguments, "ours", 0), _kept(arguments, "solo", 0)
-    report("python -m benchmarks.study", _title(arguments), _lines(arguments, seconds, ours, solo), write=arguments.write, facts=facts)
+    report("python -m benchmarks.study", _title(arguments), _lines(arguments, seconds, ours, solo, facts), write=arguments.write, facts=facts)
 
 
 def run_ours(arguments: argparse.Namespace) -> dict:
@@ -74,7 +76,7 @@ def run_ours(arguments: argparse.Namespace) -> dict:
         command = [sys.executable, "-m", "sweep", "launch", str(file), "--storage", folder]
         subprocess.run(command, check=True, stdout=sys.stderr)
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "values": _recorded(Path(folder) / arguments.rows)}
+        return {"seconds": seconds, "values": _recorded(Path(folder) / arguments.rows), "spent": spent(Path(folder) / arguments.rows)}
 
 
 def run_naive(arguments: argparse.Namespace, *, cached: bool) -> dict:
@@ -130,6 +132,18 @@ def _recorded(study_dir: Path) -> list[dict]:
     return [{**values, "training": training} for values, training in zip(found, trials["training_key"], strict=True)]
 
 
+def spent(study_dir: Path) -> dict[str, float]:
+    """Seconds that all workers together were training, scoring, waiting ..., by their logs."""
+    seconds: dict[str, float] = {}
+    for log in sorted(study_dir.glob("worker-*.log")):
+        said = [line.split(" INFO sweep.worker: ") for line in log.read_text().splitlines() if " INFO sweep.worker: " in line]
+        times = [datetime.strptime(time, "%Y-%m-%d %H:%M:%S,%f") for time, _ in said]
+        for (_, doing), start, end in zip(said, times, [*times[1:], datetime.fromtimestamp(log.stat().st_mtime)], strict=True):
+            word = doing.split()[0]
+            seconds[word] = seconds.get(word, 0.0) + (end - start).total_seconds()
+    return seconds
+
+
 def kept_file(rows: str, epochs: int, side: str, pair: int) -> Path:
     """Where a finished side's seconds and values are kept."""
     return WORK / f"{rows}-{epochs}-epochs-{side}-{pair}.json"
@@ -157,7 +171,7 @@ def comparable(facts: dict) -> dict:
     return {name: facts[name] for name in ("cpu", "n_cores", "python", "versions")}
 
 
-def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours: dict, solo: dict) -> list[str]:
+def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours: dict, solo: dict, facts: dict) -> list[str]:
     n = len(rows_of(arguments.rows))
     lines = [f"{n} configurations, {arguments.epochs} epochs each, {STEPS} denoising steps, {5 * IMAGES_PER_PROMPT} pictures; {arguments.pairs} rounds"]
     for side in seconds:
@@ -167,6 +181,10 @@ def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours:
     lines.append(f"epochs trained: {n * arguments.epochs} by the others, {n_trainings * arguments.epochs} by us, for {n_trainings} distinct trainings")
     lpips = max(abs(a["lpips"] - b["lpips"]) for a, b in zip(ours["values"], solo["values"], strict=True))
     fid = max(abs(a["fid"] / b["fid"] - 1) for a, b in zip(ours["values"], solo["values"], strict=True))
+    n_workers = min(facts["n_cores"], MOST_CPU_WORKERS)
+    parts = ", ".join(f"{name} {s:.0f} s" for name, s in sorted(ours.get("spent", {}).items(), key=lambda item: -item[1]) if s >= 0.5)
+    if parts:
+        lines.append(f"our workers of one core each, {n_workers} of them, were together: {parts}; what bounds them is in benchmarks.roofline")
     lines.append(f"every row against the same configuration trained and scored alone by us: LPIPS differs by {lpips:.1e} at most, FID by {fid:.2%}")
     return lines
 
