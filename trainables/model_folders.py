@@ -120,8 +120,8 @@ def require_scheduler(name: str, folder: Path) -> None:
         )
     if config.get("rescale_betas_zero_snr") and prediction == "epsilon":
         raise ModelError(
-            f"A model with rescale_betas_zero_snr must predict velocity, because pure noise tells nothing of the picture, but "
-            f"{folder / 'scheduler_config.json'} gives prediction_type='epsilon'. Correct it to v_prediction if that is what it was trained for."
+            "A model with rescale_betas_zero_snr must predict velocity, because pure noise tells nothing of the picture, but "
+            f"{folder / 'scheduler_config.json'} gives prediction_type='epsilon'. Correct it to v_prediction if it was trained for that."
         )
 
 
@@ -196,4 +196,5 @@ def read_config(folder: Path, file_name: str = "config.json") -> dict[str, Any]:
 
 def _begins_like_a_pickle(file: Path) -> bool:
     with open(file, "rb") as opened:
-        return opened.read(4).startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))  # torch's zip, or bare protocols
+        first = opened.read(4)
+    return first == b"PK\x03\x04" or first[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's zip, or a bare pickle

@@ -143,7 +143,8 @@ def _intact_digest(file: Path) -> str:
     # The hub's cache names large files by the sha256 of their content.
     if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name) and digest != real.name:
         raise ModelError(
-            f"{file} must have the sha256 {real.name[:8]}... that the hub gave, but it has {digest[:8]}... Delete {real} and download it again."
+            f"{file} must have the sha256 {real.name[:8]}... that the hub gave, but it has {digest[:8]}... "
+            f"Delete {real} and download it again."
         )
     return digest
 

@@ -167,7 +167,7 @@ def _load_frozen(model_class: Any, files: PartFiles, part: str, dtype: torch.dty
     where = files.weights if files.is_single_file else files.folder
     try:
         model, missing = load(model_class, files, part, dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{where} must hold weights that fit its config.json, but they do not ({reason}). Copy it again.") from None
     # Both libraries leave missing weights random, or empty, and go on.

@@ -87,15 +87,17 @@ def single_file_vae(name: str, file: Path) -> PartFiles:
     part = PartFiles(_folder(file, "vae"), file)
     require_class(part.folder, "vae")
     if conv_in[1] != (wanted := read_config(part.folder).get("latent_channels", 4)):
-        raise ModelError(f"A VAE must read {wanted} latent channels here, but that in {name} reads {conv_in[1]}. Name another with `--set vae=NAME`.")
+        raise ModelError(
+            f"A VAE must read {wanted} latent channels here, but that in {name} reads {conv_in[1]}. Name another with `--set vae=NAME`."
+        )
     return part
 
 
 def _shapes(file: Path) -> Mapping[str, tuple[int, ...]]:
     if file.suffix.lower() != ".safetensors":
         raise ModelError(
-            f"Only .safetensors files are read, because loading a pickle runs the code inside, but {file} is {file.suffix or 'of no kind'}. "
-            "Get the model as .safetensors, or convert it in your web UI."
+            f"Only .safetensors files are read, because loading a pickle runs the code inside, but {file} is "
+            f"{file.suffix or 'of no kind'}. Get the model as .safetensors, or convert it in your web UI."
         )
     if not file.is_file():
         raise ModelError(f"A model must be there to be read, but there is no file {file}. Check the spelling.")
@@ -114,7 +116,9 @@ def _refuse_other_families(name: str, shapes: Mapping[str, tuple[int, ...]]) -> 
         kind = {9: "inpainting", 8: "instruct-pix2pix", 7: "an upscaler", 5: "depth-guided"}.get(n_in, "of another family")
         raise other_family(name, f"has a UNet with {n_in} channels in and {n_out} out ({kind})")
     if _CLIP not in shapes and _OPEN_CLIP not in shapes:
-        raise ModelError(f"A model needs its text encoder, but {name} holds no {KEYS['text_encoder']}* weights. Use a file that holds all of a model.")
+        raise ModelError(
+            f"A model needs its text encoder, but {name} holds no {KEYS['text_encoder']}* weights. Use a file that holds all of a model."
+        )
 
 
 def _require_own_configuration(name: str, file: Path, what: str) -> None:
@@ -122,8 +126,9 @@ def _require_own_configuration(name: str, file: Path, what: str) -> None:
     missing = [part for part in wanted if not (_beside(file) / part).is_dir()]
     if missing:
         raise ModelError(
-            f"{name} {what}, whose sizes and noise schedule a file does not tell, and there is no {', no '.join(f'{part}/' for part in missing)} "
-            f"in {_beside(file)}. Put those folders of the model's diffusers layout there (JSON and text files only)."
+            f"{name} {what}, whose sizes and noise schedule a file does not tell, and there is no "
+            f"{', no '.join(f'{part}/' for part in missing)} in {_beside(file)}. "
+            "Put those folders of the model's diffusers layout there (JSON and text files only)."
         )
 
 
@@ -157,7 +162,8 @@ def _tokenizer(name: str, file: Path) -> PartFiles:
                 return PartFiles(found / folder, names=TOKENIZER_FILES)
     raise ModelError(
         f"{name} needs the tokenizer of Stable Diffusion 1.x, which a single file does not hold, and neither the hub cache nor the hub has "
-        f"it. Put a tokenizer/ with {' and '.join(TOKENIZER_FILES)} into {file.parent}, or download {next(iter(_TOKENIZERS))} once while online."
+        f"it. Put a tokenizer/ with {' and '.join(TOKENIZER_FILES)} into {file.parent}, "
+        f"or download {next(iter(_TOKENIZERS))} once while online."
     )
 
 

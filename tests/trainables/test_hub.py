@@ -119,7 +119,10 @@ def test_a_cached_precision_is_enough_though_the_client_knows_of_another(tiny_mo
     tree = pytest.importorskip("huggingface_hub._tree_cache", reason="this client keeps no listing of what a repository holds")
     full, half = files_of(tiny_model_dir), files_of(tiny_model_dir, variant=".fp16")
     snapshot = put_into_hub_cache(tmp_path, "someone/model", half)
-    listing = {name: tree.TreeCacheEntry(size=len(content), blob_id="0", lfs_sha256=None, lfs_size=None, xet_hash=None) for name, content in (full | half).items()}
+    listing = {
+        name: tree.TreeCacheEntry(size=len(content), blob_id="0", lfs_sha256=None, lfs_size=None, xet_hash=None)
+        for name, content in (full | half).items()
+    }
     tree.write_tree_cache(str(snapshot.parents[1]), snapshot.name, listing)
     assert offline(RESOLVE.format(name="someone/model"), tmp_path).startswith("diffusion_pytorch_model.fp16.safetensors")
 

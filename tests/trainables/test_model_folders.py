@@ -48,7 +48,7 @@ REFUSED = {
     "malformed config": (lambda folder: (folder / "unet" / "config.json").write_text("{"), r"unet/config\.json must be JSON"),
     "no weights": (remove("text_encoder/model.safetensors"), "text_encoder needs model.safetensors"),
     "only pickles": (keep_only_pickles, "Only safetensors .* holds only pickles. Rewrite"),
-    "a pickle by another name": (disguise_a_pickle, r"because loading a pickle runs the code inside; .*unet/.*safetensors is a pickle by its content"),
+    "a pickle by another name": (disguise_a_pickle, r"runs the code inside; .*unet/.*safetensors is a pickle by its content"),
     "cut weights": (cut_weights, "must be a whole safetensors file, but it is not"),
     "sdxl": (with_config("model_index.json", _class_name="StableDiffusionXLPipeline"), "model is a StableDiffusionXLPipeline"),
     "two text encoders": (lambda folder: (folder / "text_encoder_2").mkdir(), "has text_encoder_2/"),

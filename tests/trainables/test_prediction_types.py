@@ -1,6 +1,7 @@
 """Models that predict velocity, in Stable Diffusion 2's layout: training and sampling against plain diffusers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,7 +68,8 @@ def test_the_loss_is_that_of_diffusers_text_to_image_training(sd2_dirs, subject,
 
     noise_scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
-    slot = Slot("it", config, frozen.latents(parts, subject, flip=False), frozen.text(parts, ["J3NN13", ""]), torch.zeros(8, dtype=torch.long), len(noise_scheduler))
+    latents, text, of_image = frozen.latents(parts, subject, flip=False), frozen.text(parts, ["J3NN13", ""]), torch.zeros(8, dtype=torch.long)
+    slot = Slot("it", config, latents, text, of_image, len(noise_scheduler))
     draws = draw([slot], 0, 6)
     expected = []
     for k in range(6):
@@ -104,17 +106,14 @@ def test_predicting_velocity_or_noise_makes_other_pictures(sd2_dirs, tmp_path, t
     write_sd2_layout(tmp_path, tiny_tokenizer)
     change_config(tmp_path / "scheduler", "scheduler_config.json", prediction_type="epsilon")
     frozen, evaluation = FrozenWork(), EvalConfig(prompts=("smile",), images_per_prompt=1, steps=2)
-    velocity, noise = (
-        generate(frozen.parts(str(folder), None, "float32"), [ImageSet(None, evaluation, "x")], frozen=frozen)[0] for folder in (sd2_dirs["plain"], tmp_path)
-    )
+    parts = (frozen.parts(str(folder), None, "float32") for folder in (sd2_dirs["plain"], tmp_path))
+    velocity, noise = (generate(each, [ImageSet(None, evaluation, "x")], frozen=frozen)[0] for each in parts)
     assert (velocity != noise).mean() > 0.1
 
 
 def test_a_denoiser_that_cannot_begin_at_pure_noise_fails_its_set_alone(sd2_dirs, subject):
     evaluation = EvalConfig(infer_model=str(sd2_dirs["to pure noise"]), prompts=("smile", "wink"), images_per_prompt=1, steps=2)
-    requests = [
-        EvaluationRequest(denoiser, None, EvalConfig(**{**vars(evaluation), "denoiser": denoiser}), subject) for denoiser in ("pndm", "deis", "ddim")
-    ]
+    requests = [EvaluationRequest(name, None, replace(evaluation, denoiser=name), subject) for name in ("pndm", "deis", "ddim")]
     pndm, deis, ddim = Evaluator(FrozenWork()).evaluate(requests)
     for result, name in ((pndm, "pndm"), (deis, "deis")):
         assert f"denoiser='{name}' would ignore. Use ddim, dpm++, dpm++_karras, euler, euler_a, unipc." in result.error
