@@ -65,7 +65,7 @@ def notes_of(ranked: pd.DataFrame) -> list[str]:
         sets = int((ranked["n_copies"] > 0).sum())
         notes.append(f"{n_copies} pictures of {sets} rows are copies of a training image: `is_copy` and `nearest_reference` in the images tell which.")
     reasons = {name: reason for skipped in ranked["skipped"] if isinstance(skipped, dict) for name, reason in skipped.items()}
-    notes += [f"{name} was left out: {reason}" for name, reason in reasons.items()]
+    notes += [f"Left out: {reason if reason.startswith(name) else f'{name}: {reason}'}" for name, reason in reasons.items()]
     return [note for note in notes if note]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -86,9 +86,12 @@ class Evaluator:
             started = time.perf_counter()
             pictures = generate(parts, [_image_set(r) for r in group], frozen=self.frozen, on_step=on_step)
             seconds = (time.perf_counter() - started) / len(group)
+            started = time.perf_counter()
             losses = self._heldout_losses(parts, model, group) if self._with_loss else {}
+            seconds_loss = (time.perf_counter() - started) / len(group)
             for request, images in zip(group, pictures, strict=True):
-                results[request.key] = self._scored(request, images, parts, seconds, losses.get(request.key, "it is switched off"))
+                result = self._scored(request, images, parts, seconds, losses.get(request.key, "it is switched off"))
+                results[request.key] = replace(result, seconds_score=result.seconds_score + seconds_loss)
         return [results[request.key] for request in requests]
 
     def _fitting(
@@ -155,15 +158,19 @@ class Evaluator:
                 continue
             names = {request.key: (model, subject, _adapter_name(request)) for request in group}
             new = {names[r.key]: r.adapter for r in group if names[r.key] not in self._losses}
-            losses = heldout_losses(parts, self.frozen, list(new.values()), group[0].subject)
-            self._losses.update(zip(new, losses, strict=True))
-            found |= {key: self._losses[name] for key, name in names.items()}
+            losses = heldout_losses(parts, self.frozen, list(new.values()), group[0].subject) if new else []
+            known = self._losses | dict(zip(new, losses, strict=True))
+            # An adapter without a name is only this request's: the next one of the same key may bring another.
+            self._losses |= {names[r.key]: known[names[r.key]] for r in group if r.adapter is None or r.adapter_name}
+            found |= {key: known[name] for key, name in names.items()}
         return {key: loss if isinstance(loss, str) or math.isfinite(loss) else "it is not finite" for key, loss in found.items()}
 
 
-def _adapter_name(request: EvaluationRequest) -> str:
+def _adapter_name(request: EvaluationRequest) -> tuple[str, ...]:
     """What tells adapters apart: their training and epoch, or else the evaluation that they are asked for."""
-    return "none" if request.adapter is None else request.adapter_name or request.key
+    if request.adapter is None:
+        return ("none",)
+    return ("adapter", request.adapter_name) if request.adapter_name else ("request", request.key)
 
 
 def _by_subject(requests: list[EvaluationRequest]) -> dict[str, list[EvaluationRequest]]:

@@ -56,7 +56,7 @@ def test_the_ranked_table_shows_bands_groups_similarities_and_copies_with_their_
     file = io.StringIO()
     print_ranked(real_study, ranked, Console(file=file, width=400))
     text = file.getvalue()
-    for expected in ("0.200 good", "181.6 poor", "0.180 / 0.230", "0.625", "FID of 20 images is mostly bias", "3 pictures of 1 rows", "clip_t was left out: no weights"):
+    for expected in ("0.200 good", "181.6 poor", "0.180 / 0.230", "0.625", "FID of 20 images is mostly bias", "3 pictures of 1 rows", "Left out: clip_t: no weights"):
         assert expected in text, expected
     assert "held-out loss" not in text  # no row has one
 
