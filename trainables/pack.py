@@ -68,7 +68,7 @@ class Pack:
         """`largest` is how many trainings whoever fills it should put in; nothing here depends on it.
 
         `gradient_checkpointing` computes the UNet's blocks again in the backward pass instead of keeping their activations: more
-        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for every number of slots."""
+        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for 1, 2, 4, 8 ... slots: empty ones fill up to these."""
         self.parts = parts
         self.largest = largest or 2**30
         self.n_steps = 0  # done so far, by all its trainings together
@@ -76,7 +76,8 @@ class Pack:
         self.device = torch.device(parts.device)
         self.lora = SlotLoRA(parts.unet)
         self._slots: list[Slot] = []
-        self._tensors = _PackedTensors(self.lora.shapes, [], self.device)
+        self._few_sizes = compile
+        self._pack([])
         self._prefetcher = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         self._forward = torch.compile(parts.unet) if compile else parts.unet
         if gradient_checkpointing:
@@ -101,14 +102,14 @@ class Pack:
         slot.epoch, slot.step, slot.loss_sum = state.epoch, state.step, state.loss_sum
         states = [*(self.state(k) for k in self.keys), state]
         self._slots.append(slot)
-        self._tensors = _PackedTensors(self.lora.shapes, states, self.device)
+        self._pack(states)
 
     def remove(self, key: str) -> None:
         """Free a slot; the others go on as if nothing had happened."""
         kept = [slot for slot in self._slots if slot.key != key]
         states = [self.state(slot.key) for slot in kept]
         self._slots = kept
-        self._tensors = _PackedTensors(self.lora.shapes, states, self.device)
+        self._pack(states)
 
     def adapter(self, key: str) -> Adapter:
         """A copy of a training's adapter as it stands."""
@@ -165,8 +166,18 @@ class Pack:
             slot.total_steps = total_epochs * slot.steps_per_epoch
         return slot
 
+    def _pack(self, states: list[TrainingState]) -> None:
+        n = len(states)
+        n_places = 2 ** (n - 1).bit_length() if self._few_sizes and n else n
+        self._tensors = _PackedTensors(self.lora.shapes, states, self.device, n_places=n_places)
+
+    @property
+    def _places(self) -> list[Slot]:
+        """The slots, and the first one again in every empty place: the adapter there is zero, has no gradient, and stays zero."""
+        return self._slots + self._slots[:1] * (len(self._tensors.weights) - len(self._slots))
+
     def _train(self, n_steps: int) -> None:
-        losses = torch.zeros(len(self._slots), device=self.device)
+        losses = torch.zeros(len(self._places), device=self.device)
         n_done = 0
         try:
             for draws in self._drawn(n_steps):
@@ -177,14 +188,14 @@ class Pack:
             # A step that ran out of memory has changed no weights; those before it count.
             self._tensors.grads.zero_()
             self.n_steps += n_done
-            for slot, loss in zip(self._slots, losses.tolist(), strict=True):
+            for slot, loss in zip(self._slots, losses.tolist(), strict=False):
                 slot.step += n_done
                 slot.loss_sum += loss
 
     def _drawn(self, n_steps: int) -> Iterator[Draws]:
         """The random choices of the next steps, in chunks on the device; on a GPU the next chunk is drawn while this one is used."""
         chunks = [(offset, min(CHUNK_STEPS, n_steps - offset)) for offset in range(0, n_steps, CHUNK_STEPS)]
-        slots = [replace(slot) for slot in self._slots]  # as they stand now: the prefetching thread must not see them move
+        slots = [replace(slot) for slot in self._places]  # as they stand now: the prefetching thread must not see them move
         if self._prefetcher is None:
             yield from (draw(slots, *chunk) for chunk in chunks)
             return
@@ -198,8 +209,8 @@ class Pack:
     def _step(self, draws: Draws, k: int) -> Tensor:  # -> (S,) loss of each slot
         config = self._slots[0].config
         n_slots, batch = draws.timesteps.shape[1:]
-        latents = torch.cat([slot.latents[draws.image[k, s]] for s, slot in enumerate(self._slots)])
-        text = torch.cat([slot.text[draws.text[k, s]] for s, slot in enumerate(self._slots)])
+        latents = torch.cat([slot.latents[draws.image[k, s]] for s, slot in enumerate(self._places)])
+        text = torch.cat([slot.text[draws.text[k, s]] for s, slot in enumerate(self._places)])
         noise, timesteps = draws.noise[k].flatten(0, 1), draws.timesteps[k].flatten()
         noisy = self.parts.noise_scheduler.add_noise(latents, noise, timesteps)
         tensors = self._tensors
@@ -245,18 +256,23 @@ class _PackedTensors:
     """Weights, gradients and moments of S slots in flat (S, P) tensors, all A before all B, of which each layer's are views: AdamW is a
     dozen operations. The layers work with `scaled_b`, B times alpha / rank; their gradients are with respect to it until `adamw_step`."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], states: list[TrainingState], device: torch.device) -> None:
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, int]], states: list[TrainingState], device: torch.device, *, n_places: int | None = None
+    ) -> None:
+        """`n_places`: with so many slots, those after the states' zero."""
+        n_places = n_places or len(states)
         self.shapes = shapes
         self.width = max((state.adapter.rank for state in states), default=1)
         self.n_a, n_b = (sum(sizes) * self.width for sizes in zip(*shapes.values(), strict=True))
-        self.weights, self.grads, self.first, self.second = (torch.zeros(len(states), self.n_a + n_b, device=device) for _ in range(4))
+        self.weights, self.grads, self.first, self.second = (torch.zeros(n_places, self.n_a + n_b, device=device) for _ in range(4))
         for s, state in enumerate(states):
             for flat, layers in ((self.weights, state.adapter.layers), (self.first, state.first_moment), (self.second, state.second_moment)):
                 for path, (a_view, b_view) in self._views(flat).items():
                     a, b = layers[path]
                     a_view[s, :, : a.shape[1]] = a.to(device)
                     b_view[s, : b.shape[0]] = b.to(device)
-        self.scale = torch.tensor([state.adapter.scale for state in states], device=device).view(-1, 1)
+        scales = [state.adapter.scale for state in states] + [0.0] * (n_places - len(states))
+        self.scale = torch.tensor(scales, device=device).view(-1, 1)
         self.scaled_b = self.weights[:, self.n_a :] * self.scale
         self.a, self.b = self._leaves()
 

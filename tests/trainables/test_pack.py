@@ -194,6 +194,28 @@ def test_a_longer_training_contains_the_shorter(new_pack, subject, base):
     assert all(torch.equal(early.layers[p][0], state.adapter.layers[p][0]) for p in early.layers)
 
 
+def test_a_compiled_pack_has_few_sizes_and_empty_places_change_nothing(frozen, subject, base, monkeypatch):
+    sizes = []
+
+    def compiled(unet):
+        def forward(sample, *arguments, **rest):
+            sizes.append(len(sample))
+            return unet(sample, *arguments, **rest)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    pack = Pack(frozen.parts(base.train_model, None, "float32"), frozen, compile=True)
+    losses = []
+    for n in (1, 2, 3):
+        pack.add(f"{n}", dataclasses.replace(base, train_seed=n), subject)
+        losses += [event.mean_loss for event in pack.advance() if event.key == "1"]
+    assert pack.keys == ["1", "2", "3"] and list(pack.standings()) == pack.keys
+    assert sorted({size // base.batch for size in sizes}) == [1, 2, 4]
+    plain = lambda: Pack(frozen.parts(base.train_model, None, "float32"), frozen)  # noqa: E731
+    assert_same_training((pack.state("1"), losses), trained(plain, subject, dataclasses.replace(base, train_seed=1), 3))
+
+
 def test_training_lowers_the_loss(new_pack, subject, base):
     _, losses = trained(new_pack, subject, dataclasses.replace(base, learning_rate=1e-2, dropout=0.0, rank=16, alpha=16), 12)
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
