@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 from sweep.messages import EvaluationOrder, Rung, Subscription
 from sweep.study import Study
+from trainables.class_images import load_class_images
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
 from trainables.errors import ModelError
 from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.model_sources import model_digest, resolve_model
 from trainables.models import PROMPT_TOKENS, least_tokens
 from trainables.subject import Subject, load_subject
+from trainables.tags import without_idle_tags
 
 
 class Content(Protocol):
@@ -27,16 +29,22 @@ class Content(Protocol):
 
     def model_digest(self, model: str, vae: str | None) -> str: ...
 
+    def class_images_digest(self, folder: str) -> str: ...
+
 
 class FilesContent:
     """Subjects and models as they lie on disk, read once."""
 
     def __init__(self) -> None:
         self.subject = cache(load_subject)
+        self._class_images = cache(load_class_images)
         self._digest = cache(lambda model, vae: model_digest(resolve_model(model, vae)))
 
     def model_digest(self, model: str, vae: str | None) -> str:
         return self._digest(model, vae)
+
+    def class_images_digest(self, folder: str) -> str:
+        return self._class_images(folder).digest
 
 
 class Keys:
@@ -50,6 +58,8 @@ class Keys:
         """Read what the study names beforehand, so that a launch fails before anything has started.
 
         Raises: StudyError, SubjectError, ModelError for what cannot be used."""
+        if any(train.uses_masks for train in self._trainings_telling("mask_weight")):
+            self.content.subject(self.study.subject).require_masks()
         self.content_digests()
         self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
         for text in self.study.metrics:
@@ -61,6 +71,20 @@ class Keys:
         versions = {self.study.split(configuration)[0].caption for configuration in self.study.telling_configurations("caption")}
         subject = self.content.subject(self.study.subject)
         return [line for version in sorted(versions) for line in _cut_of_version(subject, version)]
+
+    def idle_tags(self) -> list[str]:
+        """A line for every caption version of the study in which there are no tags to shuffle or drop."""
+        drawing = [train for train in self._trainings_telling("shuffle_tags", "tag_dropout", "keep_tags") if train.draws_tags]
+        if not drawing:
+            return []
+        subject = self.content.subject(self.study.subject)
+        versions = sorted({train.caption for train in self._trainings_telling("caption")})
+        idle = [v for v in versions if not any(_as_trained(replace(train, caption=v), subject).draws_tags for train in drawing)]
+        return [
+            f"Tags are comma-separated, but {version} captions have none to shuffle or drop behind those that keep_tags keeps: "
+            "shuffle_tags and tag_dropout change nothing there, and such trials share one training."
+            for version in idle
+        ]
 
     def content_digests(self) -> dict[str, str]:
         """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
@@ -75,6 +99,11 @@ class Keys:
         subject = self.content.subject(train.subject)
         digests[f"images of {train.subject}"] = subject.reference_digest
         versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
+        trainings = self._trainings_telling("mask_weight", "prior_images")
+        if any(train.uses_masks for train in trainings):
+            digests[f"masks of {train.subject}"] = subject.training_digest("v1", masks=True)
+        folders = {train.prior_images for train in trainings if train.prior_preservation}
+        digests |= {f"class images {folder}": self.content.class_images_digest(folder) for folder in sorted(folders)}
         return {**digests, **versions}
 
     def subscription(self, trial: str, configuration: Mapping[str, Any]) -> Subscription:
@@ -97,11 +126,17 @@ class Keys:
         further = self.study.fan_out_configs(subscription.rungs[0].config)
         return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for key in keys for c in further]
 
+    def _trainings_telling(self, *names: str) -> list[TrainConfig]:
+        return [self.study.split(configuration)[0] for name in names for configuration in self.study.telling_configurations(name)]
+
     def _of_one_training(self, trial: str, config: TrainConfig, epochs: tuple[int, ...], evaluation: EvalConfig) -> Subscription:
+        subject = self.content.subject(config.subject)
+        config = _as_trained(config, subject)
         key = training_key(
             config,
             model_digest=self.content.model_digest(config.train_model, config.train_vae),
-            subject_digest=self.content.subject(config.subject).training_digest(config.caption),
+            subject_digest=subject.training_digest(config.caption, masks=config.uses_masks),
+            prior_digest=self.content.class_images_digest(config.prior_images) if config.prior_preservation else None,
             epochs=epochs[-1],
         )
         rungs = tuple(Rung(e, self._evaluation_key(evaluation, config.subject, key, e), evaluation) for e in epochs)
@@ -127,6 +162,11 @@ def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:
             weights = find_metric_weights(text)
             found[f"weights of {weights.name}"] = weights.digest
     return found
+
+
+def _as_trained(config: TrainConfig, subject: Subject) -> TrainConfig:
+    """Without what has no effect on this subject, so that equal trainings have one key."""
+    return without_idle_tags(config, subject.train_captions(config.caption)) if config.draws_tags else config
 
 
 def _cut_of_version(subject: Subject, version: str) -> Iterator[str]:

@@ -42,6 +42,7 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
         *_same_pictures(subject),
         *_small_images(subject, resolution_of(source), model),
         *_missing_versions(subject),
+        *_missing_masks(subject),
         *_nothing_held_out(subject),
     ]
     return Checkup(subject, tuple(problems), tuple(warnings))
@@ -126,6 +127,15 @@ def _missing_versions(subject: Subject) -> Iterator[str]:
     if missing and TEXT_VERSION in subject.caption_versions:
         command = f"python -m sweep caption {shlex.quote(str(subject.root))} --derive {','.join(missing)}"
         yield f"The subject has {', '.join(subject.caption_versions)} and not {', '.join(missing)}. If v2 are tags, `{command}` makes them."
+
+
+def _missing_masks(subject: Subject) -> Iterator[str]:
+    without = [image.file_name for image in subject.train if not image.mask]
+    if 0 < len(without) < len(subject.train):
+        yield (
+            f"If some images have a mask, all should, but {len(without)} of {len(subject.train)} have none, e.g. {without[0]}. "
+            "Under a `mask_weight` all of such an image counts the same: add their masks."
+        )
 
 
 def _nothing_held_out(subject: Subject) -> Iterator[str]:
