@@ -206,13 +206,15 @@ def class_images(
     device: Device = "auto",
 ) -> None:
     """Generate class images with a base model alone, for prior preservation (`prior_images`)."""
+    import transformers
+
+    from sweep.device import device_kind
+    from sweep.progress import counted
     from trainables.class_images import make_class_images
     from trainables.config import EvalConfig
 
+    transformers.utils.logging.disable_progress_bar()
     config = EvalConfig(infer_model=model, prompts=(prompt,), images_per_prompt=n, guidance=guidance, steps=steps, eval_seed=seed)
-    from sweep.device import device_kind
-    from sweep.progress import counted
-
     with counted(_console(), "generating class images") as progress:
         made = make_class_images(folder, config, device=device_kind(device), on_step=progress)
     typer.echo(f'{folder} has {len(made.images)} class images. Use fixed={{"prior_images": "{folder}", "prior_prompt": "{prompt}"}}.')

@@ -23,10 +23,11 @@ def women(tmp_path):
 def test_the_images_of_a_folder_are_read_by_name_and_their_digest_is_their_content(women, tmp_path):
     read = load_class_images(women)
     assert [image.file_name for image in read.images] == ["a.jpg", "b.png"]
+    digest = read.digest
     moved = women.rename(tmp_path / "moved")
-    assert load_class_images(moved).digest == read.digest
+    assert load_class_images(moved).digest == digest
     Image.new("RGB", (64, 64), "blue").save(moved / "c.png")
-    assert load_class_images(moved).digest != read.digest
+    assert load_class_images(moved).digest != digest
 
 
 def test_what_cannot_be_read_is_one_line(women, tmp_path):
