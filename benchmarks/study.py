@@ -59,7 +59,8 @@ def main() -> None:
     for pair in range(arguments.pairs):
         for side in arguments.sides:
             seconds[side].append(_kept(arguments, side, pair)["seconds"])
-    ours, solo = _kept(arguments, "ours", 0), _kept(arguments, "solo", 0)
+    ours = _kept(arguments, "ours", 0)
+    solo = None if arguments.without_solo else _kept(arguments, "solo", 0)
     report("python -m benchmarks.study", _title(arguments), _lines(arguments, seconds, ours, solo, facts), write=arguments.write, facts=facts)
 
 
@@ -171,7 +172,7 @@ def comparable(facts: dict) -> dict:
     return {name: facts[name] for name in ("cpu", "n_cores", "python", "versions")}
 
 
-def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours: dict, solo: dict, facts: dict) -> list[str]:
+def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours: dict, solo: dict | None, facts: dict) -> list[str]:
     n = len(rows_of(arguments.rows))
     lines = [f"{n} configurations, {arguments.epochs} epochs each, {STEPS} denoising steps, {5 * IMAGES_PER_PROMPT} pictures; {arguments.pairs} rounds"]
     for side in seconds:
@@ -179,6 +180,8 @@ def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours:
         lines.append(f"{side:14} {statistics.median(seconds[side]):8.1f} s   ours takes 1/{ratio:.1f} of it")
     n_trainings = len({values["training"] for values in ours["values"]})
     lines.append(f"epochs trained: {n * arguments.epochs} by the others, {n_trainings * arguments.epochs} by us, for {n_trainings} distinct trainings")
+    if solo is None:
+        return lines
     lpips = max(abs(a["lpips"] - b["lpips"]) for a, b in zip(ours["values"], solo["values"], strict=True))
     fid = max(abs(a["fid"] / b["fid"] - 1) for a, b in zip(ours["values"], solo["values"], strict=True))
     n_workers = min(facts["n_cores"], MOST_CPU_WORKERS)
@@ -199,6 +202,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES), help="ours among them")
+    parser.add_argument("--without-solo", action="store_true", help="leave out the agreement with every row trained alone")
     parser.add_argument("--side", choices=sorted(SIDE_OF), help=argparse.SUPPRESS)
     parser.add_argument("--fresh", action="store_true", help="forget what is kept of earlier runs")
     add_write_flag(parser)
