@@ -20,8 +20,8 @@ from benchmarks.machine import machine
 from benchmarks.results import add_write_flag, report
 from benchmarks.study import IMAGES_PER_PROMPT, STEPS, rows_of
 from sweep import Epochs, Study
-from sweep.fleet import DeviceSpec, real_device
 from sweep.runner import Launch, launch
+from sweep.worker_actor import DeviceSpec, real_device
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         "caches of latents and text": seconds_of(rows, arguments, make_device=forgetful_device),
         "batched evaluation": seconds_of(rows, arguments, make_device=one_by_one_device),
     }
-    with mock.patch("sweep.fleet._n_cpu_workers", lambda: 1):
+    with mock.patch("sweep.places.n_cpu_workers", lambda resources: 1):
         without["a worker for every core"] = seconds_of(rows, arguments)
     start_up_s = seconds_of_a_process()
     without["one process for all"] = whole + (len(rows) - 1) * start_up_s

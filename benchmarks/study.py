@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.machine import machine
 from benchmarks.results import add_write_flag, report
-from sweep.fleet import MOST_CPU_WORKERS
+from sweep.places import MOST_CPU_WORKERS
 
 WORK = Path(__file__).with_name("work")
 SIDES = ("ours", "naive", "naive_cached")

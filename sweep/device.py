@@ -12,17 +12,18 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from sweep.errors import DeviceError
+from sweep.errors import AdapterError, DeviceError, DeviceLostError, PassingError
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.record_files import write_atomically
-from sweep.worker import ScoredImages
+from sweep.worker import PASSING, ScoredImages
 from trainables.adapters import AdapterStore
 from trainables.config import TrainConfig, pack_signature
 from trainables.errors import SweepError
@@ -68,10 +69,12 @@ class PackDevice:
         backbones: Mapping[str, str] | None = None,
         metrics: Sequence[str] = (),
         pack_options: Mapping[str, bool] | None = None,
+        worker: str = "",
+        launch: str = "",
     ) -> None:
         """Without `n_slots` the size of a pack is measured with the configuration `probe_with` when the device opens, and
         kept in `probe_file` for the next launch, up to `most_slots`; without either it is DEFAULT_SLOTS. `backbones` and `metrics`: as
-        of Study; `pack_options`: keyword arguments of Pack."""
+        of Study; `pack_options`: keyword arguments of Pack. `worker`: whose device it is, in which `launch`."""
         self.n_slots = n_slots or DEFAULT_SLOTS
         self.n_image_sets = IMAGE_SETS_AT_ONCE
         self._device, self._n_threads = device, n_threads
@@ -81,7 +84,8 @@ class PackDevice:
         self._backbones, self._metrics = dict(backbones or {}), tuple(metrics)
         self._pack_options = dict(pack_options or {})
         self._store = AdapterStore(adapters)
-        self._leases = Leases(adapters)
+        self._launch = launch
+        self._leases = Leases(adapters, owner=f"{launch}/{worker}" if launch else "")
         self._frozen = FrozenWork(device, latents)
         self._subject = cache(load_subject)
         self._packs: list[Pack] = []
@@ -106,20 +110,23 @@ class PackDevice:
             torch.set_num_threads(self._n_threads)
         self._evaluator = Evaluator(self._frozen, **self._backbones, further=self._metrics)
         if self._probe_with is not None:
-            self.n_slots = self._known_size() or self._measured_size(self._probe_with)
+            with self._passing_errors():
+                self.n_slots = self._known_size() or self._measured_size(self._probe_with)
 
     def start(self, order: TrainingOrder) -> TrainingReport:
+        with self._passing_errors():
+            return self._start(order)
+
+    def _start(self, order: TrainingOrder) -> TrainingReport:
         stored = self._store.epochs(order.key)
         missing = [epoch for epoch in order.epochs if epoch not in stored]
         if not missing:
             return TrainingReport(order.key, max(order.epochs), stored=tuple(stored))
-        if not self._leases.acquire(order.key):
+        if not self._leases.acquire(order.key, dead=[f"{self._launch}/{worker}" for worker in order.lost_by]):
             self._elsewhere[order.key] = order
             return TrainingReport(order.key, 0, stored=tuple(stored))
-        # An adapter may be there without its moments: training then goes on from the last complete state.
-        first = self._store.longest_state_epoch(order.key, missing[0] - 1)
         try:
-            state = None if first is None else self._store.load_state(order.key, first)
+            state = self._last_state(order.key, missing[0] - 1)
             parts = self._frozen.parts(order.config.train_model, order.config.train_vae, order.config.dtype)
             SlotLoRA(parts.unet).check_rank(order.config.rank)
         except Exception:
@@ -127,7 +134,7 @@ class PackDevice:
             raise
         self._orders[order.key], self._arriving[order.key] = order, state
         self._failed += self._let_in()
-        return TrainingReport(order.key, first or 0, stored=tuple(stored))
+        return TrainingReport(order.key, state.epoch if state else 0, stored=tuple(stored))
 
     def stop(self, key: str) -> None:
         self._arriving.pop(key, None)
@@ -148,26 +155,64 @@ class PackDevice:
         pack = self._packs[self._turn % len(self._packs)]
         try:
             return reports + self._train(pack)
-        except torch.OutOfMemoryError as error:
-            return reports + (self._halve(pack) if len(pack.keys) > 1 else self._give_up(pack, error))
         except Exception as error:  # whatever it is, it is this pack's, and the others go on
+            if _is_out_of_memory(error) and len(pack.keys) > 1:
+                return reports + self._halve(pack)
+            self._require_alive(error)
             logger.exception("a pack of %d trainings failed", len(pack.keys))
             return reports + self._give_up(pack, error)
 
     def save(self, key: str) -> None:
         pack = next(pack for pack in self._packs if key in pack.keys)
-        self._store.save(key, pack.state(key))
+        with self._passing_errors():
+            self._store.save(key, pack.state(key))
 
     def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ScoredImages]:
         requests, unreadable = [], []
         for order in orders:
             try:
                 requests.append(self._request(order))
-            except SweepError as error:  # an adapter that is damaged, or was taken away
+            except AdapterError as error:  # damaged, or taken away: there is nothing wrong with its configuration
+                unreadable.append(ScoredImages(order.key, lost=str(error)))
+            except SweepError as error:
                 unreadable.append(ScoredImages(order.key, error=str(error)))
-        return unreadable + [self._image_set(result) for result in self._evaluator.evaluate(requests)]
+        with self._passing_errors():
+            return unreadable + [self._image_set(result) for result in self._evaluator.evaluate(requests)]
 
     # ---- private, in the order of use
+
+    @contextmanager
+    def _passing_errors(self) -> Iterator[None]:
+        """Tell memory that does not suffice, and a device that is gone, from what is wrong with a configuration."""
+        try:
+            yield
+        except Exception as error:
+            self._require_alive(error)
+            if _is_out_of_memory(error):
+                raise PassingError(self._out_of_memory) from error
+            raise
+
+    def _require_alive(self, error: Exception) -> None:
+        """Raises: DeviceLostError where no process can use the device again before it is opened anew."""
+        if isinstance(error, torch.AcceleratorError):
+            raise DeviceLostError(f"{device_name(self._device)} answers no more: {_first_line(error)}") from error
+
+    @property
+    def _out_of_memory(self) -> str:
+        return (
+            f"A training must fit the memory of {device_name(self._device)}, but this one does not, even alone. "
+            "Use a smaller batch, dtype=bfloat16 or --gradient-checkpointing."
+        )
+
+    def _last_state(self, key: str, max_epoch: int) -> TrainingState | None:
+        """The last complete and readable state up to an epoch; an adapter may also be there without its moments."""
+        while (epoch := self._store.longest_state_epoch(key, max_epoch)) is not None:
+            try:
+                return self._store.load_state(key, epoch)
+            except AdapterError as error:
+                logger.warning("training %s goes on from before epoch %d: %s", key, epoch, error)
+                max_epoch = epoch - 1
+        return None
 
     def _known_size(self) -> int | None:
         """The size that an earlier launch measured on this device."""
@@ -206,10 +251,18 @@ class PackDevice:
             stored = self._store.epochs(key)
             if set(order.epochs) <= set(stored) or self._leases.acquire(key):
                 del self._elsewhere[key]
-                reports.append(self.start(order))
+                reports.append(self._started(order))
             elif stored:
                 reports.append(TrainingReport(key, stored[-1], stored=tuple(stored)))
         return reports
+
+    def _started(self, order: TrainingOrder) -> TrainingReport:
+        try:
+            return self.start(order)
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            return TrainingReport(order.key, 0, **self._ended(error))
 
     def _let_in(self) -> list[TrainingReport]:
         """Give arriving trainings their slots where their pack stands at an epoch boundary: rungs then stay aligned.
@@ -225,7 +278,8 @@ class PackDevice:
             try:
                 pack.add(key, order.config, self._subject(order.config.subject), state=state, total_epochs=order.total_epochs)
             except Exception as error:  # whatever it is, it is this training's, and the others go on
-                failed.append(TrainingReport(key, 0, failed=self._reason(error)))
+                self._require_alive(error)
+                failed.append(TrainingReport(key, 0, **self._ended(error)))
                 self.stop(key)
                 continue
             self._packs += [pack] if pack not in self._packs else []
@@ -233,19 +287,18 @@ class PackDevice:
 
     def _give_up(self, pack: Pack, error: Exception) -> list[TrainingReport]:
         """A pack that cannot go on: what to say of its trainings."""
-        reason = self._reason(error)
-        reports = [TrainingReport(key, standing.epochs, failed=reason) for key, standing in pack.standings().items()]
+        ended = self._ended(error)
+        reports = [TrainingReport(key, standing.epochs, **ended) for key, standing in pack.standings().items()]
         for report in reports:
             self.stop(report.key)
         return reports
 
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, torch.OutOfMemoryError):
-            return (
-                f"A training must fit the memory of {device_name(self._device)}, but this one does not, even alone. "
-                "Use a smaller batch, dtype=bfloat16 or --gradient-checkpointing."
-            )
-        return str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+    def _ended(self, error: Exception) -> dict[str, str]:
+        """What a report says of it: `failed`, or `lost` where no configuration is to blame."""
+        if _is_out_of_memory(error):
+            return {"lost": self._out_of_memory}
+        reason = str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {_first_line(error)}"
+        return {"lost" if isinstance(error, PASSING) else "failed": reason}
 
     def _pack_for(self, config: TrainConfig) -> Pack:
         signature = pack_signature(config)
@@ -274,7 +327,8 @@ class PackDevice:
 
     def _halve(self, pack: Pack) -> list[TrainingReport]:
         """Out of memory: half of the trainings go on in a pack of their own, and the two take turns. There is nothing to say of it."""
-        torch.cuda.empty_cache()
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
         pack.largest = self.n_slots = len(pack.keys) // 2
         leaving = pack.keys[pack.largest :]
         logger.warning("out of memory with %d trainings together: going on with %d at once", len(pack.keys), pack.largest)
@@ -317,6 +371,15 @@ def device_kind(wanted: str) -> str:
 def device_name(device: str) -> str:
     """The device as a record names it."""
     return torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a bare RuntimeError of its allocator.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]
 
 
 def _underway(key: str, standing: Standing, step_s: float) -> TrainingReport:

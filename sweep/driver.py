@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from sweep.errors import ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
-from sweep.messages import INTERRUPTED, LOST, TRIED_AGAIN, Answer, EvaluationOrder, Subscription
+from sweep.messages import INTERRUPTED, TRIED_AGAIN, Answer, EvaluationOrder, Subscription
 from sweep.scheduler import Asha
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher, Suggestion
 from sweep.study import Study
 from sweep.trial_rows import Trial, trial_row
+
+MAX_PROCESS_LOSSES = 3
+"""Processes that a trial is given. After that it does without: its rungs are judged from the pool's snapshots."""
 
 
 class PoolClient(Protocol):
@@ -63,12 +66,13 @@ class Driver:
         self._asha = asha
         self._pool = pool
         self._records = records
-        self._max_concurrent = max_concurrent
+        self.max_concurrent = max_concurrent  # it may change while the study runs
         self._clock = clock
         self._started_at = clock()
         self._live: dict[str, Subscription] = {}
         self._to_run: deque[str] = deque()
         self._attended: set[str] = set()
+        self._n_processes_lost: Counter[str] = Counter()  # by trial
         self.controls: set[str] = set()  # evaluation keys of the controls that belong to the study as it is now
         self._unfinished: dict[str, Trial] = {}
         for trial in past:
@@ -101,7 +105,7 @@ class Driver:
     def fill(self) -> None:
         """Start trials until enough are live: their trainings begin at once, before anybody asks for their rungs."""
         self._stop_if_over_budget()
-        while self.stopping is None and len(self._live) < self._max_concurrent:
+        while self.stopping is None and len(self._live) < self.max_concurrent:
             try:
                 suggestion = self._searcher.ask()
             except SweepError as error:  # a define-by-run space gave something else than parameters
@@ -138,10 +142,13 @@ class Driver:
             if name in self._live and name not in self._attended and self.hear(name, answer):
                 self._pool.decided(name, answer.epoch)
 
-    def lost(self, trial_id: str, why: str = "its process ended unexpectedly") -> None:
-        """A trial's process is gone. One that had ended is left alone."""
+    def lost(self, trial_id: str) -> None:
+        """A trial's process is gone. It only waited: the trial goes on, with another process or with none."""
         if trial_id in self._live:
-            self._end(trial_id, FAIL, reason=f"{LOST}: {why}")
+            self._attended.discard(trial_id)
+            self._n_processes_lost[trial_id] += 1
+            if self._n_processes_lost[trial_id] < MAX_PROCESS_LOSSES:
+                self._to_run.append(trial_id)
 
     def stop(self, reason: str = INTERRUPTED) -> None:
         """End the study early: live trials hear of it from the pool, no new one starts."""

@@ -11,7 +11,9 @@
     │   └── IncomparableStudyError  a study name that already holds records of something else
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
-    └── WorkerError                 a worker that was lost more often than is retried
+    ├── PassingError                memory, device or storage failed, not the configuration: tried again, elsewhere if there is another place
+    │   └── DeviceLostError         the device answers no more: its worker ends and is replaced
+    └── WorkerError                 every device was lost more often than is retried
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ __all__ = [
     "AdapterError",
     "ConfigError",
     "DeviceError",
+    "DeviceLostError",
     "EvaluationFailed",
     "IncomparableStudyError",
     "ModelError",
     "ObjectiveError",
+    "PassingError",
     "RecordsError",
     "StudyError",
     "SubjectError",
@@ -61,5 +65,13 @@ class DeviceError(SweepError):
     """There is no free device to run on."""
 
 
+class PassingError(SweepError):
+    """What the work was done on failed, not what it was: memory, a device, a storage. It is tried again."""
+
+
+class DeviceLostError(PassingError):
+    """A device answers no more. Only another process can use it again, if anything can."""
+
+
 class WorkerError(SweepError):
-    """A worker was lost more often than is retried."""
+    """Workers were lost more often than is retried."""

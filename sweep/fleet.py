@@ -1,153 +1,63 @@
-"""The processes of a launch besides the driver and the trials: the pool as an actor, and one worker actor per device.
+"""The workers of a launch: one per GPU, or per share of a CPU's cores, on every node that Ray has.
 
-A lost worker is replaced; what is lost again and again ends the study. Nothing here decides what is worked on."""
+A lost worker is replaced, on a node that comes while the study runs there are new ones, and a device that loses one worker after
+another is left out. Nothing here decides what is worked on: that is the pool's."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.errors import SweepError, WorkerError
 from sweep.folder import StudyFolder
-from sweep.messages import Answer, EvaluationOrder, Orders, Outcome, Subscription, Sync
-from sweep.objective import Objective
-from sweep.pool import Pool
-from sweep.records import Records
+from sweep.places import Place, places_of
+from sweep.pool_actor import RemotePool
+from sweep.record_files import write_atomically
 from sweep.study import Study
-from sweep.worker import Device, Worker
+from sweep.worker import PASSING, Device
+from sweep.worker_actor import LAUNCH_MARK, DeviceSpec, WorkerActor, real_device
 from trainables.config import TrainConfig
 
-POOL, NAMESPACE = "pool", "sweep"
-MAX_WORKER_LOSSES = 3
+MAX_DEVICE_LOSSES = 3
+"""How many workers in a row a device may lose, before any of them has stored or scored anything, until it is left out."""
+FIRST_WAIT_S, WAIT_FACTOR = 2.0, 4.0
+"""A worker that is lost is replaced at once, the next one in a row after 2 s, then 8 s."""
+NODE_PATIENCE_S = 600.0
+"""How long a cluster may be without any device: a node takes minutes to come."""
+LOOK_EVERY_S = 1.0
 DEFAULT_CONCURRENT = 8
-"""Trials at a time per GPU, or on the CPU, of a sampled study: more of them are chosen knowing less."""
+"""Trials at a time per GPU, or per node's CPU, of a sampled study: more of them are chosen knowing less."""
 LISTED_CONCURRENT = 64
 """The same where configurations are listed beforehand: then all that may share or be packed should meet."""
-MOST_CPU_WORKERS = 4
-CPU_WORKER_BYTES = 2.5 * 2**30
-"""A small step on one core costs hardly more than on two: a CPU is several devices of few threads. Each needs memory of its own."""
 
 
-@dataclass(frozen=True)
-class DeviceSpec:
-    """What a worker needs to make its device."""
+@dataclass
+class _Seat:
+    """A place and the worker that is there, or why there is none."""
 
-    name: str  # "cpu" or "cuda"
-    n_threads: int
-    adapters: Path
-    latents: Path
-    backbones: Mapping[str, str]  # as Study.backbones
-    metrics: tuple[str, ...]  # as Study.metrics
-    probe_with: TrainConfig  # a training like the study's, to measure with
-    n_slots: int | None  # trainings that it advances together; None: it finds out what is best, up to `most_slots`
-    most_slots: int
-    slots_file: Path  # where it keeps what it found
-    pack_options: Mapping[str, bool]  # keyword arguments of trainables.pack.Pack
-
-
-class PoolActor:
-    """The pool as a process: questions may wait for their answer without keeping others from asking."""
-
-    def __init__(self, known: Mapping[str, Outcome]) -> None:
-        self._pool = Pool(known)
-        self._changed = asyncio.Event()
-
-    async def next_rung(self, trial: str, after_epoch: int, wait_s: float) -> Answer:
-        deadline = time.monotonic() + wait_s
-        answer = self._pool.next_rung(trial, after_epoch)
-        while answer.kind == "wait" and (left := deadline - time.monotonic()) > 0:
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except TimeoutError:
-                break
-            answer = self._pool.next_rung(trial, after_epoch)
-        return answer
-
-    async def sync(self, worker: str, sync: Sync) -> Orders:
-        orders = self._pool.sync(worker, sync)
-        if sync.trainings or sync.evaluations:
-            self._wake()
-        return orders
-
-    async def tell(self, method: str, *arguments: Any) -> None:
-        """Call one of the pool's methods that change it and return nothing."""
-        getattr(self._pool, method)(*arguments)
-        self._wake()
-
-    async def snapshot(self) -> dict[str, Any]:
-        return {**self._pool.snapshot(), "answers": self._pool.answers()}
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-class RemotePool:
-    """The driver's and the worker's side of the pool. What the driver tells it is not waited for: Ray keeps the order, once it is up."""
-
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
-
-    def wait_until_up(self) -> None:
-        """What is told to an actor of this kind while its process still starts would arrive in any order."""
-        ray.get(self.actor.snapshot.remote())
-
-    def subscribe(self, subscription: Subscription) -> None:
-        self.actor.tell.remote("subscribe", subscription)
-
-    def release(self, trial: str) -> None:
-        self.actor.tell.remote("release", trial)
-
-    def decided(self, trial: str, epoch: int) -> None:
-        self.actor.tell.remote("decided", trial, epoch)
-
-    def request(self, orders: Iterable[EvaluationOrder]) -> None:
-        if orders := list(orders):
-            self.actor.tell.remote("request", orders)
-
-    def close(self, reason: str) -> None:
-        self.actor.tell.remote("close", reason)
-
-    def worker_lost(self, worker: str) -> None:
-        self.actor.tell.remote("worker_lost", worker)
-
-    def sync(self, worker: str, sync: Sync) -> Orders:
-        return ray.get(self.actor.sync.remote(worker, sync))
-
-
-def start_pool(known: Mapping[str, Outcome]) -> Any:
-    actor_class = ray.remote(num_cpus=0)(PoolActor)
-    return actor_class.options(name=POOL, namespace=NAMESPACE).remote(known)
-
-
-class WorkerActor:
-    """The worker as a process. It returns from `run` when the pool is closed; what it raises ends the study."""
-
-    def run(
-        self,
-        worker_id: str,
-        pool: Any,
-        make_device: Callable[[DeviceSpec], Device],
-        spec: DeviceSpec,
-        study_dir: Path,
-        objective: Objective,
-    ) -> None:
-        _log_to(study_dir / f"{worker_id}.log")
-        # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
-        os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
-        Worker(worker_id, RemotePool(pool), make_device(spec), Records(study_dir), objective=objective).run()
+    place: Place
+    worker: str | None = None
+    actor: Any = None
+    run: Any = None  # Ray's reference to what `run` returns
+    name: str = ""  # of the device; more exact once Ray has said which GPU it is
+    naming: Any = None
+    n_losses: int = 0  # in a row
+    reason: str = ""
+    not_before: float = 0.0
+    left_out: bool = False
+    hopeless: SweepError | None = None  # why no further worker could do better
 
 
 class Fleet:
-    """One worker per device: a GPU, or some of the CPU's cores. A lost one is replaced; what keeps dying ends the study."""
+    """Guarantees: at most one worker per place; every loss is told to the pool; a device that is left out stays so in this launch."""
 
     def __init__(
         self,
@@ -156,11 +66,14 @@ class Fleet:
         study: Study,
         *,
         device: str,
+        is_cluster: bool = False,
         max_concurrent: int | None = None,
         pack_size: int | None = None,
         pack_options: Mapping[str, bool] | None = None,
         make_device: Callable[[DeviceSpec], Device] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`is_cluster`: nodes may come while the study runs."""
         self._pool = pool
         self._folder = folder
         self._study = study
@@ -168,37 +81,99 @@ class Fleet:
         self._pack_options = dict(pack_options or {})
         self._make_device = make_device or real_device
         self._device = device
-        self._n_started = self._n_lost = 0
-        self._running: dict[Any, tuple[str, Any]] = {}  # ref of run() -> (worker id, actor)
-        self.n_devices = int(ray.cluster_resources().get("GPU", 0)) if device == "cuda" else _n_cpu_workers()
-        usual = DEFAULT_CONCURRENT if study.kind == "sampled" else LISTED_CONCURRENT
-        # The trainings of a trial under its seeds fill slots as those of several trials do.
-        usual = usual * (self.n_devices if device == "cuda" else 1) // study.train_seeds
-        wanted = max_concurrent or study.max_concurrent or usual
-        self.n_concurrent = max(1, min(wanted, study.n_trials))  # trials at a time
-        for _ in range(self.n_devices):
-            self._start()
+        self._is_cluster = is_cluster
+        self._max_concurrent = max_concurrent
+        self._clock = clock
+        self._launch = uuid.uuid4().hex
+        self._seats: dict[tuple[str, int], _Seat] = {}
+        self._keepers: list[Any] = []
+        self._n_started = 0
+        self._closing = False
+        self._looked_at = -math.inf
+        self._last_usable_at = clock()
+        write_atomically(folder.root / LAUNCH_MARK, lambda file: file.write(self._launch.encode()))
+        if is_cluster:
+            self._ask_for_nodes()
+        self._look()
 
-    def check(self) -> SweepError | None:
-        """Replace workers that were lost. Returns what makes it useless to go on, if anything."""
-        ended, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0) if self._running else ([], [])
-        problems = [self._take_end(ref) for ref in ended]
-        return next((problem for problem in problems if problem is not None), None)
+    @property
+    def n_concurrent(self) -> int:
+        """Trials at a time, for the devices that there are now."""
+        usual = DEFAULT_CONCURRENT if self._study.kind == "sampled" else LISTED_CONCURRENT
+        usable = self._usable()
+        n = len(usable) if self._device == "cuda" else len({seat.place.node_id for seat in usable})
+        # The trainings of a trial under its seeds fill slots as those of several trials do.
+        wanted = self._max_concurrent or self._study.max_concurrent or usual * n // self._study.train_seeds
+        return max(1, min(wanted, self._study.n_trials))
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Devices that are used no more, by name, and why. A node of which none is left is named as a whole."""
+        out = [seat for seat in self._seats.values() if seat.left_out]
+        n_places = Counter(seat.place.node_id for seat in self._seats.values())
+        n_out = Counter(seat.place.node_id for seat in out)
+        named = {}
+        for seat in out:
+            node, n = seat.place.node, n_out[seat.place.node_id]
+            named[f"{node}, all {n} devices" if n == n_places[seat.place.node_id] > 1 else seat.name] = seat.reason
+        return named
+
+    def check(self, n_done: Mapping[str, int] | None = None) -> SweepError | None:
+        """Replace workers that were lost, use nodes that have come. Returns what makes it useless to go on, if anything.
+
+        n_done: by worker, what it has stored and scored so far."""
+        self._learn_names()
+        running = {seat.run: seat for seat in self._seats.values() if seat.worker is not None}
+        ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0) if running else ([], [])
+        for ref in ended:
+            self._take_end(running[ref], n_done or {})
+        if ended or self._clock() - self._looked_at >= LOOK_EVERY_S:
+            self._look()
+        return self._useless()
 
     def join(self, *, timeout_s: float) -> None:
         """Let workers finish what they write, then end them."""
-        if self._running:
-            ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout_s)
-        for _, actor in self._running.values():
+        running = [seat for seat in self._seats.values() if seat.worker is not None]
+        if running:
+            ray.wait([seat.run for seat in running], num_returns=len(running), timeout=timeout_s)
+        for actor in (*(seat.actor for seat in running), *self._keepers):
             ray.kill(actor)
+        if self._is_cluster:
+            self._ask_for_nodes(0)
 
-    def _start(self) -> None:
-        worker_id = f"worker-{self._n_started}"
+    # ---- private, in the order of use
+
+    def _ask_for_nodes(self, n: int | None = None) -> None:
+        """Tell an autoscaler, if there is one, how many GPUs the study can use: workers are bound to nodes that are there already."""
+        from ray.autoscaler.sdk import request_resources
+
+        if self._device == "cuda":
+            useful = math.ceil(_most_trainings(self._study) / DEFAULT_CONCURRENT)
+            request_resources(bundles=[{"GPU": 1}] * (useful if n is None else n))
+
+    def _look(self) -> None:
+        """See which places there are, and put workers where there is none."""
+        self._looked_at = self._clock()
+        there = {(place.node_id, place.index): place for place in places_of(ray.nodes(), self._device)}
+        gone = [key for key, seat in self._seats.items() if key not in there and seat.worker is None and not seat.left_out]
+        for key in gone:
+            del self._seats[key]
+        for key, place in there.items():
+            kind = "GPU" if self._device == "cuda" else "CPU"
+            self._seats.setdefault(key, _Seat(place, name=f"{place.node} {kind} {place.index}"))
+        for key in there:
+            seat = self._seats[key]
+            if not (self._closing or seat.worker or seat.left_out) and self._clock() >= seat.not_before:
+                self._start(seat)
+
+    def _start(self, seat: _Seat) -> None:
+        seat.worker = f"worker-{self._n_started}"
         self._n_started += 1
-        n_threads = max(1, len(os.sched_getaffinity(0)) // self.n_devices)
         spec = DeviceSpec(
             name=self._device,
-            n_threads=n_threads,
+            worker=seat.worker,
+            launch=self._launch,
+            n_threads=seat.place.n_threads,
             adapters=self._folder.adapters,
             latents=self._folder.latents,
             backbones=self._study.backbones,
@@ -209,53 +184,79 @@ class Fleet:
             slots_file=self._folder.pack_size,
             pack_options=self._pack_options,
         )
-        resources = {"num_gpus": 1, "num_cpus": 0} if self._device == "cuda" else {"num_cpus": 0}
-        actor = ray.remote(**resources)(WorkerActor).remote()
-        ref = actor.run.remote(worker_id, self._pool.actor, self._make_device, spec, self._folder.root, self._study.objective)
-        self._running[ref] = (worker_id, actor)
+        seat.actor = self._on_node_of(seat, WorkerActor)
+        seat.naming = seat.actor.device_name.remote(seat.place.node, seat.name)
+        arguments = (spec, self._folder.root, self._study.objective, seat.place.node, seat.name)
+        seat.run = seat.actor.run.remote(self._pool, self._make_device, *arguments)
 
-    def _take_end(self, ref: Any) -> SweepError | None:
-        worker_id, _ = self._running.pop(ref)
+    def _on_node_of(self, seat: _Seat, actor_class: type) -> Any:
+        there = NodeAffinitySchedulingStrategy(seat.place.node_id, soft=False)
+        return ray.remote(num_cpus=0, num_gpus=int(self._device == "cuda"))(actor_class).options(scheduling_strategy=there).remote()
+
+    def _learn_names(self) -> None:
+        for seat in self._seats.values():
+            if seat.naming is not None and ray.wait([seat.naming], timeout=0)[0]:
+                try:
+                    seat.name = ray.get(seat.naming)
+                except ray.exceptions.RayError:  # it was lost before it could say
+                    pass
+                seat.naming = None
+
+    def _take_end(self, seat: _Seat, n_done: Mapping[str, int]) -> None:
+        worker, run, actor = seat.worker, seat.run, seat.actor
+        seat.worker = seat.actor = seat.run = seat.naming = None
         try:
-            ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, SweepError) else None
-            return cause or WorkerError(f"{worker_id} could not go on ({last_line(error)}). See {self._folder.worker_log(worker_id)}.")
+            ray.get(run)
+            self._closing = True  # it returns only once the pool is closed
         except ray.exceptions.RayError as error:
-            return self._replace(worker_id, error)
-        return None
+            ray.kill(actor)  # one that raised still holds its device
+            self._take_loss(seat, worker, error, has_worked=n_done.get(worker, 0) > 0)
 
-    def _replace(self, worker_id: str, error: Exception) -> SweepError | None:
-        self._pool.worker_lost(worker_id)
-        self._n_lost += 1
-        if self._n_lost > MAX_WORKER_LOSSES * self.n_devices:
-            log = self._folder.worker_log(worker_id)
-            return WorkerError(f"A study goes on when a worker is lost, but {self._n_lost} were ({last_line(error)}). See {log}.")
-        self._start()
-        return None
+    def _take_loss(self, seat: _Seat, worker: str, error: Exception, *, has_worked: bool) -> None:
+        node_lives = any(node["NodeID"] == seat.place.node_id and node["Alive"] for node in ray.nodes())
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, SweepError) else None
+        seat.reason = str(cause or last_line(error))
+        self._pool.worker_lost(worker, f"{worker} on {seat.name} was lost ({seat.reason})", node_lives)
+        if not node_lives:  # that is nobody's fault, and the seat goes with it
+            return
+        seat.n_losses = 1 if has_worked else seat.n_losses + 1
+        seat.not_before = self._clock() + (FIRST_WAIT_S * WAIT_FACTOR ** (seat.n_losses - 2) if seat.n_losses > 1 else 0.0)
+        if cause is not None and not isinstance(cause, PASSING):  # it would say the same again
+            seat.hopeless = cause
+        if seat.hopeless or seat.n_losses >= MAX_DEVICE_LOSSES:
+            self._leave_out(seat)
+
+    def _leave_out(self, seat: _Seat) -> None:
+        seat.left_out = True
+        if seat.hopeless is None:
+            seat.reason = f"lost {seat.n_losses} workers in a row, the last one: {seat.reason}"
+        if self._device == "cuda":  # Ray would give it to the next worker of the node whose own GPU is free again
+            self._keepers.append(self._on_node_of(seat, _Keeper))
+
+    def _usable(self) -> list[_Seat]:
+        return [seat for seat in self._seats.values() if not seat.left_out]
+
+    def _useless(self) -> SweepError | None:
+        if self._usable():
+            self._last_usable_at = self._clock()
+            return None
+        out = self.left_out
+        if out:
+            said = {str(seat.hopeless): seat.hopeless for seat in self._seats.values()}
+            if len(said) == 1 and None not in said.values():
+                return next(iter(said.values()))
+            described = "; ".join(f"{name}: {reason}" for name, reason in out.items())
+            return WorkerError(f"A study needs a device, but all are left out ({described}). Launch it again when one is mended: it goes on.")
+        if self._is_cluster and self._clock() - self._last_usable_at < NODE_PATIENCE_S:
+            return None
+        return WorkerError(
+            f"A study needs a device, but for {self._clock() - self._last_usable_at:.0f} s no node of its Ray has had one. "
+            "Launch it again when there is one: it goes on."
+        )
 
 
-def real_device(spec: DeviceSpec) -> Device:
-    from sweep.device import PackDevice  # imports torch, in the worker's process only
-
-    return PackDevice(
-        device=spec.name,
-        n_threads=spec.n_threads,
-        adapters=spec.adapters,
-        latents=spec.latents,
-        n_slots=spec.n_slots,
-        most_slots=spec.most_slots,
-        probe_with=spec.probe_with,
-        probe_file=spec.slots_file,
-        backbones=spec.backbones,
-        metrics=spec.metrics,
-        pack_options=spec.pack_options,
-    )
-
-
-def _n_cpu_workers() -> int:
-    memory = int(ray.available_resources().get("memory", 0) // CPU_WORKER_BYTES)
-    return max(1, min(len(os.sched_getaffinity(0)), memory, MOST_CPU_WORKERS))
+class _Keeper:
+    """Holds a GPU that is left out."""
 
 
 def _most_trainings(study: Study) -> int:
@@ -268,15 +269,6 @@ def _most_trainings(study: Study) -> int:
 def _typical_training(study: Study) -> TrainConfig:
     first = study.listed[0].configuration if study.listed else study.telling_configurations("rank")[0]
     return study.split(first)[0]
-
-
-def _log_to(path: Path) -> None:
-    import faulthandler
-
-    file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
-    faulthandler.enable(file)
-    logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    logging.captureWarnings(True)
 
 
 def last_line(error: Exception) -> str:

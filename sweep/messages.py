@@ -79,6 +79,7 @@ class TrainingOrder:
     config: TrainConfig
     epochs: tuple[int, ...]
     total_epochs: int | None  # only where the learning rate depends on the length
+    lost_by: tuple[str, ...] = ()  # workers that had it and are gone: their leases hold nobody off
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ class EvaluationOrder:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """How far a training is on its worker. `stored` are the epochs whose adapters lie in the store."""
+    """How far a training is on its worker. `stored` are the epochs whose adapters lie in the store.
+
+    `failed`: the configuration is at fault, and it is not tried again. `lost`: memory, device or storage were, and it is."""
 
     key: str
     epoch: float
@@ -102,12 +105,16 @@ class TrainingReport:
     mean_loss: float = math.nan
     seconds_per_epoch: float = math.nan
     failed: str | None = None
+    lost: str | None = None
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
+    """What came out; or, as `lost`, why nothing did, through no fault of what was evaluated."""
+
     key: str
-    outcome: Outcome
+    outcome: Outcome = Outcome()
+    lost: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +126,7 @@ class Sync:
     n_image_sets: int = 1  # evaluations that it can score at a time
     doing: str = ""
     ready: bool = True  # False: it only says that it exists
+    device: str = ""  # the name of the device that it owns; "": as the worker
     trainings: tuple[TrainingReport, ...] = ()
     evaluations: tuple[EvaluationReport, ...] = ()
 

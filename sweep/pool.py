@@ -1,14 +1,15 @@
 """The one authority on trainings and evaluations: who wants them, which worker has them, what is done, what has failed.
 
 Trials subscribe to a training and ask for their next rung. Workers ask what to do and report what they did. Equal keys are one
-training and one evaluation, whoever asks. A plain class: no Ray, no torch, no clock of its own, no file. It is asked from one
-thread; sweep/fleet.py wraps it as an actor, `sweep trial` and the tests call it directly."""
+training and one evaluation, whoever asks. A plain class: no Ray, no torch, no file. It is asked from one thread;
+sweep/pool_actor.py wraps it as an actor, `sweep trial` and the tests call it directly."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sweep.messages import (
@@ -25,10 +26,8 @@ from sweep.messages import (
     TrainingOrder,
     TrainingReport,
 )
-from trainables.config import TrainConfig, pack_signature
-
-MAX_LOSSES = 3
-"""How often the worker of a training or evaluation may be lost before it counts as failed."""
+from sweep.pool_entries import EvaluationEntry, TrainingEntry, TrialEntry
+from trainables.config import pack_signature
 
 JOINING_COST = 0.4
 """What one more training adds to a pack's step, where the first costs 1. Of all that is measured only the order of size matters here."""
@@ -39,13 +38,18 @@ class Pool:
     a training without a subscriber gets no more orders; a failure reaches every trial that waits for it; a rung is answered when it
     is scored under every seed of its trial."""
 
-    def __init__(self, known: Mapping[str, Outcome] | None = None) -> None:
-        """`known`: outcomes by evaluation key that the study's records hold already."""
+    def __init__(self, known: Mapping[str, Outcome] | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`known`: outcomes by evaluation key that the study's records hold already. `clock` tells seconds, for waits before another try."""
+        self._clock = clock
         self._outcomes: dict[str, Outcome] = dict(known or {})
-        self._trainings: dict[str, _Training] = {}
-        self._evaluations: dict[str, _Evaluation] = {}
-        self._trials: dict[str, _Trial] = {}
+        self._trainings: dict[str, TrainingEntry] = {}
+        self._evaluations: dict[str, EvaluationEntry] = {}
+        self._trials: dict[str, TrialEntry] = {}
         self._doing: dict[str, str] = {}
+        self._devices: dict[str, str] = {}  # of the workers that are there, by worker
+        self._gone: set[str] = set()
+        self._n_done: Counter[str] = Counter()  # adapters stored and image sets scored, by worker
+        self._n_losses = 0
         self._n_slots: dict[str, int] = {}  # of the workers that are ready
         self._closed: str | None = None
         self._n_rungs_scored = 0
@@ -55,7 +59,7 @@ class Pool:
     def subscribe(self, subscription: Subscription) -> None:
         """Ask for a training and its evaluations. A trial that asks again replaces what it asked before."""
         self.release(subscription.trial)
-        self._trials[subscription.trial] = _Trial(subscription)
+        self._trials[subscription.trial] = TrialEntry(subscription)
         for one in subscription.under_each_seed:
             self._subscribe_to_one(one)
 
@@ -103,11 +107,13 @@ class Pool:
 
     def sync(self, worker: str, sync: Sync) -> Orders:
         """Take in a worker's reports and say what to do next."""
-        self._doing[worker] = sync.doing
+        if worker in self._gone:  # cut off, not dead: others have taken over what it had
+            return Orders(closed=True)
+        self._doing[worker], self._devices[worker] = sync.doing, sync.device or worker
         for report in sync.trainings:
-            self._take_training(report)
+            self._take_training(worker, report)
         for report in sync.evaluations:
-            self._take_evaluation(report)
+            self._take_evaluation(worker, report)
         if self._closed is not None:
             return Orders(closed=True)
         self._reconcile(worker, sync.held)
@@ -120,15 +126,13 @@ class Pool:
         evaluate = self._evaluate(worker, busy=bool(keep or start), n=sync.n_image_sets)
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
 
-    def worker_lost(self, worker: str) -> None:
-        """A worker is gone: what it had goes back to the queue, or fails after the third time."""
-        self._doing.pop(worker, None)
-        self._n_slots.pop(worker, None)
+    def worker_lost(self, worker: str, reason: str = "its worker ended unexpectedly", counts: bool = True) -> None:
+        """A worker is gone: what it had is tried again, or fails after MAX_LOSSES times. `counts` False: its whole node is gone."""
+        self._gone.add(worker)
         for item in [i for i in (*self._trainings.values(), *self._evaluations.values()) if i.worker == worker]:
-            item.worker = None
-            item.n_losses += 1
-            if item.n_losses >= MAX_LOSSES:
-                self._give_up(item)
+            self._lose(item, worker, reason, counts=counts)
+        for known in (self._doing, self._n_slots, self._devices):
+            known.pop(worker, None)
 
     # ---- who watches
 
@@ -137,6 +141,8 @@ class Pool:
         waiting = self._evaluations.values()
         return {
             "workers": dict(self._doing),
+            "n_done": dict(self._n_done),
+            "n_losses": self._n_losses,
             "trials": {name: self._slowest(trial).describe() for name, trial in self._trials.items()},
             "evaluations_running": sum(e.worker is not None for e in waiting),
             "requests_open": sum(e.requested for e in waiting),
@@ -151,21 +157,21 @@ class Pool:
         training = self._trainings.get(one.training_key)
         if training is None:
             total = one.rungs[-1].epoch if one.config.length_dependent else None
-            training = self._trainings[one.training_key] = _Training(one.training_key, one.config, total)
+            training = self._trainings[one.training_key] = TrainingEntry(one.training_key, one.config, total)
         training.trials.append(one.trial)
         for rung in one.rungs:
             self._want(EvaluationOrder(rung.evaluation_key, training.key, rung.epoch, rung.config, training.config.subject))
 
-    def _slowest(self, entry: _Trial) -> _Training:
+    def _slowest(self, entry: TrialEntry) -> TrainingEntry:
         """Of the trainings under its seeds the one that it waits for."""
         return min((self._trainings[one.training_key] for one in entry.subscription.under_each_seed), key=lambda training: training.epoch)
 
     def _want(self, order: EvaluationOrder, *, requested: bool = False) -> None:
         if order.key not in self._outcomes:
-            evaluation = self._evaluations.setdefault(order.key, _Evaluation(order))
+            evaluation = self._evaluations.setdefault(order.key, EvaluationEntry(order))
             evaluation.requested = evaluation.requested or requested
 
-    def _answer(self, entry: _Trial, epoch: int) -> Answer:
+    def _answer(self, entry: TrialEntry, epoch: int) -> Answer:
         scored = []
         for one in entry.subscription.under_each_seed:
             training, rung = self._trainings[one.training_key], one.rung_at(epoch)
@@ -182,24 +188,51 @@ class Pool:
         shared = sum(training.shared_epochs(entry.subscription.trial, epoch) for training in trainings)
         return Answer("rung", epoch, *scored[0], epoch == entry.last_epoch, shared, replicates=tuple(scored[1:]))
 
-    def _take_training(self, report: TrainingReport) -> None:
+    def _take_training(self, worker: str, report: TrainingReport) -> None:
         training = self._trainings[report.key]
+        if report.lost is not None:
+            self._lose(training, worker, report.lost)
+            return
         payers = [name for name in training.trials if self._trials[name].last_epoch > training.epoch]
+        self._n_done[worker] += not training.stored.issuperset(report.stored)
         training.take(report, payer=payers[0] if payers else None)
         if training.failed is not None:
             self._drop_requests(training)
 
-    def _take_evaluation(self, report: EvaluationReport) -> None:
-        evaluation = self._evaluations.pop(report.key, None)
-        self._n_rungs_scored += evaluation is not None and not evaluation.requested
-        self._outcomes[report.key] = report.outcome
+    def _take_evaluation(self, worker: str, report: EvaluationReport) -> None:
+        if report.lost is not None:
+            if report.key in self._evaluations:
+                self._lose(self._evaluations[report.key], worker, report.lost)
+            return
+        self._n_done[worker] += 1
+        self._settle(report.key, report.outcome)
 
-    def _drop_requests(self, training: _Training) -> None:
+    def _settle(self, evaluation_key: str, outcome: Outcome) -> None:
+        evaluation = self._evaluations.pop(evaluation_key, None)
+        self._n_rungs_scored += evaluation is not None and not evaluation.requested
+        self._outcomes[evaluation_key] = outcome
+
+    def _lose(self, item: TrainingEntry | EvaluationEntry, worker: str, reason: str, *, counts: bool = True) -> None:
+        self._n_losses += 1
+        item.worker = None
+        item.attempts.lose(worker, device=self._devices.get(worker, worker), reason=reason, now=self._clock(), counts=counts)
+        if item.attempts.exhausted:
+            self._give_up(item)
+
+    def _give_up(self, item: TrainingEntry | EvaluationEntry) -> None:
+        reason = f"{LOST}: tried {item.attempts.n_losses} times, the last time: {item.attempts.reason}"
+        if isinstance(item, TrainingEntry):
+            item.failed = reason
+            self._drop_requests(item)
+        else:
+            self._settle(item.order.key, Outcome(error=reason))
+
+    def _drop_requests(self, training: TrainingEntry) -> None:
         """What was requested of a training that failed, and is not stored, will never be scored: nobody must wait for it."""
         lost = [e for e in self._evaluations.values() if e.requested and e.order.training_key == training.key]
         for evaluation in lost:
             if evaluation.order.epoch not in training.stored:
-                self._take_evaluation(EvaluationReport(evaluation.order.key, Outcome(error=training.failed)))
+                self._settle(evaluation.order.key, Outcome(error=training.failed))
 
     def _reconcile(self, worker: str, held: tuple[str, ...]) -> None:
         # What a worker was given and no longer holds has ended there, for whatever reason; and it evaluates nothing while it asks.
@@ -210,7 +243,7 @@ class Pool:
             if evaluation.worker == worker:
                 evaluation.worker = None
 
-    def _wanted(self, training: _Training, *, after: float | None = None) -> tuple[int, ...]:
+    def _wanted(self, training: TrainingEntry, *, after: float | None = None) -> tuple[int, ...]:
         """Epochs past `after` (None: past where it stands) whose adapters some trial still waits for."""
         after = training.epoch if after is None else after
         rungs = [rung for name in training.trials for rung in self._rungs_due(self._trials[name], training)]
@@ -219,7 +252,7 @@ class Pool:
         epochs |= {e.order.epoch for e in self._evaluations.values() if e.requested and e.order.training_key == training.key}
         return tuple(sorted(e for e in epochs - training.stored if e > after))
 
-    def _rungs_due(self, entry: _Trial, training: _Training) -> list[Rung]:
+    def _rungs_due(self, entry: TrialEntry, training: TrainingEntry) -> list[Rung]:
         """The trial's rungs of this training that may be trained for now: all that are left, but none past the next one before every
         replicate has reached it. Else those that have a slot would train to their ends before anybody could decide."""
         left = entry.rungs_left(training.key)
@@ -232,14 +265,25 @@ class Pool:
         return is_scored or epoch in training.stored or training.failed is not None
 
     def _start(self, worker: str, *, n: int) -> tuple[TrainingOrder, ...]:
+        now = self._clock()
         waiting = [t for t in self._trainings.values() if t.worker is None and t.failed is None and self._wanted(t, after=0)]
+        waiting = self._with_room(worker, [training for training in waiting if training.attempts.may_start(now)])
         orders = []
         for training in self._share(worker, waiting)[: max(0, n)]:
             training.worker, training.epoch = worker, 0
-            orders.append(TrainingOrder(training.key, training.config, self._wanted(training, after=0), training.total_epochs))
+            epochs = self._wanted(training, after=0)
+            orders.append(TrainingOrder(training.key, training.config, epochs, training.total_epochs, training.attempts.lost_by))
         return tuple(orders)
 
-    def _share(self, worker: str, waiting: list[_Training]) -> list[_Training]:
+    def _with_room(self, worker: str, waiting: list[TrainingEntry]) -> list[TrainingEntry]:
+        """Those that may join what the worker has: a last attempt is made alone."""
+        held = [training for training in self._trainings.values() if training.worker == worker]
+        if any(training.attempts.is_last for training in held):
+            return []
+        others = [training for training in waiting if not training.attempts.is_last]
+        return others if held or others else waiting[:1]
+
+    def _share(self, worker: str, waiting: list[TrainingEntry]) -> list[TrainingEntry]:
         """This worker's share if all that wait were spread now, each to where the least is to do then; first what joins a pack of its.
 
         Workers that are still loading have a share too. What can meet few others in a pack is placed first, the rest around it."""
@@ -253,7 +297,9 @@ class Pool:
         for training in sorted(waiting, key=lambda t: n_alike[pack_signature(t.config)]):
             signature = pack_signature(training.config)
             free = [name for name in packs if name == worker or packs[name].total() < self._n_slots.get(name, math.inf)]
-            chosen = min(free, key=lambda name: (_load(packs[name] + Counter([signature])), name != worker))
+            devices = {self._devices[name] for name in free}
+            suited = [name for name in free if training.attempts.suits(self._devices[name], devices, self._clock())]
+            chosen = min(suited or free, key=lambda name: (_load(packs[name] + Counter([signature])), name != worker))
             packs[chosen][signature] += 1
             if chosen == worker:
                 mine.append(training)
@@ -261,15 +307,21 @@ class Pool:
 
     def _evaluate(self, worker: str, *, busy: bool, n: int) -> tuple[EvaluationOrder, ...]:
         """At most `n`, so that the first of many are told of while the others are still being scored."""
-        runnable = [e for e in self._evaluations.values() if self._is_runnable(e, worker, busy=busy)]
+        now, devices = self._clock(), set(self._devices.values())
+        waiting = [e for e in self._evaluations.values() if e.attempts.may_start(now) and e.attempts.suits(self._devices[worker], devices, now)]
+        runnable = [e for e in waiting if self._is_runnable(e, worker, busy=busy)]
         # What no trial waits for joins a batch that is due anyway, or fills an idle moment.
         runnable.sort(key=lambda e: (e.requested, e.order.config.infer_model, e.order.config.steps))
+        if runnable and runnable[0].attempts.is_last:
+            n = 1
+        else:
+            runnable = [e for e in runnable if not e.attempts.is_last]
         chosen = runnable[:n] if runnable and not (busy and runnable[0].requested) else []
         for evaluation in chosen:
             evaluation.worker = worker
         return tuple(e.order for e in chosen)
 
-    def _is_runnable(self, evaluation: _Evaluation, worker: str, *, busy: bool) -> bool:
+    def _is_runnable(self, evaluation: EvaluationEntry, worker: str, *, busy: bool) -> bool:
         order = evaluation.order
         if evaluation.worker is not None:
             return False
@@ -280,7 +332,7 @@ class Pool:
         mine = training is None or training.worker in (worker, None)
         return (mine or not busy) and (evaluation.requested or self._is_awaited(order, training))
 
-    def _is_awaited(self, order: EvaluationOrder, training: _Training | None) -> bool:
+    def _is_awaited(self, order: EvaluationOrder, training: TrainingEntry | None) -> bool:
         trials = [self._trials[name] for name in training.trials] if training is not None else []
         return any(rung.evaluation_key == order.key for entry in trials for rung in entry.rungs_left(training.key))
 
@@ -288,89 +340,10 @@ class Pool:
         entries = (self._trials[name] for key in held for name in self._trainings[key].trials)
         return any(e.next_epoch is not None and all(key in self._outcomes for key in e.keys_at(e.next_epoch)) for e in entries)
 
-    def _give_up(self, item: _Training | _Evaluation) -> None:
-        reason = f"{LOST}: its worker was lost {item.n_losses} times; see the worker's log in the study's folder for what ended it"
-        if isinstance(item, _Training):
-            item.failed = reason
-            self._drop_requests(item)
-        else:
-            self._take_evaluation(EvaluationReport(item.order.key, Outcome(error=reason)))
-
 
 def _load(packs: Counter) -> float:
     """What a step of each of a worker's packs costs; they take turns."""
     return sum(1 + JOINING_COST * (n - 1) for n in packs.values() if n)
-
-
-class _Training:
-    def __init__(self, key: str, config: TrainConfig, total_epochs: int | None) -> None:
-        self.key = key
-        self.config = config
-        self.total_epochs = total_epochs
-        self.trials: list[str] = []  # live subscribers, the oldest first
-        self.worker: str | None = None
-        self.n_losses = 0
-        self.failed: str | None = None
-        self.epoch = 0.0
-        self.stored: set[int] = set()
-        self.mean_loss = self.seconds_per_epoch = math.nan
-        self._paid_by: dict[int, str | None] = {}
-
-    def take(self, report: TrainingReport, *, payer: str | None) -> None:
-        for epoch in range(math.floor(self.epoch) + 1, math.floor(report.epoch) + 1):
-            if not math.isnan(report.seconds_per_epoch):  # read from the store otherwise
-                self._paid_by.setdefault(epoch, payer)
-        self.epoch = report.epoch
-        self.stored.update(report.stored)
-        self.failed = report.failed or self.failed
-        if not math.isnan(report.seconds_per_epoch):
-            self.mean_loss, self.seconds_per_epoch = report.mean_loss, report.seconds_per_epoch
-
-    @property
-    def n_trained(self) -> int:
-        return len(self._paid_by)
-
-    def shared_epochs(self, trial: str, epoch: int) -> int:
-        return sum(self._paid_by.get(e) != trial for e in range(1, epoch + 1))
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "training_key": self.key,
-            "worker": self.worker,
-            "epoch": self.epoch,
-            "mean_loss": self.mean_loss,
-            "seconds_per_epoch": self.seconds_per_epoch,
-        }
-
-
-class _Evaluation:
-    def __init__(self, order: EvaluationOrder) -> None:
-        self.order = order
-        self.requested = False
-        self.worker: str | None = None
-        self.n_losses = 0
-
-
-class _Trial:
-    def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
-        self.after_epoch = 0
-
-    def rungs_left(self, training_key: str) -> list[Rung]:
-        """Those of one of its trainings that it has not heard of, or not gone past."""
-        one = next(one for one in self.subscription.under_each_seed if one.training_key == training_key)
-        return [rung for rung in one.rungs if rung.epoch > self.after_epoch]
-
-    def keys_at(self, epoch: int) -> list[str]:
-        return [one.rung_at(epoch).evaluation_key for one in self.subscription.under_each_seed]
-
-    @property
-    def next_epoch(self) -> int | None:
-        return next((rung.epoch for rung in self.subscription.rungs if rung.epoch > self.after_epoch), None)
-
-    @property
-    def last_epoch(self) -> int:
-        return self.subscription.rungs[-1].epoch
 
 
 def _named(seed: str, reason: str) -> str:

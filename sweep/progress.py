@@ -234,6 +234,10 @@ def print_summary(
         console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
     for reason, n in Counter(trial.reason for trial in driver.trials.values() if trial.state == FAIL).most_common(3):
         console.print(f"{n} failed: {reason}", style="red", highlight=False, soft_wrap=True)
+    if snapshot.get("n_losses"):
+        console.print(f"{snapshot['n_losses']} trainings and evaluations were lost with their workers, and tried again", highlight=False)
+    for name, reason in snapshot.get("left_out", {}).items():
+        console.print(f"left out: {name}, {reason}", style="red", highlight=False, soft_wrap=True)
     _print_places(console, driver, folder)
 
 
@@ -265,7 +269,7 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
     if driver.best is not None:
         lines.append(f"best adapter           {folder.adapters / driver.best.training_key / f'epoch-{driver.best.best[0]:05d}'}")
     lines.append(f"next                   {python_command()} -m analysis tables {name}{where}")
-    if driver.stopping:
+    if driver.stopping or any(_is_unfinished(trial) for trial in driver.trials.values()):
         lines.append("to go on               the same launch command again: what is done is not done again")
     elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
@@ -345,7 +349,8 @@ def _live_table(driver: Driver, snapshot: Mapping[str, Any]) -> Table:
 
 
 def _worker_lines(snapshot: Mapping[str, Any]) -> list[Text]:
-    return [Text(f"{worker}: {doing}", style="dim") for worker, doing in snapshot.get("workers", {}).items()]
+    lines = [Text(f"{worker}: {doing}", style="dim") for worker, doing in snapshot.get("workers", {}).items()]
+    return lines + [Text(f"left out: {name}, {reason}", style="red") for name, reason in snapshot.get("left_out", {}).items()]
 
 
 def _training_lines(driver: Driver, snapshot: Mapping[str, Any]) -> list[Text]:

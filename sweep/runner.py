@@ -21,10 +21,12 @@ import ray
 
 from sweep.driver import Driver
 from sweep.errors import DeviceError, WorkerError
-from sweep.fleet import NAMESPACE, POOL, DeviceSpec, Fleet, RemotePool, last_line, start_pool
+from sweep.fleet import Fleet, last_line
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.messages import INTERRUPTED
+from sweep.patience import PatientRecords
+from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
 from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import Searcher
@@ -32,6 +34,7 @@ from sweep.study import Study
 from sweep.trial_rows import past_of, trial_of_row
 from sweep.tuning import run_trials
 from sweep.worker import Device, known_outcomes
+from sweep.worker_actor import DeviceSpec
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
@@ -65,6 +68,11 @@ class Launch:
     make_device: Callable[[DeviceSpec], Device] | None = None  # None: the real one
     keys: Keys | None = None
     view: View | None = None
+    address: str | None = None  # of a Ray that runs, with all its nodes; None: RAY_ADDRESS, else a Ray of our own on this machine
+
+    @property
+    def cluster(self) -> str | None:
+        return self.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
@@ -90,8 +98,8 @@ def _run(
     study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event
 ) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
-    pool = RemotePool(start_pool(known_outcomes(records)))
-    options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}
+    pool = start_pool(known_outcomes(records))
+    options = {"is_cluster": how.cluster is not None, "max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}  # fmt: skip
     fleet = Fleet(pool, folder, study, device=device, **options)
     _say(how, "loading torch and diffusers on the worker")
     driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)
@@ -101,7 +109,7 @@ def _run(
         driver.ask_for_what_is_missing()
         driver.fill()
         if not driver.finished:
-            run_trials(driver, pool_name=POOL, namespace=NAMESPACE, on_step=watch)
+            run_trials(driver, pool_name=pool.name, namespace=NAMESPACE, on_step=watch)
         while watch.snapshot()["requests_open"] and driver.stopping is None:
             time.sleep(0.1)
             watch()
@@ -126,7 +134,7 @@ def _new_driver(
     past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
     searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
-    return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past)
+    return Driver(study, keys, searcher, asha, pool, PatientRecords(records), max_concurrent=max_concurrent, past=past)
 
 
 # ---- watching, and Ctrl+C
@@ -143,7 +151,8 @@ class _Watch:
         self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
-        self._driver.fatal = self._driver.fatal or self._fleet.check()
+        self._driver.fatal = self._driver.fatal or self._fleet.check(self.latest.get("n_done"))
+        self._driver.max_concurrent = self._fleet.n_concurrent
         if not self._stopped and self._interrupted.is_set():
             self._stop(INTERRUPTED)
         elif not self._stopped and self._driver.fatal is not None:
@@ -152,8 +161,11 @@ class _Watch:
 
     def snapshot(self) -> dict[str, Any]:
         """The pool as it is now."""
-        self.latest = ray.get(self._pool.actor.snapshot.remote())
+        self._take(ray.get(self._pool.actor.snapshot.remote()))
         return self.latest
+
+    def _take(self, snapshot: Mapping[str, Any]) -> None:
+        self.latest = {**snapshot, "left_out": self._fleet.left_out}
 
     def show(self) -> None:
         if self._view is not None:
@@ -169,7 +181,8 @@ class _Watch:
         if self._asked is None and now - self._asked_at >= SNAPSHOT_EVERY_S:
             self._asked, self._asked_at = self._pool.actor.snapshot.remote(), now
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
-            self.latest, self._asked = ray.get(self._asked), None
+            self._take(ray.get(self._asked))
+            self._asked = None
             self._driver.hear_unattended(self.latest["answers"])
             self.show()
 
@@ -200,7 +213,7 @@ def _interrupts() -> Iterator[threading.Event]:
 
 @contextmanager
 def _ray(how: Launch) -> Iterator[str]:
-    """A Ray of our own on this machine, and the kind of device to use.
+    """A Ray of our own on this machine, or the one at `how.cluster`; and the kind of device to use.
 
     Raises:
         DeviceError: the wanted device is not there."""
@@ -209,8 +222,11 @@ def _ray(how: Launch) -> Iterator[str]:
     # Sockets lie in there, whose paths may have 107 characters.
     session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
     try:
-        _start_ray(session)
-        yield _device_kind(how.device)
+        if how.cluster is not None:
+            _join_ray(how.cluster)
+        else:
+            _start_ray(session)
+        yield _device_kind(how.device, is_cluster=how.cluster is not None)
     except ray.exceptions.RayError as error:
         raise WorkerError(
             f"A study needs its Ray until it has ended, but lost it ({last_line(error)}). Launch it again: it goes on."
@@ -218,6 +234,15 @@ def _ray(how: Launch) -> Iterator[str]:
     finally:
         ray.shutdown()
         shutil.rmtree(session, ignore_errors=True)
+
+
+def _join_ray(address: str) -> None:
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # ConnectionError where there is none, RuntimeError for another version
+        raise DeviceError(
+            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, or unset RAY_ADDRESS to use this machine alone."
+        ) from error
 
 
 def _start_ray(session: str) -> None:
@@ -228,6 +253,7 @@ def _start_ray(session: str) -> None:
         ray.init(
             address="local",
             namespace=NAMESPACE,
+            num_cpus=len(os.sched_getaffinity(0)),
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
@@ -242,10 +268,10 @@ def _start_ray(session: str) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _device_kind(wanted: str) -> str:
+def _device_kind(wanted: str, *, is_cluster: bool) -> str:
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     if wanted not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"`--device` must be auto, cpu or cuda, but it is {wanted!r}.")
-    if wanted == "cuda" and n_gpus == 0:
+    if wanted == "cuda" and n_gpus == 0 and not is_cluster:  # a cluster may still start one
         raise DeviceError("`--device cuda` needs a free GPU, but there is none here. Use --device cpu, or a machine with a GPU.")
-    return "cuda" if wanted != "cpu" and n_gpus else "cpu"
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and n_gpus) else "cpu"

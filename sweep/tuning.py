@@ -98,13 +98,15 @@ class _Searcher(_NotPickled, RaySearcher):
             return None
         name = self._driver.next_to_run()
         if name is None:
+            if not self._names and not self._driver.finished:  # its trials do without processes: nobody else calls it
+                self._on_step()
             # None means "ask again", FINISHED is for ever.
-            return self.FINISHED if self._driver.stopping or self._driver.finished else None
+            return self.FINISHED if self._driver.finished else None
         self._names[trial_id] = name
         return {"trial": name, **self._constants}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        # A trial that ended as it should has been told of by the scheduler; whatever is still live here lost its process.
+        # A trial that ended as it should has been told of by the scheduler; whatever is still live here has lost its process.
         self._driver.lost(self._names.pop(trial_id, ""))
 
     def save(self, checkpoint_path: str) -> None:

@@ -1,7 +1,7 @@
 """The worker: the loop of the process that owns one device. Asks the pool what to do, does it, records it, reports it.
 
-It knows neither trials nor Ray nor torch: the device does the work, the pool decides what is worked on. sweep/fleet.py makes it an
-actor; `sweep trial` runs it in its own process."""
+It knows neither trials nor Ray nor torch: the device does the work, the pool decides what is worked on. sweep/worker_actor.py makes
+it an actor; `sweep trial` runs it in its own process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from sweep.messages import LOST, EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
+from sweep.errors import AdapterError, DeviceLostError, PassingError, RecordsError, SweepError
+from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
+from sweep.patience import patiently
 from sweep.record_schema import EVALUATIONS, METRIC_COLUMNS
 from sweep.records import Records, as_rows
-from trainables.errors import SweepError
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +25,14 @@ DECISION_WAIT_S = 0.5
 POLL_S = 0.02
 IDLE_S = 0.1
 
+PASSING = (PassingError, RecordsError, AdapterError, OSError, MemoryError)
+"""What is nobody's configuration: memory, a device, files that are away or damaged. The pool has it tried again."""
+
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """One scored image set, as a device gives it. `images` are uint8 (n, h, w, 3); `error` says why there are no values."""
+    """One scored image set, as a device gives it. `images` are uint8 (n, h, w, 3); `error` says why there are no
+    values, `lost` the same where what was evaluated is not to blame."""
 
     key: str
     values: Mapping[str, float] = field(default_factory=dict)
@@ -36,10 +41,12 @@ class ScoredImages:
     image_rows: Sequence[Mapping[str, Any]] = ()
     row: Mapping[str, Any] = field(default_factory=dict)  # seconds, device and versions for the evaluation row
     error: str | None = None
+    lost: str | None = None
 
 
 class Device(Protocol):
-    """What does the work. Guarantees: trainings do not influence each other; a stored adapter can be evaluated by any device."""
+    """What does the work. Guarantees: trainings do not influence each other; a stored adapter can be evaluated by any device; a PASSING
+    error is nobody's configuration; after DeviceLostError it can do nothing more."""
 
     n_slots: int
     n_image_sets: int
@@ -96,6 +103,7 @@ class Worker:
         records: RecordsWriter,
         *,
         objective: Objective | None = None,
+        device_name: str = "",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -104,6 +112,7 @@ class Worker:
         self.device = device
         self.records = records
         self.objective = objective
+        self.device_name = device_name  # of all devices of the study; "": there is but this one
         self._clock = clock
         self._sleep = sleep
         self._wanted: dict[str, tuple[int, ...]] = {}
@@ -113,8 +122,11 @@ class Worker:
         self._decide_until = -1.0
 
     def run(self) -> None:
-        """Work until the pool is closed."""
-        self.pool.sync(self.worker_id, Sync(doing=self._doing, ready=False))
+        """Work until the pool is closed.
+
+        Raises:
+            DeviceLostError: the device answers no more.  SweepError: it cannot be opened."""
+        self.pool.sync(self.worker_id, Sync(doing=self._doing, ready=False, device=self.device_name))
         self.device.open()
         logger.info("ready")
         while self.turn():
@@ -147,6 +159,7 @@ class Worker:
             doing=self._doing,
             trainings=tuple(self._trainings),
             evaluations=tuple(self._evaluations),
+            device=self.device_name,
         )
         orders = self.pool.sync(self.worker_id, sync)
         self._trainings, self._evaluations = [], []
@@ -171,49 +184,58 @@ class Worker:
     def _started(self, order: TrainingOrder) -> TrainingReport:
         try:
             return self.device.start(order)
+        except DeviceLostError:
+            raise
         except Exception as error:  # whatever it is, it is this training's, and the others go on
-            return TrainingReport(order.key, 0, failed=_reason(error, f"training {order.key} could not start"))
+            return _ended(order.key, error, f"training {order.key} could not start")
 
     def _advance(self) -> None:
         self._say(f"training {len(self.device.held)} together")
         try:
             reports = self.device.advance()
+        except DeviceLostError:
+            raise
         except Exception as error:
-            reason = _reason(error, f"the pack of {len(self.device.held)} trainings failed")
-            reports = [TrainingReport(key, 0, failed=reason) for key in self.device.held]
+            reports = [_ended(key, error, f"the pack of {len(self.device.held)} trainings failed") for key in self.device.held]
             for key in self.device.held:
                 self.device.stop(key)
         self._trainings += [self._saved(report) for report in reports]
 
     def _saved(self, report: TrainingReport) -> TrainingReport:
-        if report.failed is not None or report.epoch in report.stored or report.epoch not in self._wanted.get(report.key, ()):
+        ended = report.failed is not None or report.lost is not None
+        if ended or report.epoch in report.stored or report.epoch not in self._wanted.get(report.key, ()):
             return report
         try:
-            self.device.save(report.key)
+            patiently(lambda: self.device.save(report.key), sleep=self._sleep)
+        except DeviceLostError:
+            raise
         except Exception as error:
             self.device.stop(report.key)
-            return replace(report, failed=f"{LOST}: {_reason(error, f'the adapter of {report.key} could not be stored')}")
+            return _ended(report.key, error, f"the adapter of {report.key} could not be stored")
         return replace(report, stored=(int(report.epoch),))
 
     def _evaluate(self, orders: Sequence[EvaluationOrder]) -> None:
         self._say(f"scoring {len(orders)} image sets")
         try:
             image_sets = {image_set.key: image_set for image_set in self.device.evaluate(orders)}
+        except DeviceLostError:
+            raise
         except Exception as error:
             reason = _reason(error, f"the evaluation of {len(orders)} image sets failed")
-            image_sets = {order.key: ScoredImages(order.key, error=reason) for order in orders}
-        self._evaluations += [EvaluationReport(order.key, self._recorded(order, image_sets[order.key])) for order in orders]
+            why = {"lost": reason} if isinstance(error, PASSING) else {"error": reason}
+            image_sets = {order.key: ScoredImages(order.key, **why) for order in orders}
+        self._evaluations += [self._recorded(order, image_sets[order.key]) for order in orders]
 
-    def _recorded(self, order: EvaluationOrder, image_set: ScoredImages) -> Outcome:
-        """The outcome, on disk before anybody hears of it."""
-        if image_set.error is not None:
-            return Outcome(error=image_set.error)
+    def _recorded(self, order: EvaluationOrder, image_set: ScoredImages) -> EvaluationReport:
+        """What came out, on disk before anybody hears of it."""
+        if image_set.error is not None or image_set.lost is not None:
+            return EvaluationReport(order.key, Outcome(error=image_set.error), image_set.lost)
+        row = {**evaluation_row(order, image_set), **self._objective_of(image_set)}
         try:
-            row = {**evaluation_row(order, image_set), **self._objective_of(image_set)}
-            self.records.append_evaluation(row, image_set.image_rows, image_set.images)
+            patiently(lambda: self.records.append_evaluation(row, image_set.image_rows, image_set.images), sleep=self._sleep)
         except (SweepError, OSError) as error:
-            return Outcome(error=f"{LOST}: {_reason(error, f'evaluation {order.key} could not be recorded')}")
-        return Outcome(dict(image_set.values), dict(image_set.backbones))
+            return EvaluationReport(order.key, lost=_reason(error, f"evaluation {order.key} could not be recorded"))
+        return EvaluationReport(order.key, Outcome(dict(image_set.values), dict(image_set.backbones)))
 
     def _objective_of(self, image_set: ScoredImages) -> dict[str, Any]:
         """For the record only: what it means for a trial, also when there is none, is the driver's business."""
@@ -252,6 +274,12 @@ def outcome_of_row(row: Mapping[str, Any]) -> Outcome:
 def known_outcomes(records: Records) -> dict[str, Outcome]:
     """What a study's records hold already, for the pool."""
     return {row["evaluation_key"]: outcome_of_row(row) for row in as_rows(records.evaluations(), EVALUATIONS)}
+
+
+def _ended(key: str, error: Exception, event: str) -> TrainingReport:
+    """The report of a training that an error has ended here."""
+    reason = _reason(error, event)
+    return TrainingReport(key, 0, lost=reason) if isinstance(error, PASSING) else TrainingReport(key, 0, failed=reason)
 
 
 def _reason(error: Exception, event: str) -> str:

@@ -11,7 +11,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 REFRESH_S = 10.0
@@ -19,21 +20,22 @@ STALE_S = 60.0
 
 
 class Leases:
-    """The leases of one process. `clock` tells seconds since 1970, as file times do."""
+    """The leases of one process. `clock` tells seconds since 1970, as file times do; `owner` is a name that is its own everywhere."""
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, root: Path, *, owner: str = "", clock: Callable[[], float] = time.time) -> None:
         self._root = Path(root)
+        self._owner = owner
         self._clock = clock
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._refresher: threading.Thread | None = None
 
-    def acquire(self, key: str) -> bool:
-        """Whether this process now holds the key's lease (or already did)."""
+    def acquire(self, key: str, *, dead: Collection[str] = ()) -> bool:
+        """Whether this process now holds the key's lease (or already did). `dead`: owners known to be gone, wherever they were."""
         with self._lock:
             if key in self._held:
                 return True
-            if not self._create(key) and not (self._is_stale(key) and self._take_over(key)):
+            if not self._create(key) and not (self._is_stale(key, dead) and self._take_over(key)):
                 return False
             self._held.add(key)
             if self._refresher is None:
@@ -60,7 +62,8 @@ class Leases:
     def _refresh_for_ever(self) -> None:
         while True:
             time.sleep(REFRESH_S)
-            self.refresh()
+            with suppress(OSError):  # a storage that is away may be back the next time
+                self.refresh()
 
     def _path(self, key: str) -> Path:
         return self._root / key / ".lease"
@@ -70,13 +73,13 @@ class Leases:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(path, "x", encoding="utf-8") as file:
-                json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "owner": self._owner}, file)
         except FileExistsError:
             return False
         os.utime(path, (self._clock(),) * 2)
         return True
 
-    def _is_stale(self, key: str) -> bool:
+    def _is_stale(self, key: str, dead: Collection[str]) -> bool:
         try:
             silent_s = self._clock() - self._path(key).stat().st_mtime
             holder = json.loads(self._path(key).read_text(encoding="utf-8"))
@@ -84,6 +87,8 @@ class Leases:
             return True
         except ValueError:  # its writer was interrupted, or is just writing
             return silent_s > STALE_S
+        if holder.get("owner") and holder["owner"] in dead:
+            return True
         here = holder.get("host") == socket.gethostname()
         return silent_s > STALE_S or (here and not _is_alive(int(holder.get("pid", 0))))
 

@@ -43,13 +43,16 @@ def probe_pack_size(
     `pack_options`: keyword arguments of Pack.
 
     Raises:
-        ModelError, SubjectError, ConfigError: the configuration cannot be trained at all."""
+        ModelError, SubjectError, ConfigError: the configuration cannot be trained at all.
+        torch.OutOfMemoryError: not even one training fits."""
     new_pack = partial(Pack, frozen.parts(config.train_model, config.train_vae, config.dtype), frozen, **(pack_options or {}))
     measured: dict[int, float] = {}
     for size in (s for s in SIZES if s <= largest):
         try:
             measured[size] = _seconds_per_adapter_step(new_pack(), config, subject, size, clock)
         except torch.OutOfMemoryError:
+            if not measured:
+                raise
             torch.cuda.empty_cache()
             break
         if size > 1 and measured[size] > WORTH_DOUBLING * measured[size // 2]:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from sweep.attempts import MAX_LOSSES
 from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Rung, Subscription, Sync, TrainingReport
-from sweep.pool import MAX_LOSSES, Pool
+from sweep.pool import Pool
 from trainables.config import EvalConfig, TrainConfig
 
 

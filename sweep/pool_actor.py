@@ -1,0 +1,95 @@
+"""The pool as a process, and how others speak with it. It lives where the driver does: no other node's loss takes it along."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweep.messages import Answer, EvaluationOrder, Orders, Outcome, Subscription, Sync
+from sweep.pool import Pool
+
+NAMESPACE = "sweep"
+
+
+class PoolActor:
+    """The pool as a process: questions may wait for their answer without keeping others from asking."""
+
+    def __init__(self, known: Mapping[str, Outcome]) -> None:
+        self._pool = Pool(known)
+        self._changed = asyncio.Event()
+
+    async def next_rung(self, trial: str, after_epoch: int, wait_s: float) -> Answer:
+        deadline = time.monotonic() + wait_s
+        answer = self._pool.next_rung(trial, after_epoch)
+        while answer.kind == "wait" and (left := deadline - time.monotonic()) > 0:
+            try:
+                await asyncio.wait_for(self._changed.wait(), left)
+            except TimeoutError:
+                break
+            answer = self._pool.next_rung(trial, after_epoch)
+        return answer
+
+    async def sync(self, worker: str, sync: Sync) -> Orders:
+        orders = self._pool.sync(worker, sync)
+        if sync.trainings or sync.evaluations:
+            self._wake()
+        return orders
+
+    async def tell(self, method: str, *arguments: Any) -> None:
+        """Call one of the pool's methods that change it and return nothing."""
+        getattr(self._pool, method)(*arguments)
+        self._wake()
+
+    async def snapshot(self) -> dict[str, Any]:
+        return {**self._pool.snapshot(), "answers": self._pool.answers()}
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class RemotePool:
+    """The driver's and the worker's side of the pool. What the driver tells it is not waited for: Ray keeps the order, once it is up."""
+
+    def __init__(self, actor: Any, name: str) -> None:
+        self.actor = actor
+        self.name = name  # of the actor, in NAMESPACE
+
+    def wait_until_up(self) -> None:
+        """What is told to an actor of this kind while its process still starts would arrive in any order."""
+        ray.get(self.actor.snapshot.remote())
+
+    def subscribe(self, subscription: Subscription) -> None:
+        self.actor.tell.remote("subscribe", subscription)
+
+    def release(self, trial: str) -> None:
+        self.actor.tell.remote("release", trial)
+
+    def decided(self, trial: str, epoch: int) -> None:
+        self.actor.tell.remote("decided", trial, epoch)
+
+    def request(self, orders: Iterable[EvaluationOrder]) -> None:
+        if orders := list(orders):
+            self.actor.tell.remote("request", orders)
+
+    def close(self, reason: str) -> None:
+        self.actor.tell.remote("close", reason)
+
+    def worker_lost(self, worker: str, reason: str, counts: bool) -> None:
+        self.actor.tell.remote("worker_lost", worker, reason, counts)
+
+    def sync(self, worker: str, sync: Sync) -> Orders:
+        return ray.get(self.actor.sync.remote(worker, sync))
+
+
+def start_pool(known: Mapping[str, Outcome]) -> RemotePool:
+    name = f"pool-{uuid.uuid4().hex[:12]}"  # several studies may share a cluster
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor_class = ray.remote(num_cpus=0)(PoolActor)
+    return RemotePool(actor_class.options(name=name, namespace=NAMESPACE, scheduling_strategy=here).remote(known), name)

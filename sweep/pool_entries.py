@@ -1,0 +1,89 @@
+"""What the pool keeps of each trial, training and evaluation. Values that know what they hold; who gets what is for pool.py to say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sweep.attempts import Attempts
+from sweep.messages import EvaluationOrder, Rung, Subscription, TrainingReport
+from trainables.config import TrainConfig
+
+
+class TrainingEntry:
+    """A training that some trial asked for, from its first subscriber to the end of the study."""
+
+    def __init__(self, key: str, config: TrainConfig, total_epochs: int | None) -> None:
+        self.key = key
+        self.config = config
+        self.total_epochs = total_epochs
+        self.trials: list[str] = []  # live subscribers, the oldest first
+        self.worker: str | None = None
+        self.attempts = Attempts()
+        self.failed: str | None = None
+        self.epoch = 0.0
+        self.stored: set[int] = set()
+        self.mean_loss = self.seconds_per_epoch = math.nan
+        self._paid_by: dict[int, str | None] = {}
+
+    def take(self, report: TrainingReport, *, payer: str | None) -> None:
+        for epoch in range(math.floor(self.epoch) + 1, math.floor(report.epoch) + 1):
+            if not math.isnan(report.seconds_per_epoch):  # read from the store otherwise
+                self._paid_by.setdefault(epoch, payer)
+        self.epoch = report.epoch
+        if not self.stored.issuperset(report.stored):
+            self.attempts.came_forward()
+        self.stored.update(report.stored)
+        self.failed = report.failed or self.failed
+        if not math.isnan(report.seconds_per_epoch):
+            self.mean_loss, self.seconds_per_epoch = report.mean_loss, report.seconds_per_epoch
+
+    @property
+    def n_trained(self) -> int:
+        return len(self._paid_by)
+
+    def shared_epochs(self, trial: str, epoch: int) -> int:
+        return sum(self._paid_by.get(e) != trial for e in range(1, epoch + 1))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "training_key": self.key,
+            "worker": self.worker,
+            "epoch": self.epoch,
+            "mean_loss": self.mean_loss,
+            "seconds_per_epoch": self.seconds_per_epoch,
+        }
+
+
+class EvaluationEntry:
+    """An evaluation that somebody waits for."""
+
+    def __init__(self, order: EvaluationOrder) -> None:
+        self.order = order
+        self.requested = False
+        self.worker: str | None = None
+        self.attempts = Attempts()
+
+
+class TrialEntry:
+    """A live trial: what it asked for, and the rungs that it has gone past."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.after_epoch = 0
+
+    def rungs_left(self, training_key: str) -> list[Rung]:
+        """Those of one of its trainings that it has not heard of, or not gone past."""
+        one = next(one for one in self.subscription.under_each_seed if one.training_key == training_key)
+        return [rung for rung in one.rungs if rung.epoch > self.after_epoch]
+
+    def keys_at(self, epoch: int) -> list[str]:
+        return [one.rung_at(epoch).evaluation_key for one in self.subscription.under_each_seed]
+
+    @property
+    def next_epoch(self) -> int | None:
+        return next((rung.epoch for rung in self.subscription.rungs if rung.epoch > self.after_epoch), None)
+
+    @property
+    def last_epoch(self) -> int:
+        return self.subscription.rungs[-1].epoch

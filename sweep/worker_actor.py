@@ -1,0 +1,112 @@
+"""The worker as a process on some node: it finds the study's folder there, makes its device, and runs until the pool is closed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from sweep.errors import PassingError
+from sweep.objective import Objective
+from sweep.pool_actor import RemotePool
+from sweep.records import Records
+from sweep.worker import Device, Worker
+from trainables.config import TrainConfig
+
+LAUNCH_MARK = ".launch"
+"""A file in the study's folder that says which launch is on: a worker that reads another one there looks at another disk."""
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """What a worker needs to make its device."""
+
+    name: str  # "cpu" or "cuda"
+    worker: str
+    launch: str  # names the launch of which it is, among all that share the storage
+    n_threads: int
+    adapters: Path
+    latents: Path
+    backbones: Mapping[str, str]  # as Study.backbones
+    metrics: tuple[str, ...]  # as Study.metrics
+    probe_with: TrainConfig  # a training like the study's, to measure with
+    n_slots: int | None  # trainings that it advances together; None: it finds out what is best, up to `most_slots`
+    most_slots: int
+    slots_file: Path  # where it keeps what it found
+    pack_options: Mapping[str, bool]  # keyword arguments of trainables.pack.Pack
+
+
+class WorkerActor:
+    """`run` returns when the pool is closed, and raises what makes its device useless."""
+
+    def device_name(self, node: str, otherwise: str) -> str:
+        """The name of its device among all of the study's: the GPU that Ray has given it, by its number on the node."""
+        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        return f"{node} GPU {', '.join(map(str, gpus))}" if gpus else otherwise
+
+    def run(
+        self,
+        pool: RemotePool,
+        make_device: Callable[[DeviceSpec], Device],
+        spec: DeviceSpec,
+        study_dir: Path,
+        objective: Objective,
+        node: str,
+        device: str,
+    ) -> None:
+        require_shared(study_dir, spec.launch)
+        _log_to(study_dir / f"{spec.worker}.log")
+        device_name = self.device_name(node, device)
+        logging.getLogger(__name__).info("%s, process %d", device_name, os.getpid())
+        # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
+        os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
+        records = Records(study_dir)
+        Worker(spec.worker, pool, make_device(spec), records, objective=objective, device_name=device_name).run()
+
+
+def require_shared(study_dir: Path, launch: str) -> None:
+    """Raises: PassingError where this node does not see the study's folder, or sees another one under its name."""
+    mark = study_dir / LAUNCH_MARK
+    try:
+        found = mark.read_text(encoding="utf-8")
+    except OSError:
+        found = None
+    if found != launch:
+        raise PassingError(
+            f"Every node must see the study's storage under the same path, but {socket.gethostname()} does not see in {mark} what the launch "
+            "wrote there. Use --storage DIR with a folder that all nodes share."
+        )
+
+
+def real_device(spec: DeviceSpec) -> Device:
+    from sweep.device import PackDevice  # imports torch, in the worker's process only
+
+    return PackDevice(
+        device=spec.name,
+        n_threads=spec.n_threads,
+        adapters=spec.adapters,
+        latents=spec.latents,
+        n_slots=spec.n_slots,
+        most_slots=spec.most_slots,
+        probe_with=spec.probe_with,
+        probe_file=spec.slots_file,
+        backbones=spec.backbones,
+        metrics=spec.metrics,
+        pack_options=spec.pack_options,
+        worker=spec.worker,
+        launch=spec.launch,
+    )
+
+
+def _log_to(path: Path) -> None:
+    import faulthandler
+
+    file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
+    faulthandler.enable(file)
+    logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logging.captureWarnings(True)
