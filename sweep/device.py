@@ -29,8 +29,7 @@ from trainables.errors import SweepError
 from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.leases import Leases
-from trainables.lora import SlotLoRA
-from trainables.pack import Diverged, EpochEnd, Pack, TrainingState
+from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
 from trainables.probe import probe_pack_size
 from trainables.subject import load_subject
 
@@ -120,7 +119,7 @@ class PackDevice:
         try:
             state = None if first is None else self._store.load_state(order.key, first)
             parts = self._frozen.parts(order.config.train_model, order.config.train_vae, order.config.dtype)
-            SlotLoRA(parts.unet).check_rank(order.config.rank)
+            lora_for(parts, order.config).check_rank(order.config.rank)
         except Exception:
             self._leases.release(order.key)
             raise

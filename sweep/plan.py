@@ -200,6 +200,11 @@ def _notes(study: Study, *, exact: bool) -> Iterable[str]:
     schedules = sorted({training.lr_schedule for training in trainings if training.length_dependent})
     if schedules:
         yield f"lr_schedule {', '.join(schedules)} depends on the length: trainings of other lengths are other trainings and share nothing."
+    if any(study.split(configuration)[0].train_text_encoder for configuration in study.telling_configurations("train_text_encoder")):
+        yield (
+            "train_text_encoder: captions are encoded in each training step, and prompts by each adapter's own text encoder, instead of once per "
+            "string. Latents are still computed once."
+        )
     domains = {} if is_define_by_run(study.space) else study.space
     continuous = [name for name, domain in domains.items() if choices_of(domain) is None and name in TRAIN_PARAMETERS]
     if continuous:

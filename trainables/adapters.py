@@ -20,10 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainables.errors import AdapterError
-from trainables.lora import Adapter
+from trainables.lora import TEXT_ENCODER, Adapter
 from trainables.pack import TrainingState
 
 WEIGHTS, STATE = "adapter.safetensors", "state.safetensors"
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_TEXT_IN_FILES = TEXT_ENCODER + "text_model."
 
 
 class AdapterStore:
@@ -91,21 +93,41 @@ def read_adapter(path: Path) -> Adapter:
     tensors, metadata = _read(path)
     try:
         rank, alpha = int(metadata["rank"]), float(metadata["alpha"])
-        paths = [name.removeprefix("unet.").removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
-        layers = {p: (tensors[f"unet.{p}.lora_A.weight"].T.contiguous(), tensors[f"unet.{p}.lora_B.weight"].T.contiguous()) for p in paths}
+        names = [name.removesuffix(_A) for name in tensors if name.endswith(_A)]
+        pairs = {_path_of(name): (tensors[name + _A], tensors[name + _B]) for name in names}
     except (KeyError, ValueError) as error:
         raise AdapterError(f"An adapter file must hold rank, alpha and pairs of lora_A and lora_B, but {path} lacks {error}. Train it again.") from error
-    return Adapter(rank=rank, alpha=alpha, layers=layers)
+    layers = {p: (a.flatten(1).T.contiguous(), b.flatten(1).T.contiguous()) for p, (a, b) in pairs.items()}
+    return Adapter(rank, alpha, layers, kernels={p: tuple(a.shape[2:]) for p, (a, _) in pairs.items() if a.ndim == 4})
 
 
 def _write_adapter(path: Path, adapter: Adapter) -> None:
     tensors = {}
-    for name, (a, b) in adapter.layers.items():
-        tensors[f"unet.{name}.lora_A.weight"] = a.T.contiguous()
-        tensors[f"unet.{name}.lora_B.weight"] = b.T.contiguous()
+    for layer, (a, b) in adapter.layers.items():
+        kernel = adapter.kernels.get(layer)
+        name, a, b = _name_of(layer), a.T.contiguous(), b.T.contiguous()
+        # peft has a convolution's as weights of convolutions: (r, c_in, height, width) and (d_out, r, 1, 1).
+        tensors[name + _A] = a if kernel is None else a.unflatten(1, (-1, *kernel))
+        tensors[name + _B] = b if kernel is None else b[:, :, None, None]
     # diffusers reads alpha and rank from this entry; without it an adapter is reloaded with scale 1.
-    peft = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": sorted(adapter.layers)}
+    peft = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": sorted(p for p in adapter.layers if not _is_text(p))}
+    if adapter.trains_text:
+        short = sorted({p.rpartition(".")[2] for p in adapter.layers if _is_text(p)})  # the same in every version of transformers
+        peft |= {"text_encoder.r": adapter.rank, "text_encoder.lora_alpha": adapter.alpha, "text_encoder.target_modules": short}
     _write(path, tensors, {"format": "pt", "rank": str(adapter.rank), "alpha": repr(adapter.alpha), "lora_adapter_metadata": json.dumps(peft)})
+
+
+def _name_of(layer: str) -> str:
+    # transformers before 5.6 had the level text_model, and other programs know no text encoder without it; diffusers reads both.
+    return layer.replace(TEXT_ENCODER, _TEXT_IN_FILES, 1) if _is_text(layer) else f"unet.{layer}"
+
+
+def _path_of(name: str) -> str:
+    return name.replace(_TEXT_IN_FILES, TEXT_ENCODER, 1) if _is_text(name) else name.removeprefix("unet.")
+
+
+def _is_text(layer: str) -> bool:
+    return layer.startswith(TEXT_ENCODER)
 
 
 def _write_moments(path: Path, state: TrainingState) -> None:

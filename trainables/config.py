@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from trainables.errors import ConfigError
@@ -16,7 +16,10 @@ from trainables.errors import ConfigError
 NUMERICS_VERSION = 1
 """Raise it whenever the same TrainConfig or EvalConfig gives other numbers: old keys then no longer match."""
 
-TARGETS = ("attention",)
+TARGETS = ("attention", "attention+ff", "attention+ff+conv")
+"""Which of the UNet's layers get an update: attention's projections, also the feed-forward layers, also the convolutions. Each holds the
+ones before it; the words are explained in lora.py."""
+
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 LENGTH_DEPENDENT_SCHEDULES = ("linear", "cosine")
 DENOISERS = ("ddim", "dpm++", "euler", "pndm")
@@ -50,6 +53,11 @@ DEFAULT_PROMPTS = (
 )
 
 
+def _later(default: Any) -> Any:
+    """A field that came after keys were first made: left out of the key at its default, which therefore never changes."""
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that changes an adapter's weights, except how long it trains. Frozen, hashable, keyed."""
@@ -74,6 +82,8 @@ class TrainConfig:
     noise_offset: float = 0.0
     train_seed: int = 0
     dtype: str = "float32"
+    train_text_encoder: bool = _later(False)  # an update for CLIP's attention, too
+    text_encoder_learning_rate: float | None = _later(None)  # None: learning_rate
 
     def __post_init__(self) -> None:
         _require_text("train_model", self.train_model, "embedded:base")
@@ -97,9 +107,20 @@ class TrainConfig:
         _require_number("noise_offset", self.noise_offset, minimum=0, example=0.05)
         _require_integer("train_seed", self.train_seed, minimum=0, example=0)
         _require_choice("dtype", self.dtype, DTYPES)
+        _require_boolean("train_text_encoder", self.train_text_encoder)
+        if self.text_encoder_learning_rate is not None:
+            _require_number("text_encoder_learning_rate", self.text_encoder_learning_rate, above=0, example=1e-4)
+        if not self.train_text_encoder or self.text_encoder_learning_rate == self.learning_rate:
+            object.__setattr__(self, "text_encoder_learning_rate", None)
         if self.lr_schedule == "constant":  # or equal trainings would have different keys
             object.__setattr__(self, "lr_warmup_steps", 0)
         _make_floats(self, "alpha", "dropout", "learning_rate", "weight_decay", "max_grad_norm", "caption_dropout", "min_snr_gamma", "noise_offset")
+        _make_floats(self, "text_encoder_learning_rate")
+
+    @property
+    def relative_text_rate(self) -> float:
+        """The text encoder's learning rate as a multiple of the UNet's."""
+        return 1.0 if self.text_encoder_learning_rate is None else self.text_encoder_learning_rate / self.learning_rate
 
     @property
     def length_dependent(self) -> bool:
@@ -146,7 +167,7 @@ class EvalConfig:
         return len(self.prompts) * self.images_per_prompt
 
 
-PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype")
+PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype", "train_text_encoder")
 """What trainings must have in common to advance together in a pack."""
 
 TRAIN_PARAMETERS = tuple(f.name for f in fields(TrainConfig))
@@ -172,6 +193,9 @@ def training_key(config: TrainConfig, *, model_digest: str, subject_digest: str,
     values = asdict(config)
     for name in ("train_model", "train_vae", "subject"):
         del values[name]
+    for late in fields(config):
+        if late.metadata.get("later") and values[late.name] == late.default:
+            del values[late.name]
     length = epochs if config.length_dependent else None
     if config.length_dependent and epochs is None:
         raise ConfigError(f"lr_schedule={config.lr_schedule!r} depends on the length, so its key needs `epochs`; none is given.")

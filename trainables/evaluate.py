@@ -15,7 +15,7 @@ from trainables.errors import AdapterError, EvaluationFailed, ModelError
 from trainables.features import ReferenceImages, References, perceptual_backbone, pooled_backbone
 from trainables.frozen import FrozenWork
 from trainables.generate import ImageSet, generate
-from trainables.lora import Adapter, SlotLoRA, check_fits
+from trainables.lora import Adapter, SlotLoRA
 from trainables.metrics import (
     frechet_distance,
     kernel_distance,
@@ -96,11 +96,11 @@ class Evaluator:
             parts = self.frozen.parts(*model)
         except ModelError as error:
             return None, [], {request.key: EvaluationResult(request.key, error=str(error)) for request in group}
-        shapes, fitting, unfit = SlotLoRA(parts.unet).shapes, [], {}
+        lora, fitting, unfit = SlotLoRA(parts.unet, text_encoder=parts.text_encoder), [], {}
         for request in group:
             try:
                 if request.adapter is not None:
-                    check_fits(request.adapter, shapes)
+                    lora.check_fits(request.adapter)
                 fitting.append(request)
             except AdapterError as error:
                 unfit[request.key] = EvaluationResult(request.key, error=str(error))

@@ -5,7 +5,7 @@ diffusers' StableDiffusionPipeline with the same initial noise. Nothing here sco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from trainables.config import EvalConfig
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
-from trainables.models import ModelParts, decode_latents
+from trainables.models import ModelParts, decode_latents, encode_prompts
 
 SCHEDULERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler, "pndm": PNDMScheduler}
 BATCH_IMAGES = {"cpu": 160, "cuda": 80}
@@ -65,7 +65,7 @@ def generate(
 
     Raises:
         AdapterError: an adapter does not fit the model."""
-    lora = SlotLoRA(parts.unet)
+    lora = SlotLoRA(parts.unet, text_encoder=parts.text_encoder)
     limit = batch_images or BATCH_IMAGES.get(torch.device(parts.device).type, 16)
     batches = list(_batches(_cuts(image_sets, limit), limit))
     found: list[dict[int, np.ndarray]] = [{} for _ in image_sets]
@@ -85,6 +85,16 @@ def make_scheduler(parts: ModelParts, denoiser: str):
     """A fresh diffusers scheduler for this denoiser, configured from the model's own."""
     # Latents are not confined to [-1, 1]. SD1.5's config says so; where a config is silent, DDIM would clip and wash pictures out.
     return SCHEDULERS[denoiser].from_config({"clip_sample": False, **parts.scheduler_config})
+
+
+@torch.no_grad()
+def text_of_slots(
+    parts: ModelParts, frozen: FrozenWork, lora: SlotLoRA, adapters: Sequence[Adapter | None], texts: Sequence[Sequence[str]]
+) -> Tensor:
+    """(n, tokens, d): what the UNet attends to for each slot's texts, one slot after the other.
+
+    An adapter that trained the text encoder has a text encoder of its own; the others' texts are encoded once per string."""
+    return torch.cat([_text_of_slot(parts, frozen, lora, adapter, list(own)) for adapter, own in zip(adapters, texts, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -147,12 +157,15 @@ def _denoise(
     config = sets[0].config
     n_images = len(wanted[0])
     guidance = torch.tensor([s.config.guidance for s in sets], device=parts.device).repeat_interleave(n_images).view(-1, 1, 1, 1)
-    text = _text(parts, frozen, sets, wanted, guided=bool((guidance > 1).any()))
+    adapters = [image_set.adapter for image_set in sets]
+    a, b = stack_adapters(adapters, lora.shapes_for(adapters), device=parts.device)
+    prompts = _prompts(sets, wanted, guided=bool((guidance > 1).any()))
+    text = text_of_slots(parts, frozen, lora, adapters, prompts)
     scheduler = make_scheduler(parts, config.denoiser)
     scheduler.set_timesteps(config.steps, device=parts.device)
     latents = torch.cat([initial_noise(parts, [p.seed for p in pictures]) for pictures in wanted]).to(parts.device) * scheduler.init_noise_sigma
     text = text.to(parts.dtype)  # one tensor for all steps: its keys and values are computed once
-    with lora.for_pictures(*stack_adapters([s.adapter for s in sets], lora.shapes, device=parts.device)):
+    with lora.for_pictures(a, b):
         for step, t in enumerate(scheduler.timesteps):
             predicted = _predict(parts, scheduler.scale_model_input(latents, t), t, text, guidance, n_sets=len(sets))
             latents = scheduler.step(predicted, t, latents, return_dict=False)[0]
@@ -177,10 +190,17 @@ def _predict(parts: ModelParts, latents: Tensor, t: Tensor, text: Tensor, guidan
     return torch.where(guidance > 1, without + guidance * (with_prompt - without), with_prompt)
 
 
-def _text(parts: ModelParts, frozen: FrozenWork, sets: list[ImageSet], wanted: list[list[Picture]], *, guided: bool) -> Tensor:
-    texts = []
-    for image_set, pictures in zip(sets, wanted, strict=True):
-        if guided:
-            texts += [image_set.config.negative_prompt] * len(pictures)
-        texts += [picture.prompt for picture in pictures]
-    return frozen.text(parts, texts)
+def _text_of_slot(parts: ModelParts, frozen: FrozenWork, lora: SlotLoRA, adapter: Adapter | None, texts: list[str]) -> Tensor:
+    if adapter is None or not adapter.trains_text:
+        return frozen.text(parts, texts)
+    distinct = sorted(set(texts))
+    shapes = {path: lora.layers[path].shape for path in adapter.text_part.layers}
+    with lora.attached(*stack_adapters([adapter.text_part], shapes, device=parts.device)):
+        encoded = dict(zip(distinct, encode_prompts(parts, distinct), strict=True))
+    return torch.stack([encoded[text] for text in texts])
+
+
+def _prompts(sets: list[ImageSet], wanted: list[list[Picture]], *, guided: bool) -> list[list[str]]:
+    """The texts of each set: guided, a negative prompt for every picture before the prompts."""
+    without = [[image_set.config.negative_prompt] * len(pictures) * guided for image_set, pictures in zip(sets, wanted, strict=True)]
+    return [negative + [picture.prompt for picture in pictures] for negative, pictures in zip(without, wanted, strict=True)]

@@ -26,11 +26,13 @@ __all__ = [
     "decode_latents",
     "encode_latents",
     "encode_prompts",
+    "encode_tokens",
     "least_tokens",
     "load_parts",
     "model_digest",
     "part_digest",
     "resolve_model",
+    "tokenize",
 ]
 
 PROMPT_TOKENS = 77
@@ -106,12 +108,29 @@ def encode_prompts(parts: ModelParts, texts: Sequence[str]) -> torch.Tensor:
     Warns if a text is longer than CLIP reads, and says what is cut."""
     import torch
 
-    _warn_of_cut_texts(parts.tokenizer, texts)
     chunks = [torch.zeros(0, PROMPT_TOKENS, parts.text_encoder.config.hidden_size, device=parts.device)]
     with torch.no_grad():
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            chunks.append(_encode_some(parts, list(texts[start : start + _TEXTS_AT_ONCE])))
+            chunks.append(encode_tokens(parts, tokenize(parts, texts[start : start + _TEXTS_AT_ONCE])))
     return torch.cat(chunks)
+
+
+def tokenize(parts: ModelParts, texts: Sequence[str]) -> torch.Tensor:
+    """What the text encoder reads of these texts: (n, 2, 77) int64 on the parts' device, tokens and attention mask.
+
+    Warns if a text is longer than CLIP reads, and says what is cut."""
+    import torch
+
+    _warn_of_cut_texts(parts.tokenizer, texts)
+    tokens = parts.tokenizer(list(texts), padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt")
+    return torch.stack([tokens.input_ids, tokens.attention_mask], dim=1).to(parts.device)
+
+
+def encode_tokens(parts: ModelParts, tokens: torch.Tensor) -> torch.Tensor:
+    """What the UNet attends to: (n, 77, d) float32, from `tokenize`'s (n, 2, 77)."""
+    # CLIP in Stable Diffusion attends to its padding too, unless its config says otherwise.
+    mask = tokens[:, 1] if getattr(parts.text_encoder.config, "use_attention_mask", False) else None
+    return parts.text_encoder(tokens[:, 0], attention_mask=mask)[0].float()
 
 
 def cut_off(tokenizer: Any, text: str) -> tuple[int, str] | None:
@@ -173,14 +192,6 @@ def _load_frozen(model_class: Any, source: ModelSource, part: str, dtype: torch.
         missing = sorted(info["missing_keys"])
         raise ModelError(f"{folder} must hold every weight of its config.json, but lacks {len(missing)}, e.g. {missing[0]}. Copy it again.")
     return model.requires_grad_(False).eval()
-
-
-def _encode_some(parts: ModelParts, texts: list[str]) -> torch.Tensor:
-    tokens = parts.tokenizer(texts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt")
-    # CLIP in Stable Diffusion attends to its padding too, unless its config says otherwise.
-    masked = getattr(parts.text_encoder.config, "use_attention_mask", False)
-    mask = tokens.attention_mask.to(parts.device) if masked else None
-    return parts.text_encoder(tokens.input_ids.to(parts.device), attention_mask=mask)[0].float()
 
 
 def _warn_of_cut_texts(tokenizer: Any, texts: Sequence[str]) -> None:

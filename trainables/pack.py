@@ -8,7 +8,7 @@ Not here: which trainings meet in a pack, when one is stopped, and where its ada
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from trainables.config import TrainConfig, pack_signature
 from trainables.frozen import FrozenWork
-from trainables.lora import Adapter, SlotLoRA, new_adapter
-from trainables.models import ModelParts
+from trainables.lora import TEXT_ENCODER, Adapter, SlotLoRA, new_adapter
+from trainables.models import ModelParts, encode_tokens, tokenize
 from trainables.slots import Draws, Slot, Standing, draw
 from trainables.subject import Subject
 
@@ -59,6 +59,11 @@ class TrainingState:
     loss_sum: float = 0.0  # over the steps of an epoch under way
 
 
+def lora_for(parts: ModelParts, config: TrainConfig) -> SlotLoRA:
+    """The layers of the model that this training trains."""
+    return SlotLoRA(parts.unet, config.targets, text_encoder=parts.text_encoder if config.train_text_encoder else None)
+
+
 class Pack:
     """S trainings on one base model. Add and remove them at epoch boundaries; `advance` runs to the next boundary of any of them."""
 
@@ -76,7 +81,7 @@ class Pack:
         self.device = torch.device(parts.device)
         self.lora = SlotLoRA(parts.unet)
         self._slots: list[Slot] = []
-        self._tensors = _PackedTensors(self.lora.shapes, [], self.device)
+        self._tensors = self._packed([])
         self._prefetcher = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         self._forward = torch.compile(parts.unet) if compile else parts.unet
         if gradient_checkpointing:
@@ -92,23 +97,26 @@ class Pack:
         Raises:
             ConfigError: its rank does not fit the model.  SubjectError: the subject lacks its caption version.
             AdapterError: the stored state is of another model."""
-        self.lora.check_rank(config.rank)
+        lora = lora_for(self.parts, config)
+        lora.check_rank(config.rank)
         slot = self._new_slot(key, config, subject, total_epochs)
         if state is None:
-            adapter = new_adapter(self.lora.shapes, rank=config.rank, alpha=config.alpha, seed=config.train_seed)
+            adapter = new_adapter(lora.shapes, rank=config.rank, alpha=config.alpha, seed=config.train_seed, kernels=lora.kernels)
             zeros = {path: (torch.zeros_like(a), torch.zeros_like(b)) for path, (a, b) in adapter.layers.items()}
             state = TrainingState(adapter, zeros, zeros, epoch=0, step=0)
         slot.epoch, slot.step, slot.loss_sum = state.epoch, state.step, state.loss_sum
         states = [*(self.state(k) for k in self.keys), state]
+        if not self._slots:
+            self.lora = lora  # what its trainings have in common
         self._slots.append(slot)
-        self._tensors = _PackedTensors(self.lora.shapes, states, self.device)
+        self._tensors = self._packed(states)
 
     def remove(self, key: str) -> None:
         """Free a slot; the others go on as if nothing had happened."""
         kept = [slot for slot in self._slots if slot.key != key]
         states = [self.state(slot.key) for slot in kept]
         self._slots = kept
-        self._tensors = _PackedTensors(self.lora.shapes, states, self.device)
+        self._tensors = self._packed(states)
 
     def adapter(self, key: str) -> Adapter:
         """A copy of a training's adapter as it stands."""
@@ -119,7 +127,9 @@ class Pack:
         s = self.keys.index(key)
         slot = self._slots[s]
         weights, first, second = self._tensors.slot_layers(s, slot.config.rank)
-        return TrainingState(Adapter(slot.config.rank, slot.config.alpha, weights), first, second, slot.epoch, slot.step, slot.loss_sum)
+        kernels = {path: kernel for path, kernel in self.lora.kernels.items() if path in weights}
+        adapter = Adapter(slot.config.rank, slot.config.alpha, weights, kernels)
+        return TrainingState(adapter, first, second, slot.epoch, slot.step, slot.loss_sum)
 
     @property
     def signature(self) -> tuple | None:
@@ -149,6 +159,10 @@ class Pack:
                 self.remove(event.key)
         return events
 
+    def _packed(self, states: list[TrainingState]) -> _PackedTensors:
+        text_rates = [slot.config.relative_text_rate for slot in self._slots]
+        return _PackedTensors(self.lora.shapes, states, self.device, text_rates=text_rates)
+
     def _new_slot(self, key: str, config: TrainConfig, subject: Subject, total_epochs: int | None) -> Slot:
         captions = list(subject.train_captions(config.caption))
         distinct = sorted(set(captions))
@@ -157,13 +171,17 @@ class Pack:
             key=key,
             config=config,
             latents=self.frozen.latents(self.parts, subject, flip=config.flip),
-            text=self.frozen.text(self.parts, [*distinct, ""]),
+            text=self._text(config, [*distinct, ""]),
             text_index=torch.tensor([row[text] for text in captions]),
             n_timesteps=self.parts.noise_scheduler.config.num_train_timesteps,
         )
         if config.length_dependent:
             slot.total_steps = total_epochs * slot.steps_per_epoch
         return slot
+
+    def _text(self, config: TrainConfig, texts: list[str]) -> Tensor:
+        """What a slot keeps of its captions: embeddings, or the tokens of which a text encoder in training makes them in each step."""
+        return tokenize(self.parts, texts) if config.train_text_encoder else self.frozen.text(self.parts, texts)
 
     def _train(self, n_steps: int) -> None:
         losses = torch.zeros(len(self._slots), device=self.device)
@@ -204,6 +222,8 @@ class Pack:
         noisy = self.parts.noise_scheduler.add_noise(latents, noise, timesteps)
         tensors = self._tensors
         with self.lora.attached(tensors.a, tensors.b, draws.dropout(k)):
+            if config.train_text_encoder:
+                text = encode_tokens(self.parts, text)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
                 predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
             target = self._target(latents, noise, timesteps)
@@ -245,7 +265,10 @@ class _PackedTensors:
     """Weights, gradients and moments of S slots in flat (S, P) tensors, all A before all B, of which each layer's are views: AdamW is a
     dozen operations. The layers work with `scaled_b`, B times alpha / rank; their gradients are with respect to it until `adamw_step`."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], states: list[TrainingState], device: torch.device) -> None:
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, int]], states: list[TrainingState], device: torch.device, *, text_rates: Sequence[float] = ()
+    ) -> None:
+        """`text_rates`: for each slot, the text encoder's learning rate relative to the UNet's; none: the same."""
         self.shapes = shapes
         self.width = max((state.adapter.rank for state in states), default=1)
         self.n_a, n_b = (sum(sizes) * self.width for sizes in zip(*shapes.values(), strict=True))
@@ -258,6 +281,7 @@ class _PackedTensors:
                     b_view[s, : b.shape[0]] = b.to(device)
         self.scale = torch.tensor([state.adapter.scale for state in states], device=device).view(-1, 1)
         self.scaled_b = self.weights[:, self.n_a :] * self.scale
+        self.relative_rate = self._relative_rate(text_rates)
         self.a, self.b = self._leaves()
 
     def slot_layers(self, s: int, rank: int) -> tuple[dict[str, tuple[Tensor, Tensor]], ...]:
@@ -275,14 +299,15 @@ class _PackedTensors:
         """Clip each slot's gradient to its own norm, then AdamW (Loshchilov & Hutter, arXiv:1711.05101) as torch.optim.AdamW does; zero the gradients."""
         g = self.grads
         g[:, self.n_a :] *= self.scale
+        rate = learning_rate.unsqueeze(1) if self.relative_rate is None else learning_rate.unsqueeze(1) * self.relative_rate
         norm = torch.linalg.vector_norm(g, dim=1)
         g *= (max_grad_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1)
-        self.weights *= (1 - learning_rate * weight_decay).unsqueeze(1)
+        self.weights *= 1 - rate * weight_decay.unsqueeze(1)
         self.first.lerp_(g, 1 - BETA1)
         self.second.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
         correction1, correction2 = 1 - BETA1 ** step.double(), 1 - BETA2 ** step.double()
         denominator = self.second.sqrt().div_(correction2.sqrt().float().unsqueeze(1)).add_(EPSILON)
-        self.weights.addcdiv_(self.first * (-learning_rate / correction1.float()).unsqueeze(1), denominator)
+        self.weights.addcdiv_(self.first * (-rate / correction1.float().unsqueeze(1)), denominator)
         torch.mul(self.weights[:, self.n_a :], self.scale, out=self.scaled_b)
         g.zero_()
 
@@ -297,6 +322,17 @@ class _PackedTensors:
             views[path] = (a, b)
             in_a, in_b = in_a + d_in * r, in_b + d_out * r
         return views
+
+    def _relative_rate(self, text_rates: Sequence[float]) -> Tensor | None:  # -> (S, P)
+        """What each weight's learning rate is multiplied with; None where that is 1 everywhere."""
+        if all(rate == 1 for rate in text_rates):
+            return None
+        relative, rates = torch.ones_like(self.weights), torch.tensor(text_rates, device=self.weights.device).view(-1, 1, 1)
+        for path, views in self._views(relative).items():
+            if path.startswith(TEXT_ENCODER):
+                for view in views:
+                    view.copy_(rates.expand_as(view))
+        return relative
 
     def _leaves(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         weights, grads = self._views_of(self.weights[:, : self.n_a], self.scaled_b), self._views(self.grads)

@@ -28,7 +28,7 @@ class Slot:
     key: str
     config: TrainConfig
     latents: Tensor  # (n, c, h, w), or (2n, ...) with the flipped ones behind
-    text: Tensor  # (n_distinct + 1, tokens, d); the last row is the empty caption
+    text: Tensor  # (n_distinct + 1, tokens, d), or what `tokenize` gives; the last row is the empty caption
     text_index: Tensor  # (n,) int64: image -> row of text
     n_timesteps: int
     total_steps: int | None = None

@@ -10,6 +10,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from PIL import Image
 
+from trainables.adapters import AdapterStore
 from trainables.config import TRAIN_PARAMETERS, TrainConfig, pack_signature
 from trainables.errors import ConfigError, SubjectError
 from trainables.frozen import FrozenWork
@@ -78,6 +79,42 @@ def test_packed_training_equals_solo_training_with_mixed_ranks_rates_and_dropout
         assert_same_training(trained(new_pack, subject, config, 2), trained(new_pack, subject, config, 2, others))
 
 
+LAYERS = [{"targets": "attention+ff"}, {"targets": "attention+ff+conv"}, {"train_text_encoder": True}]
+
+
+@pytest.mark.parametrize("layers", LAYERS, ids=str)
+def test_packed_training_equals_solo_training_whichever_layers_it_trains(new_pack, subject, base, layers):
+    config = dataclasses.replace(base, **layers)
+    neighbours = [
+        dataclasses.replace(config, rank=8, alpha=2.0, train_seed=5, text_encoder_learning_rate=3e-3),
+        dataclasses.replace(config, rank=1, dropout=0.0, caption="v1", caption_dropout=0.5),
+    ]
+    solo = trained(new_pack, subject, config, 2)
+    assert_same_training(solo, trained(new_pack, subject, config, 2, neighbours))
+    assert_same_training(trained(new_pack, subject, neighbours[0], 2), trained(new_pack, subject, neighbours[0], 2, [config, neighbours[1]]))
+    assert all(b.any() for _, b in solo[0].adapter.layers.values())
+
+
+def test_a_pack_that_is_empty_again_takes_other_layers(new_pack, subject, base):
+    pack, wide = new_pack(), dataclasses.replace(base, targets="attention+ff+conv", train_text_encoder=True)
+    pack.add("first", base, subject)
+    pack.remove("first")
+    pack.add("it", wide, subject)
+    losses = [event.mean_loss for event in pack.advance()]
+    assert_same_training((pack.state("it"), losses), trained(new_pack, subject, wide, 1), rtol=0, atol=0)
+    assert any(path.startswith("text_encoder.") for path in pack.adapter("it").layers) and pack.adapter("it").kernels
+
+
+def test_the_captions_of_a_text_encoder_in_training_are_encoded_as_frozen_ones_are(new_pack, subject, base):
+    # Its update is zero in the first step, so that the loss is the same to the last sums.
+    packs = [new_pack() for _ in range(2)]
+    for pack, trains_text in zip(packs, (False, True), strict=True):
+        pack.add("it", dataclasses.replace(base, train_text_encoder=trains_text), subject)
+        pack.advance(max_steps=1)
+    frozen_loss, trained_loss = (pack.state("it").loss_sum for pack in packs)
+    assert frozen_loss == pytest.approx(trained_loss, rel=1e-5)
+
+
 def test_a_neighbour_replaced_in_mid_flight_changes_nothing(new_pack, subject, base):
     pack = new_pack()
     pack.add("it", base, subject)
@@ -124,9 +161,13 @@ CHANGES = {
     "min_snr_gamma": {"min_snr_gamma": 1.0},
     "noise_offset": {"noise_offset": 0.3},
     "train_seed": {"train_seed": 1},
+    "targets": {"targets": "attention+ff+conv"},
+    "train_text_encoder": {"train_text_encoder": True},
+    "text_encoder_learning_rate": {"train_text_encoder": True, "text_encoder_learning_rate": 1e-1},
 }
+BESIDE = {"text_encoder_learning_rate": {"train_text_encoder": True}}  # what both of the compared trainings have
 NAMES_OF_CONTENT = ("train_model", "train_vae", "subject")
-HAVE_ONE_VALUE_ON_A_CPU = ("targets", "dtype")
+HAVE_ONE_VALUE_ON_A_CPU = ("dtype",)
 
 
 @pytest.fixture(scope="module")
@@ -143,21 +184,23 @@ def update_of(frozen, base, subject):
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_training_parameter_changes_the_training(update_of, name):
-    assert not torch.allclose(update_of(), update_of(**CHANGES[name]), rtol=1e-3, atol=1e-9)
+    assert not torch.allclose(update_of(**BESIDE.get(name, {})), update_of(**CHANGES[name]), rtol=1e-3, atol=1e-9)
 
 
 def test_no_training_parameter_is_forgotten_there():
     assert set(CHANGES) | set(NAMES_OF_CONTENT) | set(HAVE_ONE_VALUE_ON_A_CPU) == set(TRAIN_PARAMETERS)
 
 
-def test_a_training_continued_from_its_state_equals_one_that_never_stopped(new_pack, subject, base):
-    config = dataclasses.replace(base, lr_schedule="cosine")
+@pytest.mark.parametrize("layers", [{}, {"targets": "attention+ff+conv", "train_text_encoder": True}], ids=["attention", "all"])
+def test_a_training_continued_from_its_state_equals_one_that_never_stopped(new_pack, subject, base, tmp_path, layers):
+    config = dataclasses.replace(base, lr_schedule="cosine", **layers)
     pack = new_pack()
     pack.add("it", config, subject, total_epochs=3)
     pack.advance()
-    state = pack.state("it")
+    store = AdapterStore(tmp_path)
+    store.save("it", pack.state("it"))
     later = new_pack()
-    later.add("it", config, subject, state=state, total_epochs=3)
+    later.add("it", config, subject, state=store.load_state("it", 1), total_epochs=3)
     events = later.advance() + later.advance()
     assert [e.epoch for e in events] == [2, 3]
     uninterrupted, losses = trained(new_pack, subject, config, 3)
@@ -199,25 +242,34 @@ def test_training_lowers_the_loss(new_pack, subject, base):
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
-def test_the_step_equals_torch_adamw_with_clipping(new_pack, subject, base):
+@pytest.mark.parametrize("text_rates", [(), (0.1, 3.0)], ids=["one rate", "the text encoder's own"])
+def test_the_step_equals_torch_adamw_with_clipping(new_pack, subject, base, text_rates):
     generator = torch.Generator().manual_seed(0)
-    pack = new_pack()
-    pack.add("a", base, subject)
-    pack.add("b", dataclasses.replace(base, rank=2), subject)
-    tensors = _PackedTensors(pack.lora.shapes, [pack.state("a"), pack.state("b")], torch.device("cpu"))
+    pack, config = new_pack(), dataclasses.replace(base, train_text_encoder=bool(text_rates))
+    pack.add("a", config, subject)
+    pack.add("b", dataclasses.replace(config, rank=2), subject)
+    tensors = _PackedTensors(pack.lora.shapes, [pack.state("a"), pack.state("b")], torch.device("cpu"), text_rates=text_rates)
     rates, decays, clips = torch.tensor([1e-3, 1e-2]), torch.tensor([0.1, 0.0]), torch.tensor([1.0, 1e6])
-    references = [torch.nn.Parameter(tensors.weights[s].clone()) for s in range(2)]
-    optimisers = [torch.optim.AdamW([r], lr=rates[s].item(), weight_decay=decays[s].item()) for s, r in enumerate(references)]
+    # The text encoder's weights are those behind the UNet's, in the first part, of all A, as in the second.
+    is_text = torch.cat([torch.full((width * tensors.width,), p.startswith("text_")) for of in (0, 1) for p, width in ((p, s[of]) for p, s in tensors.shapes.items())])
+    assert is_text.any() == bool(text_rates)
+    references = [[torch.nn.Parameter(tensors.weights[s, chosen].clone()) for chosen in (~is_text, is_text)] for s in range(2)]
+    optimisers = []
+    for s, (unet, text) in enumerate(references):
+        groups = [{"params": [unet], "lr": rates[s].item()}, {"params": [text], "lr": rates[s].item() * (text_rates or (1, 1))[s]}]
+        optimisers.append(torch.optim.AdamW(groups, weight_decay=decays[s].item()))
     for step in range(1, 6):
         grads = torch.randn(tensors.grads.shape, generator=generator)
         tensors.grads.copy_(grads)
         tensors.adamw_step(rates, torch.tensor([step, step]), decays, clips)
         grads[:, tensors.n_a :] *= tensors.scale  # the layers' are with respect to B times alpha / rank
         for s, (reference, optimiser) in enumerate(zip(references, optimisers, strict=True)):
-            reference.grad = grads[s].clone()
-            torch.nn.utils.clip_grad_norm_([reference], clips[s].item())
+            for parameter, chosen in zip(reference, (~is_text, is_text), strict=True):
+                parameter.grad = grads[s, chosen].clone()
+            torch.nn.utils.clip_grad_norm_(reference, clips[s].item())
             optimiser.step()
-            torch.testing.assert_close(tensors.weights[s], reference.data, rtol=1e-5, atol=1e-7)
+            for parameter, chosen in zip(reference, (~is_text, is_text), strict=True):
+                torch.testing.assert_close(tensors.weights[s, chosen], parameter.data, rtol=1e-5, atol=1e-7)
     assert not tensors.grads.any()
 
 
@@ -236,6 +288,8 @@ def test_a_schedule_equals_diffusers_of_that_name(name):
 def test_what_cannot_share_a_pack_has_another_signature(base):
     assert pack_signature(base) == pack_signature(dataclasses.replace(base, rank=9, learning_rate=1.0, caption="v1", train_seed=4, dropout=0.0))
     assert pack_signature(base) != pack_signature(dataclasses.replace(base, batch=3))
+    assert pack_signature(base) != pack_signature(dataclasses.replace(base, targets="attention+ff"))
+    assert pack_signature(base) != pack_signature(dataclasses.replace(base, train_text_encoder=True))
     assert pack_signature(base) != pack_signature(dataclasses.replace(base, train_model="embedded:base"))
 
 
