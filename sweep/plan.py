@@ -159,8 +159,9 @@ def pack_note(trainings: Iterable[TrainConfig], *, exact: bool) -> str:
     return f"Packs hold trainings of one {', '.join(PACK_PARAMETERS[i] for i in telling)}; {'' if exact else 'e.g. '}{', '.join(lists)}."
 
 
-def _trainings(study: Study, configurations: Iterable[dict]) -> set[TrainConfig]:
-    return {replicate for configuration in configurations for replicate in study.replicates(study.split(configuration)[0])}
+def _trainings(study: Study, configurations: Iterable[dict]) -> list[TrainConfig]:
+    """Each once, in the order of the configurations."""
+    return list(dict.fromkeys(r for configuration in configurations for r in study.replicates(study.split(configuration)[0])))
 
 
 def _simulated(study: Study, *, exact: bool) -> Iterable[list[dict]]:

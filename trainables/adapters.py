@@ -110,7 +110,8 @@ def _write_adapter(path: Path, adapter: Adapter) -> None:
         tensors[name + _A] = a if kernel is None else a.unflatten(1, (-1, *kernel))
         tensors[name + _B] = b if kernel is None else b[:, :, None, None]
     # diffusers reads alpha and rank from this entry; without it an adapter is reloaded with scale 1.
-    peft = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": sorted(p for p in adapter.layers if not _is_text(p))}
+    of_unet = sorted(path for path in adapter.layers if not _is_text(path))
+    peft = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": of_unet}
     if adapter.trains_text:
         short = sorted({p.rpartition(".")[2] for p in adapter.layers if _is_text(p)})  # the same in every version of transformers
         peft |= {"text_encoder.r": adapter.rank, "text_encoder.lora_alpha": adapter.alpha, "text_encoder.target_modules": short}

@@ -118,7 +118,7 @@ class _SlotConv(torch.autograd.Function):
     (`_summed`). So all slots are one batched product, and what is in between has r K channels; unfolding x would make c_in K of them."""
 
     @staticmethod
-    def forward(ctx, x, base, a, b, dtype, mask, dropout, element_hash):  # noqa: ANN001  x (S * batch, c_in, h, w), a (S, c_in K, r), b (S, r, d_out)
+    def forward(ctx, x, base, a, b, dtype, mask, dropout, element_hash):  # noqa: ANN001  x (S * batch, c_in, h, w), a (S, c_in K, r)
         by_slot = x.reshape(a.shape[0], -1, x.shape[1], x.shape[2] * x.shape[3])
         dropped = by_slot if dropout is None else by_slot * _mask_of(mask, dropout, element_hash, by_slot)
         dropped = dropped.to(dtype)
@@ -134,7 +134,8 @@ class _SlotConv(torch.autograd.Function):
         dropped, hidden, a, b, mask = ctx.saved_tensors
         by_slot = grad.reshape(*dropped.shape[:2], grad.shape[1], -1)
         grad_hidden = torch.matmul(b.to(grad.dtype).unsqueeze(1), by_slot)
-        grad_products = _spread(grad_hidden.view(-1, a.shape[2], *grad.shape[2:]), ctx.x_shape[2:], ctx.base).view(*dropped.shape[:2], -1, dropped.shape[3])
+        grad_products = _spread(grad_hidden.view(-1, a.shape[2], *grad.shape[2:]), ctx.x_shape[2:], ctx.base)
+        grad_products = grad_products.view(*dropped.shape[:2], -1, dropped.shape[3])  # (S, batch, r K, h * w)
         grad_a = grad_b = grad_x = None
         if ctx.needs_input_grad[2]:
             grad_a = _untapped(torch.matmul(grad_products, dropped.transpose(2, 3)).sum(1), a)

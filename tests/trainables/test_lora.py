@@ -70,7 +70,8 @@ def assert_equals_peft(output, reference, leaves, reference_model, adapter, *, p
     output.square().sum().backward()
     reference.square().sum().backward()
     torch.testing.assert_close(output, reference, rtol=1e-5, atol=1e-5)
-    assert set(adapter.layers) == {prefix + n.removesuffix(".lora_A.default") for n, _ in reference_model.named_modules() if n.endswith(".lora_A.default")}
+    names = [name for name, _ in reference_model.named_modules() if name.endswith(".lora_A.default")]
+    assert set(adapter.layers) == {prefix + name.removesuffix(".lora_A.default") for name in names}
     for path in adapter.layers:
         layer, (a, b) = reference_model.get_submodule(path.removeprefix(prefix)), (leaves[0][path], leaves[1][path])
         torch.testing.assert_close(a.grad[0], layer.lora_A["default"].weight.grad.flatten(1).T, rtol=1e-3, atol=1e-4)
@@ -207,6 +208,23 @@ def test_masks_on_a_cpu_are_those_of_the_other_devices():
         z = z ^ (z >> 15) if i == 0 else z
     below = (dropout.p.double() * 2**32 - 2**31).to(torch.int32).view(-1, 1)
     assert torch.equal(dropout_mask(dropout, elements), (z >= below) * (1 / (1 - dropout.p)).view(-1, 1))
+
+
+def test_the_memory_layout_of_a_gpu_changes_no_number(unet, inputs):
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours = copy.deepcopy(unet).to(memory_format=layout)
+        lora = SlotLoRA(ours, "attention+ff+conv")
+        a, b = leaves_of(random_adapter(lora.shapes), lora.shapes)
+        sample = inputs[0].to(memory_format=layout)
+        with lora.attached(a, b, SlotDropout(torch.tensor([0.3]), torch.tensor([77], dtype=torch.int32))):
+            output = ours(sample, *inputs[1:], return_dict=False)[0]
+        output.square().sum().backward()
+        with torch.no_grad(), lora.for_pictures(a, b):
+            merged = ours(sample, *inputs[1:], return_dict=False)[0]
+        found.append([output, merged, *(t.grad for t in (*a.values(), *b.values()))])
+    for plain, channels_last in zip(*found, strict=True):
+        torch.testing.assert_close(plain, channels_last, rtol=1e-3, atol=1e-4)
 
 
 def test_a_second_injection_finds_the_first(unet):

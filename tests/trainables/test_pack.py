@@ -251,7 +251,8 @@ def test_the_step_equals_torch_adamw_with_clipping(new_pack, subject, base, text
     tensors = _PackedTensors(pack.lora.shapes, [pack.state("a"), pack.state("b")], torch.device("cpu"), text_rates=text_rates)
     rates, decays, clips = torch.tensor([1e-3, 1e-2]), torch.tensor([0.1, 0.0]), torch.tensor([1.0, 1e6])
     # The text encoder's weights are those behind the UNet's, in the first part, of all A, as in the second.
-    is_text = torch.cat([torch.full((width * tensors.width,), p.startswith("text_")) for of in (0, 1) for p, width in ((p, s[of]) for p, s in tensors.shapes.items())])
+    layers = [(path.startswith("text_"), shape[part] * tensors.width) for part in (0, 1) for path, shape in tensors.shapes.items()]
+    is_text = torch.cat([torch.full((n_weights,), of_text) for of_text, n_weights in layers])
     assert is_text.any() == bool(text_rates)
     references = [[torch.nn.Parameter(tensors.weights[s, chosen].clone()) for chosen in (~is_text, is_text)] for s in range(2)]
     optimisers = []
