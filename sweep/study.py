@@ -225,6 +225,10 @@ class Study:
         every_row_says = bool(self.rows) and all(names & set(row.configuration) for row in self.rows)  # type: ignore[union-attr]
         return [*choices, *rows] if choices or every_row_says else [*rows, {}]
 
+    def telling_trainings(self, *names: str) -> list[TrainConfig]:
+        """The trainings of the configurations that tell of these parameters."""
+        return [self.split(configuration)[0] for name in names for configuration in self.telling_configurations(name)]
+
     def with_overrides(self, overrides: Mapping[str, str]) -> Study:
         """The study with `--set name=value` texts applied: a parameter becomes fixed and leaves space, rows and fan_out.
 
