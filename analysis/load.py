@@ -97,7 +97,16 @@ def _evaluation_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     dtypes = {"number": "float64", "integer": "Int64"}
     typed = {column.name: dtypes[column.dtype] for column in EVALUATIONS.fields if column.dtype in dtypes}
     numbers = {name: pd.to_numeric(frame[name]).astype(dtype) for name, dtype in typed.items()}
-    return pd.concat([frame.assign(**numbers), configurations, further], axis=1)
+    return pd.concat([frame.assign(**numbers), configurations, further, _interval_columns(rows, frame.index)], axis=1)
+
+
+def _interval_columns(rows: list[dict[str, Any]], index: pd.Index) -> pd.DataFrame:
+    """For every metric with an interval in the records the columns METRIC_low and METRIC_high."""
+    bounds = [
+        {f"{name}_{end}": bound for name, interval in (row["intervals"] or {}).items() for end, bound in zip(("low", "high"), interval[:2])}
+        for row in rows
+    ]
+    return pd.DataFrame(bounds, index=index, dtype=float)
 
 
 def _rung_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

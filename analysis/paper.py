@@ -36,7 +36,8 @@ def paper_rows(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
         )
     trials = ranked_trials(records, seed=seed).query("not is_control")
     trials = trials.drop(columns=list(ROW), errors="ignore").rename(columns=dict(zip(labels, ROW, strict=True)))
-    trials = trials.join(_by_prompt_group(records, trials))
+    by_prompt_group = _by_prompt_group(records, trials)  # from the images: records of older schemas have no columns of these
+    trials = trials.drop(columns=list(by_prompt_group), errors="ignore").join(by_prompt_group)
     ours = trials.reindex(columns=[*ROW, "trial", "state", "evaluation_keys", *NETWORKS, *COUNTED, *MEASURED])
     published = published_rows().rename(columns={name: f"{name}_published" for name in FINDINGS})
     in_tables = published.merge(ours.dropna(subset=["table"]).astype({"table": int, "experiment": int}), on=list(ROW), how="left")

@@ -10,10 +10,16 @@ from collections.abc import Hashable
 import numpy as np
 import pandas as pd
 
+from analysis.bands import with_bands
 from analysis.load import CONTROL, FAILED, StudyRecords
 from analysis.stats import mean_interval, paired_difference
+from sweep.records import EVALUATIONS
 
-METRICS = ("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout")
+METRICS = (
+    *("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout"),
+    *("fid_inf", "lpips_seen", "lpips_unseen", "fid_seen", "fid_unseen", "kid_seen", "kid_unseen", "heldout_loss"),
+)
+COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
 PAIRED_BY = ("prompt", "seed")
 """Two images are a pair where the prompt and the noise are the same: common random numbers."""
 
@@ -21,7 +27,7 @@ PAIRED_BY = ("prompt", "seed")
 def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     """One row per trial, best first, by the evaluation of its best rung, failed ones last; then one row per control. Neither has a rank.
 
-    Beside every metric stand `n_images`, `n_references` and the networks; `lpips_low` and `lpips_high` are a 95 % interval over the
+    `lpips_band` and `fid_band` are verdicts in words: see bands.py. Beside every metric stand `n_images`, `n_references` and the networks; `lpips_low` and `lpips_high` are a 95 % interval over the
     images, drawn with `seed`, and over the training seeds too where `n_train_seeds` is above 1: metrics are then means over them, and
     `objective_spread` is the standard deviation of the objective between them. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
     prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
@@ -81,8 +87,12 @@ def _controls(records: StudyRecords) -> pd.DataFrame:
 
 
 def _measured(records: StudyRecords) -> pd.DataFrame:
-    columns = ["evaluation_key", *METRICS, "n_images", "n_references", "n_heldout", "perceptual_backbone", "pooled_backbone"]
-    return records.evaluations[columns]
+    """One row per image set: every metric and its recorded interval, further metrics too, bands, n and networks."""
+    # The interval of `lpips` is drawn from the images: `_intervals`. The others need features, and are recorded.
+    spread = [name for name in records.evaluations if name not in EVALUATIONS.columns and not name.startswith("eval.")]
+    own = [name for name in spread if name not in ("lpips_low", "lpips_high")]
+    columns = ["evaluation_key", *METRICS, *COUNTS, *own, "skipped", "perceptual_backbone", "pooled_backbone"]
+    return with_bands(records.evaluations[columns])
 
 
 def _lpips_by_image(keys: object, images: dict[Hashable, pd.DataFrame]) -> pd.DataFrame:

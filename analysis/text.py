@@ -9,22 +9,31 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from analysis.bands import fid_warning
 from analysis.load import StudyRecords
 from analysis.stats import Interval
 
 NARROW = ("#", "trial", "state", "configuration", "epoch", "objective", "lpips", "fid")
 """What is left where a terminal is too narrow for every parameter and metric in a column of its own."""
 
+FURTHER = ("lpips seen / unseen", "held-out loss", "copies")
+SIMILARITIES = ("dinov2", "clip_i", "clip_t", "face")
+"""Columns of the full form, shown where some row has a value."""
+
 
 def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console) -> None:
     """The ranked trials, in full where the console is wide enough or no terminal at all, else the narrow form."""
     labels = [label for label in records.labels if label != "label.baseline" and _heading(label) not in records.parameters]
     given = (*labels, *records.parameters)
-    rows = [_cells(row, given) for row in ranked.to_dict("records")]
-    wide = ("#", "trial", "state", *map(_heading, given), "epoch", "objective", "lpips [95 %]", "fid", "kid", "lpips vs baseline")
+    rows = [_cells(row, given) | _further_cells(row, _similarities(ranked)) for row in ranked.to_dict("records")]
+    further = [heading for heading in (*FURTHER, *_similarities(ranked)) if any(row.get(heading, "-") != "-" for row in rows)]
+    measured = ("objective", "lpips [95 %]", "fid", "kid", "lpips vs baseline", *further)
+    wide = ("#", "trial", "state", *map(_heading, given), "epoch", *measured)
     title = f"{records.name}: {len(records.trials)} trials, best first"
     _print_widest(console, _table(title, wide, rows), _table(title, NARROW, rows))
     console.print(caption_of(ranked), highlight=False, style="dim")
+    for note in notes_of(ranked):
+        console.print(note, highlight=False, style="dim")
 
 
 def print_frame(frame: pd.DataFrame, title: str, console: Console) -> None:
@@ -46,6 +55,18 @@ def caption_of(ranked: pd.DataFrame) -> str:
         f"{named('n_images')} images against {named('n_references')} references; LPIPS over {named('perceptual_backbone')}, FID and KID "
         f"over {named('pooled_backbone')}. Intervals cover {covered}; FID of few images is biased upwards.{spread}"
     )
+
+
+def notes_of(ranked: pd.DataFrame) -> list[str]:
+    """What a reader must know before trusting a number: too few images for FID, copies of training images, metrics that are missing."""
+    notes = [fid_warning(ranked)]
+    n_copies = int(ranked["n_copies"].sum())
+    if n_copies:
+        sets = int((ranked["n_copies"] > 0).sum())
+        notes.append(f"{n_copies} pictures of {sets} rows are copies of a training image: `is_copy` and `nearest_reference` in the images tell which.")
+    reasons = {name: reason for skipped in ranked["skipped"] if isinstance(skipped, dict) for name, reason in skipped.items()}
+    notes += [f"Left out: {reason if reason.startswith(name) else f'{name}: {reason}'}" for name, reason in reasons.items()]
+    return [note for note in notes if note]
 
 
 def text_of(value: Any, digits: int = 3) -> str:
@@ -73,12 +94,31 @@ def _cells(row: Mapping[str, Any], given: Sequence[str]) -> dict[str, str]:
         "configuration": " ".join(f"{name}={value}" for name, value in values.items() if value != "-"),
         "epoch": text_of(row["best_epoch"]),
         "objective": text_of(row["objective"], 4) + ("" if pd.isna(row["objective_spread"]) else f" ± {row['objective_spread']:.4f}"),
-        "lpips": text_of(row["lpips"]),
-        "lpips [95 %]": lpips.text(),
-        "fid": text_of(row["fid"], 1),
+        "lpips": _with_band(text_of(row["lpips"]), row["lpips_band"]),
+        "lpips [95 %]": _with_band(lpips.text(), row["lpips_band"]),
+        "fid": _with_band(text_of(row["fid"], 1), row["fid_band"]),
         "kid": text_of(row["kid"], 4),
         "lpips vs baseline": difference.text(),
     }
+
+
+def _further_cells(row: Mapping[str, Any], similarities: Sequence[str]) -> dict[str, str]:
+    seen, unseen = text_of(row["lpips_seen"]), text_of(row["lpips_unseen"])
+    return {
+        **{name: text_of(row[name]) for name in similarities},
+        "lpips seen / unseen": "-" if "-" in (seen, unseen) else f"{seen} / {unseen}",
+        "held-out loss": text_of(row["heldout_loss"], 4),
+        "copies": "-" if pd.isna(row["n_copies"]) or not row["n_copies"] else str(row["n_copies"]),
+    }
+
+
+def _similarities(ranked: pd.DataFrame) -> list[str]:
+    """The further metrics of the table that have a column of their own here: those of the training images and prompts as a whole."""
+    return [name for name in SIMILARITIES if name in ranked]
+
+
+def _with_band(value: str, band: Any) -> str:
+    return value if pd.isna(band) else f"{value} {band}"
 
 
 def _short(value: Any) -> str:

@@ -49,8 +49,8 @@ class Folders:
 
 
 def folders_of(model: str) -> Folders:
-    """The folders behind "embedded:base" or "embedded:realistic", which has no VAE of its own and borrows the base's."""
-    return Folders(model=EMBEDDED / model.removeprefix("embedded:"))
+    """The folders behind "embedded:base", "embedded:realistic", which has no VAE of its own and borrows the base's, or a folder."""
+    return Folders(model=EMBEDDED / model.removeprefix("embedded:"))  # a path of its own stays what it is
 
 
 class ImagesAndCaptions(Dataset):
@@ -161,7 +161,8 @@ def scores(generated: np.ndarray, folders: Folders) -> dict[str, float]:
     from trainables.embedded.networks import load_perceptual, load_pooled
 
     rows = [json.loads(line) for line in (folders.subject / "metadata.jsonl").read_text().splitlines()]
-    real = np.stack([np.asarray(Image.open(folders.subject / r["file_name"]).convert("RGB")) for r in rows if r["split"] == "train"])
+    opened = [Image.open(folders.subject / r["file_name"]).convert("RGB") for r in rows if r["split"] == "train"]
+    real = np.stack([np.asarray(image.resize((folders.resolution, folders.resolution))) for image in opened])
     pooled, perceptual = load_pooled().eval(), load_perceptual().eval()
     x, y = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1 for images in (generated, real))
     statistics = [fid_features_to_statistics(torch.cat([pooled(chunk) for chunk in images.split(32)])) for images in (x, y)]

@@ -2,13 +2,16 @@
 
     python -m benchmarks.step [--rounds 5] [--steps 19]
 
-The second row gives the other side cached latents and text embeddings too. Packing plays no part here: see benchmarks.packing."""
+On one core, as Ray Tune runs a trial of one CPU and as each of our workers runs on a CPU, and on all of them. The second row of each
+gives the other side cached latents and text embeddings too. Packing plays no part here: see benchmarks.packing."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 import statistics
+
+import torch
 
 from benchmarks.machine import machine, median_ratio, seconds_in_turn
 from benchmarks.naive import Folders, Training
@@ -42,11 +45,15 @@ def main() -> None:
         packed_steps(pack, arguments.steps)
 
     sides = {"peft + diffusers": lambda: steps_of(plain), "the same, cached": lambda: steps_of(cached), "ours": ours}
-    seconds = seconds_in_turn(sides, n_rounds=arguments.rounds)
-    lines = [
-        f"{name:18} {statistics.median(values) / arguments.steps * 1000:8.1f} ms/step   ours is {median_ratio(values, seconds['ours']):.2f}x as fast"
-        for name, values in seconds.items()
-    ]
+    lines = []
+    for n_threads in sorted({1, facts["n_cores"]}):
+        torch.set_num_threads(n_threads)
+        seconds = seconds_in_turn(sides, n_rounds=arguments.rounds)
+        lines += [
+            f"{n_threads} thread{'s' * (n_threads > 1)}: {name:18} {statistics.median(values) / arguments.steps * 1000:8.1f} ms/step   "
+            f"ours is {median_ratio(values, seconds['ours']):.2f}x as fast"
+            for name, values in seconds.items()
+        ]
     lines.append(f"({arguments.rounds} rounds of {arguments.steps} steps, rank 16, batch 2)")
     report("python -m benchmarks.step", "One solo training step", lines, write=arguments.write, facts=facts)
 

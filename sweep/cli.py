@@ -59,7 +59,7 @@ def launch(
     with Progress(console, started_at=started_at) as view:
         keys = Keys(study)
         keys.check()  # what can be wrong with a subject or a model is said before Ray is waited for
-        for line in keys.cut_captions():
+        for line in (*keys.cut_captions(), *keys.idle_tags()):
             console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
         view.phase("importing Ray")
         from sweep.runner import Launch
@@ -119,6 +119,9 @@ def rescore(
     name: Annotated[str, typer.Argument(help="A study's name, or its folder.", show_default=False)],
     perceptual: Annotated[str | None, typer.Option(help="Network for LPIPS: lpips:alex, lpips:vgg, lpips:squeeze, embedded:perceptual.")] = None,
     pooled: Annotated[str | None, typer.Option(help="Network for FID and KID: inception, embedded:pooled.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=FOLDER]", help="A similarity: dinov2, clip_i, clip_t, face. Repeatable.")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     device: Device = "cpu",
 ) -> None:
@@ -126,13 +129,13 @@ def rescore(
     from sweep.folder import find_study_folder
     from sweep.progress import counted
 
-    if not (perceptual or pooled):
-        raise SweepError("`rescore` needs a network to score with, but none is named. Use e.g. --perceptual lpips:vgg.")
+    if not (perceptual or pooled or metric):
+        raise SweepError("`rescore` needs something to score with, but nothing is named. Use e.g. --perceptual lpips:vgg or --metric dinov2.")
     folder = find_study_folder(name, storage)
     from sweep.rescoring import rescore as run
 
     with counted(_console(), "scoring image sets") as progress:
-        n = run(folder, perceptual=perceptual, pooled=pooled, device=device, progress=progress)
+        n = run(folder, perceptual=perceptual, pooled=pooled, metrics=metric or (), device=device, progress=progress)
     typer.echo(f"{n} image sets of {folder.root.name} have new metrics; they are `further_metrics` in its evaluations.")
 
 
@@ -189,6 +192,32 @@ def caption(
     versions = [word.strip() for word in derive.split(",") if word.strip()]
     n = caption_subject(subject, versions, replace=replace)
     typer.echo(f"{n} images of {subject} have {' and '.join(versions)} now.")
+
+
+@app.command("class-images")
+def class_images(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The base model, e.g. sd15.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty.", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="What they show, e.g. 'a woman'.", show_default=False)],
+    n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 100,
+    guidance: Annotated[float, typer.Option(help="Of the prompt.")] = 7.5,
+    steps: Annotated[int, typer.Option(help="Of the denoising.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of their noise.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Generate class images with a base model alone, for prior preservation (`prior_images`)."""
+    import transformers
+
+    from sweep.device import device_kind
+    from sweep.progress import counted
+    from trainables.class_images import make_class_images
+    from trainables.config import EvalConfig
+
+    transformers.utils.logging.disable_progress_bar()
+    config = EvalConfig(infer_model=model, prompts=(prompt,), images_per_prompt=n, guidance=guidance, steps=steps, eval_seed=seed)
+    with counted(_console(), "generating class images") as progress:
+        made = make_class_images(folder, config, device=device_kind(device), on_step=progress)
+    typer.echo(f'{folder} has {len(made.images)} class images. Use fixed={{"prior_images": "{folder}", "prior_prompt": "{prompt}"}}.')
 
 
 @app.command()

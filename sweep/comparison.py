@@ -15,6 +15,7 @@ EXTENDING_FIELDS = (
     "space",
     "try_first",
     "fan_out",
+    "metrics",
     "sampler",
     "samples",
     "early_stopping",

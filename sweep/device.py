@@ -65,18 +65,19 @@ class PackDevice:
         probe_with: TrainConfig | None = None,
         probe_file: Path | None = None,
         backbones: Mapping[str, str] | None = None,
+        metrics: Sequence[str] = (),
         pack_options: Mapping[str, bool] | None = None,
     ) -> None:
         """Without `n_slots` the size of a pack is measured with the configuration `probe_with` when the device opens, and
-        kept in `probe_file` for the next launch, up to `most_slots`; without either it is DEFAULT_SLOTS. `backbones`: as Study.backbones;
-        `pack_options`: keyword arguments of Pack."""
+        kept in `probe_file` for the next launch, up to `most_slots`; without either it is DEFAULT_SLOTS. `backbones` and `metrics`: as
+        of Study; `pack_options`: keyword arguments of Pack."""
         self.n_slots = n_slots or DEFAULT_SLOTS
         self.n_image_sets = IMAGE_SETS_AT_ONCE
         self._device, self._n_threads = device, n_threads
         self._probe_with = None if n_slots else probe_with
         self._probe_file = probe_file
         self._most_slots = min(most_slots or LARGEST_PACK[device], LARGEST_PACK[device])
-        self._backbones = dict(backbones or {})
+        self._backbones, self._metrics = dict(backbones or {}), tuple(metrics)
         self._pack_options = dict(pack_options or {})
         self._store = AdapterStore(adapters)
         self._leases = Leases(adapters)
@@ -102,7 +103,7 @@ class PackDevice:
         warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
         if self._n_threads is not None and self._device == "cpu":
             torch.set_num_threads(self._n_threads)
-        self._evaluator = Evaluator(self._frozen, **self._backbones)
+        self._evaluator = Evaluator(self._frozen, **self._backbones, further=self._metrics)
         if self._probe_with is not None:
             self.n_slots = self._known_size() or self._measured_size(self._probe_with)
 
@@ -286,11 +287,12 @@ class PackDevice:
 
     def _request(self, order: EvaluationOrder) -> EvaluationRequest:
         adapter = None if order.training_key is None else self._store.load_adapter(order.training_key, order.epoch)
-        return EvaluationRequest(order.key, adapter, order.config, self._subject(order.subject))
+        return EvaluationRequest(order.key, adapter, order.config, self._subject(order.subject), f"{order.training_key}@{order.epoch}")
 
     def _image_set(self, result: EvaluationResult) -> ScoredImages:
         row = {
             **result.counts,
+            **result.facts,
             "seconds_generate": result.seconds_generate,
             "seconds_score": result.seconds_score,
             "device": device_name(self._device),

@@ -45,6 +45,7 @@ class DeviceSpec:
     adapters: Path
     latents: Path
     backbones: Mapping[str, str]  # as Study.backbones
+    metrics: tuple[str, ...]  # as Study.metrics
     probe_with: TrainConfig  # a training like the study's, to measure with
     n_slots: int | None  # trainings that it advances together; None: it finds out what is best, up to `most_slots`
     most_slots: int
@@ -201,6 +202,7 @@ class Fleet:
             adapters=self._folder.adapters,
             latents=self._folder.latents,
             backbones=self._study.backbones,
+            metrics=self._study.metrics,
             probe_with=_typical_training(self._study),
             n_slots=self._pack_size,
             most_slots=min(self.n_concurrent * self._study.train_seeds, _most_trainings(self._study)),
@@ -246,6 +248,7 @@ def real_device(spec: DeviceSpec) -> Device:
         probe_with=spec.probe_with,
         probe_file=spec.slots_file,
         backbones=spec.backbones,
+        metrics=spec.metrics,
         pack_options=spec.pack_options,
     )
 

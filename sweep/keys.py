@@ -4,17 +4,22 @@ Reads subjects and hashes model files, once per launch and name; imports no torc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
 
 from sweep.messages import EvaluationOrder, Rung, Subscription
 from sweep.study import Study
+from trainables.class_images import load_class_images
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
+from trainables.errors import ModelError
+from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.model_sources import model_digest, resolve_model
 from trainables.models import PROMPT_TOKENS, least_tokens
 from trainables.subject import Subject, load_subject
+from trainables.tags import without_idle_tags
 
 
 class Content(Protocol):
@@ -24,16 +29,22 @@ class Content(Protocol):
 
     def model_digest(self, model: str, vae: str | None) -> str: ...
 
+    def class_images_digest(self, folder: str) -> str: ...
+
 
 class FilesContent:
     """Subjects and models as they lie on disk, read once."""
 
     def __init__(self) -> None:
         self.subject = cache(load_subject)
+        self._class_images = cache(load_class_images)
         self._digest = cache(lambda model, vae: model_digest(resolve_model(model, vae)))
 
     def model_digest(self, model: str, vae: str | None) -> str:
         return self._digest(model, vae)
+
+    def class_images_digest(self, folder: str) -> str:
+        return self._class_images(folder).digest
 
 
 class Keys:
@@ -47,31 +58,52 @@ class Keys:
         """Read what the study names beforehand, so that a launch fails before anything has started.
 
         Raises: StudyError, SubjectError, ModelError for what cannot be used."""
-        for name in ("subject", "train_model", "train_vae", "infer_model", "infer_vae"):
-            for configuration in self.study.telling_configurations(name):
-                train, _, evaluation = self.study.split(configuration)
-                subject = self.content.subject(train.subject)
-                self.content.model_digest(train.train_model, train.train_vae)
-                self.content.model_digest(evaluation.infer_model, evaluation.infer_vae)
-        self.study.require_captions(subject.caption_versions)
+        if any(train.uses_masks for train in self.study.telling_trainings("mask_weight")):
+            self.content.subject(self.study.subject).require_masks()
+        self.content_digests()
+        self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
+        for text in self.study.metrics:
+            if metric_name_of(text) in self.study.objective.further_metrics:  # the others are skipped, with the reason in the records
+                find_metric_weights(text)
 
     def cut_captions(self) -> list[str]:
         """A line for every caption version of the study of which CLIP surely does not read some to their end."""
-        versions = {self.study.split(configuration)[0].caption for configuration in self.study.telling_configurations("caption")}
+        versions = {train.caption for train in self.study.telling_trainings("caption")}
         subject = self.content.subject(self.study.subject)
         return [line for version in sorted(versions) for line in _cut_of_version(subject, version)]
+
+    def idle_tags(self) -> list[str]:
+        """A line for every caption version of the study in which there are no tags to shuffle or drop."""
+        drawing = [train for train in self.study.telling_trainings("shuffle_tags", "tag_dropout", "keep_tags") if train.draws_tags]
+        if not drawing:
+            return []
+        subject = self.content.subject(self.study.subject)
+        versions = sorted({train.caption for train in self.study.telling_trainings("caption")})
+        idle = [v for v in versions if not any(_as_trained(replace(train, caption=v), subject).draws_tags for train in drawing)]
+        return [
+            f"Tags are comma-separated, but {version} captions have none to shuffle or drop behind those that keep_tags keeps: "
+            "shuffle_tags and tag_dropout change nothing there, and such trials share one training."
+            for version in idle
+        ]
 
     def content_digests(self) -> dict[str, str]:
         """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
         digests: dict[str, str] = {}
-        for parameter in ("train_model", "train_vae", "infer_model", "infer_vae"):
+        for parameter in ("subject", "train_model", "train_vae", "infer_model", "infer_vae"):
             for configuration in self.study.telling_configurations(parameter):
                 train, _, evaluation = self.study.split(configuration)
+                self.content.subject(train.subject)
                 for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
                     digests[f"model {model}" + (f" with vae {vae}" if vae else "")] = self.content.model_digest(model, vae)
+        digests |= _metric_digests(self.study.metrics)
         subject = self.content.subject(train.subject)
         digests[f"images of {train.subject}"] = subject.reference_digest
         versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
+        trainings = self.study.telling_trainings("mask_weight", "prior_images")
+        if any(train.uses_masks for train in trainings):
+            digests[f"masks of {train.subject}"] = subject.training_digest("v1", masks=True)
+        folders = {train.prior_images for train in trainings if train.prior_preservation}
+        digests |= {f"class images {folder}": self.content.class_images_digest(folder) for folder in sorted(folders)}
         return {**digests, **versions}
 
     def subscription(self, trial: str, configuration: Mapping[str, Any]) -> Subscription:
@@ -95,10 +127,13 @@ class Keys:
         return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for key in keys for c in further]
 
     def _of_one_training(self, trial: str, config: TrainConfig, epochs: tuple[int, ...], evaluation: EvalConfig) -> Subscription:
+        subject = self.content.subject(config.subject)
+        config = _as_trained(config, subject)
         key = training_key(
             config,
             model_digest=self.content.model_digest(config.train_model, config.train_vae),
-            subject_digest=self.content.subject(config.subject).training_digest(config.caption),
+            subject_digest=subject.training_digest(config.caption, masks=config.uses_masks),
+            prior_digest=self.content.class_images_digest(config.prior_images) if config.prior_preservation else None,
             epochs=epochs[-1],
         )
         rungs = tuple(Rung(e, self._evaluation_key(evaluation, config.subject, key, e), evaluation) for e in epochs)
@@ -114,6 +149,21 @@ class Keys:
             reference_digest=read.reference_digest,
             trigger=read.trigger,
         )
+
+
+def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:
+    """Those of the further metrics' networks that are there."""
+    found = {}
+    for text in metrics:
+        with suppress(ModelError):
+            weights = find_metric_weights(text)
+            found[f"weights of {weights.name}"] = weights.digest
+    return found
+
+
+def _as_trained(config: TrainConfig, subject: Subject) -> TrainConfig:
+    """Without what has no effect on this subject, so that equal trainings have one key."""
+    return without_idle_tags(config, subject.train_captions(config.caption)) if config.draws_tags else config
 
 
 def _cut_of_version(subject: Subject, version: str) -> Iterator[str]:

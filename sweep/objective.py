@@ -1,5 +1,7 @@
 """Objective: one number out of an evaluation's metrics, a weighted sum of each metric over a stated scale. Lower is better.
 
+A similarity (dinov2, clip_i, clip_t, face) is better when higher, and enters as 1 - value: 0 is the same, 1 has nothing in common.
+
 Scales belong to the network that the metric was computed with: an FID over Inception and one over the embedded
 network have nothing in common. Nothing here computes a metric."""
 
@@ -12,9 +14,15 @@ from typing import Any
 
 from sweep.errors import ObjectiveError, StudyError
 from sweep.space import nearest
+from trainables.metric_weights import FURTHER_METRICS
 
 PERCEPTUAL, POOLED = "perceptual", "pooled"
 """The two kinds of feature network, as `backbones` names them: {"perceptual": "lpips:alex", "pooled": "inception"}."""
+
+MODEL = "model"
+"""What `heldout_loss` is computed by: no feature network, but the base model itself."""
+METRICS_BY_GROUP = (("lpips", PERCEPTUAL), ("fid", POOLED), ("kid", POOLED))
+SIMILARITY_ENDINGS = ("", "_heldout", "_seen", "_unseen")
 
 METRICS = {
     "lpips": ("lpips", PERCEPTUAL),
@@ -25,6 +33,10 @@ METRICS = {
     "fid_heldout": ("fid", POOLED),
     "kid": ("kid", POOLED),
     "kid_heldout": ("kid", POOLED),
+    "fid_inf": ("fid", POOLED),
+    **{f"{metric}_{group}": (metric, kind) for metric, kind in METRICS_BY_GROUP for group in ("seen", "unseen")},
+    "heldout_loss": ("heldout_loss", MODEL),
+    **{f"{name}{ending}": (name, name) for name in FURTHER_METRICS for ending in SIMILARITY_ENDINGS if (name, ending) != ("clip_t", "_heldout")},
 }
 """Metric -> (whose scale it uses, which kind of network computed it)."""
 
@@ -42,6 +54,10 @@ DEFAULT_SCALES: dict[tuple[str, str], float] = {
     ("kid", "embedded:pooled"): 3.8,
 }
 """(metric, backbone) -> the value that counts as 1. A study overrides it with Objective(scales={"fid": 150.0})."""
+
+
+SCALE_OF_OTHERS = 1.0
+"""Of `heldout_loss` and of similarities, over whatever network: a loss of 1 predicts nothing, a similarity of 0 is no likeness."""
 
 
 @dataclass(frozen=True, init=False)
@@ -68,7 +84,12 @@ class Objective:
         Raises:
             ObjectiveError: a metric is missing, NaN or infinite.
             StudyError: a metric has no scale for the network that computed it."""
-        return math.fsum(w * _finite(metric, values) / self.scale(metric, backbones) for metric, w in self.weights.items())
+        return math.fsum(w * _lower_is_better(metric, values) / self.scale(metric, backbones) for metric, w in self.weights.items())
+
+    @property
+    def further_metrics(self) -> tuple[str, ...]:
+        """The further metrics that a study of this objective must compute, by name."""
+        return tuple(dict.fromkeys(METRICS[metric][0] for metric in self.weights if is_similarity(metric)))
 
     def scale(self, metric: str, backbones: Mapping[str, str]) -> float:
         """The value of `metric` that counts as 1 under these networks."""
@@ -79,6 +100,8 @@ class Objective:
                 return self.scales[name]
         if (family, backbone) in DEFAULT_SCALES:
             return DEFAULT_SCALES[family, backbone]
+        if is_similarity(metric) or kind == MODEL:
+            return SCALE_OF_OTHERS
         raise StudyError(
             f"The objective needs a scale for every metric, but there is none for `{metric}` over {backbone!r}. "
             f"State one in the study, e.g. Objective({metric}={self.weights.get(metric, 0.5)}, scales={{{metric!r}: 1.0}})."
@@ -96,9 +119,21 @@ class Objective:
         }
 
     def _term(self, metric: str, weight: float, backbones: Mapping[str, str] | None) -> str:
+        term = f"(1 - {metric})" if is_similarity(metric) else metric
         if backbones is None:
-            return f"{weight:g} * {metric} / {self.scales.get(metric, 'scale')}"
-        return f"{weight:g} * {metric} / {self.scale(metric, backbones):g} ({backbones.get(METRICS[metric][1])})"
+            return f"{weight:g} * {term} / {self.scales.get(metric, 'scale')}"
+        network = backbones.get(METRICS[metric][1])
+        return f"{weight:g} * {term} / {self.scale(metric, backbones):g}" + (f" ({network})" if METRICS[metric][1] != MODEL else "")
+
+
+def is_similarity(metric: str) -> bool:
+    """Whether more of it is better, up to 1."""
+    return METRICS[metric][0] in FURTHER_METRICS
+
+
+def _lower_is_better(metric: str, values: Mapping[str, float]) -> float:
+    value = _finite(metric, values)
+    return 1 - value if is_similarity(metric) else value
 
 
 def _finite(metric: str, values: Mapping[str, float]) -> float:

@@ -102,4 +102,12 @@ def _real_device(study: Study, folder: StudyFolder, device: str, *, again: bool)
     adapters = folder.root / "adapters" if again else folder.adapters
     if again:
         shutil.rmtree(adapters, ignore_errors=True)
-    return PackDevice(device=name, adapters=adapters, latents=folder.latents, n_threads=n_threads, n_slots=1, backbones=study.backbones)
+    return PackDevice(
+        device=name,
+        adapters=adapters,
+        latents=folder.latents,
+        n_threads=n_threads,
+        n_slots=1,
+        backbones=study.backbones,
+        metrics=study.metrics,
+    )

@@ -201,11 +201,7 @@ def _notes(study: Study, *, exact: bool) -> Iterable[str]:
     schedules = sorted({training.lr_schedule for training in trainings if training.length_dependent})
     if schedules:
         yield f"lr_schedule {', '.join(schedules)} depends on the length: trainings of other lengths are other trainings and share nothing."
-    if any(study.split(configuration)[0].train_text_encoder for configuration in study.telling_configurations("train_text_encoder")):
-        yield (
-            "train_text_encoder: captions are encoded in each training step, and prompts by each adapter's own text encoder, instead of once per "
-            "string. Latents are still computed once."
-        )
+    yield from _training_notes(study)
     domains = {} if is_define_by_run(study.space) else study.space
     continuous = [name for name, domain in domains.items() if choices_of(domain) is None and name in TRAIN_PARAMETERS]
     if continuous:
@@ -213,6 +209,32 @@ def _notes(study: Study, *, exact: bool) -> Iterable[str]:
     if study.fan_out:
         n_extra = len(study.fan_out_configs(study.split({})[2]))
         yield f"fan_out over {', '.join(study.fan_out)} adds {n_extra} evaluations to each trial's last epoch; rungs use the first value."
+
+
+def _training_notes(study: Study) -> Iterable[str]:
+    """What the study's training parameters switch off, or ask for."""
+
+    def telling(*names: str) -> list[TrainConfig]:
+        return [study.split(configuration)[0] for name in names for configuration in study.telling_configurations(name)]
+
+    if any(training.draws_tags for training in telling("shuffle_tags", "tag_dropout")):
+        yield (
+            "shuffle_tags and tag_dropout draw captions anew at each step: the text encoder then runs beside the training, not once per "
+            "caption; only strings that come again are looked up. Latents are still computed once."
+        )
+    if any(training.train_text_encoder for training in telling("train_text_encoder")):
+        yield (
+            "train_text_encoder: captions are encoded in each training step, and prompts by each adapter's own text encoder, instead of once per "
+            "string. Latents are still computed once."
+        )
+    if any(training.prior_preservation for training in telling("prior_images")):
+        yield "prior_images doubles the batch of its trainings: each step shows as many class images as images of the subject."
+    rates = {training.learning_rate for training in telling("optimizer", "learning_rate") if training.optimizer == "prodigy"}
+    if any(rate < 0.1 for rate in rates):
+        yield (
+            f"prodigy multiplies the step size that it finds with learning_rate, which is {min(rates):g} here and usually 1. "
+            "A conditional space gives each optimizer its own (search_spaces/conditional.py)."
+        )
 
 
 def _lines(plan: Plan) -> list[tuple[str, int, str]]:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from sweep.errors import RecordsError
 
 SCHEMA_VERSION = 3
-"""2: as 3, but without further evaluation keys in `rung_values`, and without `seed_objectives`. Both are read."""
+"""1 to 2: `sampled` of a trial. 2 to 3: intervals, prompt groups, fid_inf, heldout_loss, copies, networks of further metrics; evaluation keys
+of further training seeds in `rung_values`, and `seed_objectives`. Columns are only ever added: of older records the new ones are missing."""
 
 _ARROW = {"text": pa.string(), "json": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
@@ -91,12 +92,27 @@ EVALUATIONS = Table(
         Column("kid", "number", "", "unbiased kernel distance to the training images"),
         Column("fid_heldout", "number", "", "Frechet distance to held-out images"),
         Column("kid_heldout", "number", "", "unbiased kernel distance to held-out images"),
+        Column("fid_inf", "number", "", "FID to the training images extrapolated to infinitely many pictures; rough for a few dozen"),
+        Column("lpips_seen", "number", "", "lpips of the pictures whose prompt's words occur in the training captions"),
+        Column("lpips_unseen", "number", "", "lpips of the other pictures: how far it generalises"),
+        Column("fid_seen", "number", "", "fid of the pictures of seen prompts: compare it at equal n_seen only"),
+        Column("fid_unseen", "number", "", "fid of the pictures of unseen prompts: compare it at equal n_unseen only"),
+        Column("kid_seen", "number", "", "kid of the pictures of seen prompts"),
+        Column("kid_unseen", "number", "", "kid of the pictures of unseen prompts"),
+        Column("heldout_loss", "number", "", "mean squared error of noise predicted in 32 noised held-out images, the trigger as text, by infer_model"),
         Column("further_metrics", "json", "", "metrics without a column of their own, by name"),
+        Column("further_networks", "json", "", "name and digest of the networks of further metrics, by metric"),
+        Column("intervals", "json", "", "by metric [low, high, n]: 95 % over n pictures, the references fixed; drawn with seed 0; see trainables/intervals.py"),
+        Column("skipped", "json", "", "metrics without a value, by name, and why"),
         Column("objective", "number", "", "the study's objective of this image set; lower is better"),
         Column("objective_formula", "text", "", "what the objective adds up, with weights, scales and networks"),
         Column("n_images", "integer", "images", "generated images"),
         Column("n_references", "integer", "images", "training images that they were compared with"),
         Column("n_heldout", "integer", "images", "held-out images that they were compared with"),
+        Column("n_seen", "integer", "images", "generated images of seen prompts"),
+        Column("n_unseen", "integer", "images", "generated images of unseen prompts"),
+        Column("n_copies", "integer", "images", "generated images that are copies of a training image: see is_copy"),
+        Column("copy_threshold", "number", "", "LPIPS to the nearest training image below which one is a copy: half the training images' median to theirs"),
         Column("perceptual_backbone", "text", "", "network of the LPIPS metrics"),
         Column("pooled_backbone", "text", "", "network of FID and KID"),
         Column("seconds_generate", "number", "s", "generating the images"),
@@ -119,14 +135,20 @@ IMAGES = Table(
         Column("seed", "integer", "", "seed of its noise"),
         Column("lpips", "number", "", "mean LPIPS to all training images"),
         Column("lpips_nearest", "number", "", "LPIPS to the nearest training image"),
+        Column("nearest_index", "integer", "", "number of that training image in the subject, from 0, by file name"),
         Column("nearest_reference", "text", "", "file name of that training image"),
+        Column("is_copy", "boolean", "", "whether lpips_nearest is below its evaluation's copy_threshold"),
+        Column("further_metrics", "json", "", "metrics without a column of their own, by name"),
         Column("path", "text", "", "the picture, relative to the study's folder"),
     ),
 )
 
 TABLES = (TRIALS, EVALUATIONS, IMAGES)
 
-METRIC_COLUMNS = ("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout")
+METRIC_COLUMNS = (
+    *("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout"),
+    *("fid_inf", "lpips_seen", "lpips_unseen", "fid_seen", "fid_unseen", "kid_seen", "kid_unseen", "heldout_loss"),
+)
 
 
 def as_arrow(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -12,11 +12,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import ray
 
 from sweep.driver import Driver
@@ -34,7 +35,7 @@ from sweep.tuning import run_trials
 from sweep.worker import Device, known_outcomes
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
-SNAPSHOT_EVERY_S = 0.25
+SNAPSHOT_EVERY_S = 0.5
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -208,6 +209,7 @@ def _ray(how: Launch) -> Iterator[str]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters of it we say ourselves
     # Sockets lie in there, whose paths may have 107 characters.
     session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+    not_ray = _processes()
     try:
         _start_ray(session)
         yield _device_kind(how.device)
@@ -216,8 +218,23 @@ def _ray(how: Launch) -> Iterator[str]:
             f"A study needs its Ray until it has ended, but lost it ({last_line(error)}). Launch it again: it goes on."
         ) from error
     finally:
+        # Ray's processes do not hear SIGTERM (see below), which Ray would give one after the other a second for.
+        ending = threading.Timer(1.0, _kill, [_processes() - not_ray])
+        ending.start()
         ray.shutdown()
+        ending.join()
         shutil.rmtree(session, ignore_errors=True)
+
+
+def _processes() -> set[psutil.Process]:
+    """Those that this one has started, and theirs."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _start_ray(session: str) -> None:

@@ -24,6 +24,7 @@ from sweep.space import Space, describe_space, grid_of, is_define_by_run, plain,
 from sweep.study_file import execute, only_instance, read_source
 from sweep.study_rules import check_study
 from trainables.config import EVAL_PARAMETERS, NUMERICS_VERSION, TRAIN_PARAMETERS, EvalConfig, TrainConfig
+from trainables.metric_weights import metric_name_of
 
 __all__ = ["DEFAULT_EPOCHS", "DEFAULT_SAMPLES", "Epochs", "Row", "Scale", "Study", "compare_studies", "load_study"]
 
@@ -112,6 +113,7 @@ class Study:
     objective: Objective = field(default_factory=Objective)
     perceptual: str | None = None  # network of LPIPS; None: the embedded one for embedded models, lpips:alex for others
     pooled: str | None = None  # network of FID and KID; None: the embedded one for embedded models, inception for others
+    metrics: Sequence[str] = ()  # further ones: "dinov2", "clip_i", "clip_t", "face", each also as "NAME=FOLDER"
     early_stopping: float | str | None = "auto"  # reduction factor; None or "off"; "auto": 3 where sampled, off where listed
     max_concurrent: int | None = None
     study_seed: int = 0
@@ -223,6 +225,10 @@ class Study:
         every_row_says = bool(self.rows) and all(names & set(row.configuration) for row in self.rows)  # type: ignore[union-attr]
         return [*choices, *rows] if choices or every_row_says else [*rows, {}]
 
+    def telling_trainings(self, *names: str) -> list[TrainConfig]:
+        """The trainings of the configurations that tell of these parameters."""
+        return [self.split(configuration)[0] for name in names for configuration in self.telling_configurations(name)]
+
     def with_overrides(self, overrides: Mapping[str, str]) -> Study:
         """The study with `--set name=value` texts applied: a parameter becomes fixed and leaves space, rows and fan_out.
 
@@ -237,7 +243,7 @@ class Study:
             "numerics": NUMERICS_VERSION,
             "subject": self.subject,
             "aliases": dict(self.aliases),
-            "fixed": {**self._fixed_parameters(), **self.backbones},
+            "fixed": {**self._fixed_parameters(), **self.backbones, **self._metrics_of_objective()},
             "space": describe_space(self.space),
             "epochs": asdict(self.epochs) if isinstance(self.epochs, Epochs) else None,
             "rows": [asdict(row) for row in self.rows],  # type: ignore[call-overload]
@@ -254,7 +260,13 @@ class Study:
             "budget_hours": self.budget_hours,
             "scale": self.scale_text,
         }
+        words |= {"metrics": list(self.metrics)} if self.metrics else {}
         return json.loads(json.dumps(words, default=_jsonable))
+
+    def _metrics_of_objective(self) -> dict[str, str]:
+        """Which network each further metric of the objective is asked to use: another one gives other objectives."""
+        used = self.objective.further_metrics
+        return {f"metric {metric_name_of(text)}": text for text in self.metrics if metric_name_of(text) in used}
 
     def _rungs_of(self, sampled_epochs: Any) -> tuple[int, ...]:
         if sampled_epochs is None:
@@ -280,6 +292,10 @@ def _normalised(study: Study) -> dict[str, Any]:
     if study.baseline is not None:
         baseline = _as_row(study.baseline, "baseline")
         values["baseline"] = Row(baseline.configuration, {**baseline.labels, "baseline": True})
+    if isinstance(study.metrics, str):  # as --set gives it
+        values["metrics"] = tuple(text.strip() for text in study.metrics.split(",") if text.strip())
+    elif isinstance(study.metrics, (list, tuple)):
+        values["metrics"] = tuple(study.metrics)
     if study.early_stopping is False or study.early_stopping == "off":
         values["early_stopping"] = None
     length_is_sampled = is_define_by_run(study.space) or "epochs" in study.space

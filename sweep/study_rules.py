@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sweep.errors import ConfigError, StudyError
+from sweep.errors import ConfigError, ModelError, StudyError
 from sweep.objective import DEFAULT_SCALES, Objective
 from sweep.parameters import expand, require_known
 from sweep.scale import check_scales
@@ -23,6 +23,7 @@ from sweep.space import (
     require_domain,
 )
 from trainables.config import EVAL_PARAMETERS
+from trainables.metric_weights import metric_name_of
 
 if TYPE_CHECKING:
     from sweep.study import Row, Study
@@ -55,11 +56,26 @@ def _check_fields(study: Study) -> None:
         known = tuple(backbone for scaled, backbone in DEFAULT_SCALES if scaled == metric)
         if (value := getattr(study, name)) is not None and value not in known:
             raise StudyError(f"`{name}` must be one of {', '.join(known)}, but it is {value!r}.{nearest(str(value), known)}")
+    _check_metrics(study)
     for name, optional in (("samples", True), ("max_concurrent", True), ("train_seeds", False)):
         _require_whole(name, getattr(study, name), minimum=1, optional=optional)
     _require_whole("study_seed", study.study_seed, minimum=0, optional=False)
     _require_above("early_stopping", None if study.early_stopping == "auto" else study.early_stopping, above=1, example="3, or 'off'")
     _require_above("budget_hours", study.budget_hours, above=0, example="8")
+
+
+def _check_metrics(study: Study) -> None:
+    if not isinstance(study.metrics, tuple):
+        raise StudyError(f"`metrics` must be a list of further metrics, but it is {study.metrics!r}. Use e.g. ('dinov2', 'clip_t').")
+    try:
+        names = [metric_name_of(text) for text in study.metrics]
+    except ModelError as error:
+        raise StudyError(f"`metrics`: {error}") from error
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise StudyError(f"A further metric has one network in a study, but `metrics` names {twice} twice. Use `sweep rescore` for the other.")
+    for name in study.objective.further_metrics:
+        if name not in names:
+            raise StudyError(f"The objective uses `{name}`, but the study does not compute it. Use metrics=({name!r},), or {name}=FOLDER.")
 
 
 def _check_names(study: Study) -> None:

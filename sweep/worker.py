@@ -109,7 +109,7 @@ class Worker:
         self._wanted: dict[str, tuple[int, ...]] = {}
         self._trainings: list[TrainingReport] = []
         self._evaluations: list[EvaluationReport] = []
-        self._doing = self._logged = "loading libraries"
+        self._doing = "loading libraries"
         self._decide_until = -1.0
 
     def run(self) -> None:
@@ -134,14 +134,11 @@ class Worker:
         elif self.device.held:
             self._advance()
         else:
-            self._doing = "waiting for trainings"
+            self._say("waiting for trainings")
             self._sleep(IDLE_S)
         return True
 
     def _exchange(self) -> Orders:
-        if self._doing != self._logged:
-            logger.info(self._doing)
-            self._logged = self._doing
         held = self.device.held
         sync = Sync(
             held=held,
@@ -155,13 +152,19 @@ class Worker:
         self._trainings, self._evaluations = [], []
         return orders
 
+    def _say(self, doing: str) -> None:
+        """What it is at, for the live view and, where it is news, for the log."""
+        if doing != self._doing:
+            logger.info(doing)
+        self._doing = doing
+
     def _obey(self, orders: Orders) -> None:
         for key in self.device.held:
             if key not in orders.keep:
                 self.device.stop(key)
         self._wanted = dict(orders.keep)
         for order in orders.start:
-            self._doing = "preparing a training"
+            self._say("preparing a training")
             self._wanted[order.key] = order.epochs
             self._trainings.append(self._started(order))
 
@@ -172,7 +175,7 @@ class Worker:
             return TrainingReport(order.key, 0, failed=_reason(error, f"training {order.key} could not start"))
 
     def _advance(self) -> None:
-        self._doing = f"training {len(self.device.held)} together"
+        self._say(f"training {len(self.device.held)} together")
         try:
             reports = self.device.advance()
         except Exception as error:
@@ -193,7 +196,7 @@ class Worker:
         return replace(report, stored=(int(report.epoch),))
 
     def _evaluate(self, orders: Sequence[EvaluationOrder]) -> None:
-        self._doing = f"scoring {len(orders)} image sets"
+        self._say(f"scoring {len(orders)} image sets")
         try:
             image_sets = {image_set.key: image_set for image_set in self.device.evaluate(orders)}
         except Exception as error:
@@ -232,6 +235,7 @@ def evaluation_row(order: EvaluationOrder, image_set: ScoredImages) -> dict[str,
         "configuration": asdict(order.config),
         "perceptual_backbone": image_set.backbones.get("perceptual"),
         "pooled_backbone": image_set.backbones.get("pooled"),
+        "further_networks": {name: network for name, network in image_set.backbones.items() if name not in ("perceptual", "pooled")},
         **image_set.row,
         **image_set.values,
     }
@@ -239,8 +243,10 @@ def evaluation_row(order: EvaluationOrder, image_set: ScoredImages) -> dict[str,
 
 def outcome_of_row(row: Mapping[str, Any]) -> Outcome:
     """What such a row, decoded, says that came out."""
-    values = {name: float(row[name]) for name in METRIC_COLUMNS if row[name] is not None}
-    return Outcome(values, {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"]})
+    known = {**(row["further_metrics"] or {}), **{name: row[name] for name in METRIC_COLUMNS}}
+    values = {name: float(value) for name, value in known.items() if value is not None}
+    networks = {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"], **(row["further_networks"] or {})}
+    return Outcome(values, networks)
 
 
 def known_outcomes(records: Records) -> dict[str, Outcome]:

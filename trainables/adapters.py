@@ -1,7 +1,7 @@
 """The store of adapters: one per storage root, by training key and epoch. Safetensors only; nothing is ever unpickled.
 
     <root>/<key>/epoch-00012/adapter.safetensors     the weights, in peft's layout and names
-    <root>/<key>/epoch-00012/state.safetensors       AdamW's moments, only for trainings that may go on
+    <root>/<key>/epoch-00012/state.safetensors       the optimizer's moments, only for trainings that may go on
 
 A folder is renamed into place when it is complete: a reader never sees half of one. Not here: who may train a key."""
 
@@ -21,11 +21,13 @@ from torch import Tensor
 
 from trainables.errors import AdapterError
 from trainables.lora import TEXT_ENCODER, Adapter
+from trainables.optimisers import ProdigyState
 from trainables.pack import TrainingState
 
 WEIGHTS, STATE = "adapter.safetensors", "state.safetensors"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _TEXT_IN_FILES = TEXT_ENCODER + "text_model."
+_MOMENTS, _OF_PRODIGY = ("first", "second"), ("start", "gradient_sum")
 
 
 class AdapterStore:
@@ -35,7 +37,7 @@ class AdapterStore:
         self.root = Path(root)
 
     def save(self, key: str, state: TrainingState, *, resumable: bool = True) -> Path:
-        """Store a training at its epoch; `resumable` keeps AdamW's moments too. Returns the folder."""
+        """Store a training at its epoch; `resumable` keeps the optimizer's moments too. Returns the folder."""
         folder = self._folder(key, state.epoch)
         if folder.exists() and (not resumable or (folder / STATE).exists()):
             return folder
@@ -67,10 +69,12 @@ class AdapterStore:
         folder = self._folder(key, epoch)
         adapter = read_adapter(folder / WEIGHTS)
         tensors, metadata = _read(folder / STATE)
-        first, second = (
-            {path: (tensors[f"{moment}.{path}.a"], tensors[f"{moment}.{path}.b"]) for path in adapter.layers} for moment in ("first", "second")
-        )
-        return TrainingState(adapter, first, second, epoch=int(metadata["epoch"]), step=int(metadata["step"]))
+        first, second = (_layers_of(tensors, name, adapter) for name in _MOMENTS)
+        prodigy = None
+        if "prodigy" in metadata:
+            start, gradient_sum = (_layers_of(tensors, name, adapter) for name in _OF_PRODIGY)
+            prodigy = ProdigyState(start, gradient_sum, **json.loads(metadata["prodigy"]))
+        return TrainingState(adapter, first, second, epoch=int(metadata["epoch"]), step=int(metadata["step"]), prodigy=prodigy)
 
     def drop_states(self, key: str) -> None:
         """Forget the moments of a training that will not go on; its adapters stay."""
@@ -132,11 +136,19 @@ def _is_text(layer: str) -> bool:
 
 
 def _write_moments(path: Path, state: TrainingState) -> None:
+    parts, metadata = dict(zip(_MOMENTS, (state.first_moment, state.second_moment), strict=True)), {}
+    if state.prodigy:
+        parts |= {name: getattr(state.prodigy, name) for name in _OF_PRODIGY}
+        metadata["prodigy"] = json.dumps({name: getattr(state.prodigy, name) for name in ("d", "numerator", "n_steps")})
     tensors = {}
-    for moment, layers in (("first", state.first_moment), ("second", state.second_moment)):
+    for part, layers in parts.items():
         for name, (a, b) in layers.items():
-            tensors[f"{moment}.{name}.a"], tensors[f"{moment}.{name}.b"] = a.contiguous(), b.contiguous()
-    _write(path, tensors, {"epoch": str(state.epoch), "step": str(state.step)})
+            tensors[f"{part}.{name}.a"], tensors[f"{part}.{name}.b"] = a.contiguous(), b.contiguous()
+    _write(path, tensors, metadata | {"epoch": str(state.epoch), "step": str(state.step)})
+
+
+def _layers_of(tensors: Mapping[str, Tensor], part: str, adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+    return {path: (tensors[f"{part}.{path}.a"], tensors[f"{part}.{path}.b"]) for path in adapter.layers}
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

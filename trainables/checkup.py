@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from trainables.captions import DERIVATIONS
 from trainables.likeness import duplicates, fingerprint
 from trainables.metadata import TEXT_VERSION
-from trainables.model_sources import read_config
-from trainables.models import PROMPT_TOKENS, ModelSource, cut_off, resolve_model
+from trainables.model_folders import read_config
+from trainables.models import PROMPT_TOKENS, ModelSource, cut_off, load_tokenizer, resolve_model
 from trainables.photographs import flattened
 from trainables.subject import TRIGGER_VERSION, Subject, SubjectImage, read_subject
 
@@ -42,6 +42,7 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
         *_same_pictures(subject),
         *_small_images(subject, resolution_of(source), model),
         *_missing_versions(subject),
+        *_missing_masks(subject),
         *_nothing_held_out(subject),
     ]
     return Checkup(subject, tuple(problems), tuple(warnings))
@@ -49,21 +50,15 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
 
 def cut_captions(subject: Subject, source: ModelSource, versions: Sequence[str] | None = None) -> list[str]:
     """A line for every version of which CLIP would not read some training captions to their end."""
-    tokenizer = tokenizer_of(source)
+    tokenizer = load_tokenizer(source.tokenizer)
     return [line for version in versions or subject.caption_versions for line in _cut_of_version(subject, version, tokenizer)]
-
-
-def tokenizer_of(source: ModelSource) -> Any:
-    from transformers import CLIPTokenizer  # a second, without torch
-
-    return CLIPTokenizer.from_pretrained(str(source.folder / "tokenizer"))
 
 
 def resolution_of(source: ModelSource) -> int:
     """Pixels on a side of the squares that the model was made for."""
-    size = read_config(source.folder / "unet")["sample_size"]
+    size = read_config(source.unet.folder)["sample_size"]
     side = size if isinstance(size, int) else size[0]
-    return int(side) * 2 ** (len(read_config(source.vae_folder)["block_out_channels"]) - 1)
+    return int(side) * 2 ** (len(read_config(source.vae.folder)["block_out_channels"]) - 1)
 
 
 def _cut_of_version(subject: Subject, version: str, tokenizer: Any) -> Iterator[str]:
@@ -132,6 +127,15 @@ def _missing_versions(subject: Subject) -> Iterator[str]:
     if missing and TEXT_VERSION in subject.caption_versions:
         command = f"python -m sweep caption {shlex.quote(str(subject.root))} --derive {','.join(missing)}"
         yield f"The subject has {', '.join(subject.caption_versions)} and not {', '.join(missing)}. If v2 are tags, `{command}` makes them."
+
+
+def _missing_masks(subject: Subject) -> Iterator[str]:
+    without = [image.file_name for image in subject.train if not image.mask]
+    if 0 < len(without) < len(subject.train):
+        yield (
+            f"If some images have a mask, all should, but {len(without)} of {len(subject.train)} have none, e.g. {without[0]}. "
+            "Under a `mask_weight` all of such an image counts the same: add their masks."
+        )
 
 
 def _nothing_held_out(subject: Subject) -> Iterator[str]:

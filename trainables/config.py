@@ -20,9 +20,11 @@ TARGETS = ("attention", "attention+ff", "attention+ff+conv")
 """Which of the UNet's layers get an update: attention's projections, also the feed-forward layers, also the convolutions. Each holds the
 ones before it; the words are explained in lora.py."""
 
-LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
-LENGTH_DEPENDENT_SCHEDULES = ("linear", "cosine")
-DENOISERS = ("ddim", "dpm++", "euler", "pndm")
+LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+LENGTH_DEPENDENT_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial")
+POLYNOMIAL_END = 1e-7  # the learning rate at which diffusers' polynomial schedule ends
+OPTIMIZERS = ("adamw", "prodigy")
+DENOISERS = ("ddim", "dpm++", "dpm++_karras", "euler", "euler_a", "deis", "unipc", "pndm")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -82,6 +84,16 @@ class TrainConfig:
     noise_offset: float = 0.0
     train_seed: int = 0
     dtype: str = "float32"
+    optimizer: str = _later("adamw")  # prodigy finds its step size itself: learning_rate multiplies it, and is 1 then
+    lr_cycles: int = _later(1)  # of cosine_with_restarts; 1 under other schedules
+    lr_power: float = _later(1.0)  # of polynomial; 1 under other schedules
+    shuffle_tags: bool = _later(False)
+    keep_tags: int = _later(1)  # first tags that stay in place and are never dropped; 1 where tags are neither shuffled nor dropped
+    tag_dropout: float = _later(0.0)
+    mask_weight: float = _later(1.0)  # what an error under an image's mask counts, relative to the rest
+    prior_images: str | None = _later(None)  # a folder of images of the class, for prior preservation
+    prior_prompt: str = _later("")  # what they show; "" without them
+    prior_weight: float = _later(1.0)
     train_text_encoder: bool = _later(False)  # an update for CLIP's attention, too
     text_encoder_learning_rate: float | None = _later(None)  # None: learning_rate
 
@@ -107,15 +119,27 @@ class TrainConfig:
         _require_number("noise_offset", self.noise_offset, minimum=0, example=0.05)
         _require_integer("train_seed", self.train_seed, minimum=0, example=0)
         _require_choice("dtype", self.dtype, DTYPES)
+        _require_optimizer(self.optimizer)
+        _require_integer("lr_cycles", self.lr_cycles, minimum=1, example=3)
+        _require_number("lr_power", self.lr_power, above=0, example=1.0)
+        if self.lr_schedule == "polynomial":
+            _require_number("learning_rate", self.learning_rate, above=POLYNOMIAL_END, example=1e-3)
+        _require_boolean("shuffle_tags", self.shuffle_tags)
+        _require_integer("keep_tags", self.keep_tags, minimum=0, example=1)
+        _require_number("tag_dropout", self.tag_dropout, minimum=0, maximum=1, example=0.1)
+        _require_number("mask_weight", self.mask_weight, above=0, example=2.0)
+        _require_prior(self.prior_images, self.prior_prompt, self.prior_weight)
         _require_boolean("train_text_encoder", self.train_text_encoder)
         if self.text_encoder_learning_rate is not None:
             _require_number("text_encoder_learning_rate", self.text_encoder_learning_rate, above=0, example=1e-4)
-        if not self.train_text_encoder or self.text_encoder_learning_rate == self.learning_rate:
-            object.__setattr__(self, "text_encoder_learning_rate", None)
-        if self.lr_schedule == "constant":  # or equal trainings would have different keys
-            object.__setattr__(self, "lr_warmup_steps", 0)
+        self._forget_what_has_no_effect()
+        if self.optimizer == "prodigy" and self.text_encoder_learning_rate is not None:
+            raise ConfigError(
+                f"`text_encoder_learning_rate` must equal learning_rate under prodigy, which finds one step size for all layers, but they are "
+                f"{self.text_encoder_learning_rate!r} and {self.learning_rate!r}. Leave it out, or use optimizer='adamw'."
+            )
         _make_floats(self, "alpha", "dropout", "learning_rate", "weight_decay", "max_grad_norm", "caption_dropout", "min_snr_gamma", "noise_offset")
-        _make_floats(self, "text_encoder_learning_rate")
+        _make_floats(self, "lr_power", "tag_dropout", "mask_weight", "prior_weight", "text_encoder_learning_rate")
 
     @property
     def relative_text_rate(self) -> float:
@@ -126,6 +150,34 @@ class TrainConfig:
     def length_dependent(self) -> bool:
         """Whether the learning-rate sequence depends on the total length, so that epochs join the key."""
         return self.lr_schedule in LENGTH_DEPENDENT_SCHEDULES
+
+    @property
+    def draws_tags(self) -> bool:
+        """Whether captions are drawn anew at each step."""
+        return self.shuffle_tags or self.tag_dropout > 0
+
+    @property
+    def uses_masks(self) -> bool:
+        return self.mask_weight != 1
+
+    @property
+    def prior_preservation(self) -> bool:
+        """Whether each step shows as many class images as images of the subject."""
+        return self.prior_images is not None
+
+    def _forget_what_has_no_effect(self) -> None:
+        # Or equal trainings would have different keys.
+        idle = {
+            "lr_warmup_steps": (self.lr_schedule == "constant", 0),
+            "lr_cycles": (self.lr_schedule != "cosine_with_restarts", 1),
+            "lr_power": (self.lr_schedule != "polynomial", 1.0),
+            "keep_tags": (not self.draws_tags, 1),
+            "prior_prompt": (not self.prior_preservation, ""),
+            "text_encoder_learning_rate": (not self.train_text_encoder or self.text_encoder_learning_rate == self.learning_rate, None),
+        }
+        for name, (has_none, default) in idle.items():
+            if has_none:
+                object.__setattr__(self, name, default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +219,8 @@ class EvalConfig:
         return len(self.prompts) * self.images_per_prompt
 
 
-PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype", "train_text_encoder")
-"""What trainings must have in common to advance together in a pack."""
+PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype", "optimizer", "prior_preservation", "train_text_encoder")
+"""What trainings must have in common to advance together in a pack: fields and properties of TrainConfig."""
 
 TRAIN_PARAMETERS = tuple(f.name for f in fields(TrainConfig))
 EVAL_PARAMETERS = tuple(f.name for f in fields(EvalConfig))
@@ -185,17 +237,19 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def training_key(config: TrainConfig, *, model_digest: str, subject_digest: str, epochs: int | None = None) -> str:
+def training_key(
+    config: TrainConfig, *, model_digest: str, subject_digest: str, prior_digest: str | None = None, epochs: int | None = None
+) -> str:
     """The name of a training: its config, the content it reads, and the version of our numbers.
 
-    Names become digests, so that a moved folder is the same content and a changed one is not.
-    `epochs` is needed only where the learning rate depends on the length."""
-    values = asdict(config)
-    for name in ("train_model", "train_vae", "subject"):
-        del values[name]
-    for late in fields(config):
-        if late.metadata.get("later") and values[late.name] == late.default:
-            del values[late.name]
+    Names become digests, so that a moved folder is the same content and a changed one is not; `prior_digest` is that of the class
+    images, where there are any. `epochs` is needed only where the learning rate depends on the length."""
+    later = {f.name for f in fields(config) if f.metadata.get("later") and getattr(config, f.name) == f.default}
+    names = {"train_model", "train_vae", "subject", "prior_images"}
+    values = {name: value for name, value in asdict(config).items() if name not in later | names}
+    if config.prior_preservation:
+        assert prior_digest is not None, "class images are content, so they need their digest"
+        values["prior_digest"] = prior_digest
     length = epochs if config.length_dependent else None
     if config.length_dependent and epochs is None:
         raise ConfigError(f"lr_schedule={config.lr_schedule!r} depends on the length, so its key needs `epochs`; none is given.")
@@ -245,6 +299,30 @@ def _require_text(name: str, value: Any, example: str) -> None:
 def _require_vae(name: str, value: Any) -> None:
     if value is not None:
         _require_text(name, value, "embedded:base")
+
+
+def _require_optimizer(value: Any) -> None:
+    if isinstance(value, str) and "8bit" in value.lower():
+        raise ConfigError(
+            f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, but it is {value!r}. Moments in 8 bits save nothing worth having here: "
+            "only LoRA weights are trained, and those of Stable Diffusion at rank 32 have 51 MB of moments in all. Use adamw."
+        )
+    _require_choice("optimizer", value, OPTIMIZERS)
+
+
+def _require_prior(images: Any, prompt: Any, weight: Any) -> None:
+    _require_number("prior_weight", weight, above=0, example=1.0)
+    if not isinstance(prompt, str):
+        raise ConfigError(f"`prior_prompt` must be text, but it is {prompt!r}. Use e.g. 'a woman'.")
+    if images is None and weight != 1:
+        raise ConfigError(
+            f"`prior_weight` weighs class images, but it is {weight!r} and `prior_images` names none. Set prior_images to a folder of them, "
+            "which `python -m sweep class-images` makes, or leave prior_weight out."
+        )
+    if images is not None:
+        _require_text("prior_images", images, "class_images")
+        if not prompt.strip():
+            raise ConfigError(f"`prior_prompt` must say what the class images in {images} show, but it is {prompt!r}. Use e.g. 'a woman'.")
 
 
 def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -4,32 +4,23 @@ Many evaluations at once share denoising loops and feature passes. Nothing here 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from trainables.config import EvalConfig
 from trainables.errors import AdapterError, EvaluationFailed, ModelError
-from trainables.features import ReferenceImages, References, perceptual_backbone, pooled_backbone
 from trainables.frozen import FrozenWork
-from trainables.generate import ImageSet, generate
+from trainables.generate import ImageSet, generate, make_scheduler
+from trainables.heldout_loss import heldout_losses
 from trainables.lora import Adapter, SlotLoRA
-from trainables.metrics import (
-    frechet_distance,
-    kernel_distance,
-    lpips_between,
-    lpips_diversity,
-    lpips_matrix,
-    lpips_values,
-    require_no_black,
-)
+from trainables.metrics import require_no_black
 from trainables.models import ModelParts
-from trainables.subject import Subject, load_pixels
-
-LEAST_HELDOUT = 2
-"""Fewer held-out images than this give no distance between distributions."""
+from trainables.scores import Scorer, Scores
+from trainables.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -40,6 +31,7 @@ class EvaluationRequest:
     adapter: Adapter | None
     config: EvalConfig
     subject: Subject
+    adapter_name: str = ""  # training and epoch: evaluations of one adapter share what depends on it alone
 
 
 @dataclass(frozen=True)
@@ -55,21 +47,31 @@ class EvaluationResult:
     seconds_generate: float = 0.0
     seconds_score: float = 0.0
     error: str | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)  # further columns of the evaluation's row: Scores' facts, intervals, skipped
 
 
 class Evaluator:
     """Scores adapters on one device. Networks and reference features are loaded and computed once."""
 
-    def __init__(self, frozen: FrozenWork, *, perceptual: str = "embedded:perceptual", pooled: str = "embedded:pooled") -> None:
-        """`perceptual` and `pooled` name the feature networks of LPIPS and of FID and KID.
+    def __init__(
+        self,
+        frozen: FrozenWork,
+        *,
+        perceptual: str = "embedded:perceptual",
+        pooled: str = "embedded:pooled",
+        further: Sequence[str] = (),
+        heldout_loss: bool = True,
+    ) -> None:
+        """`perceptual`, `pooled` and `further` name networks and metrics, as for Scorer. `heldout_loss` False leaves that out.
 
         Raises:
             ModelError: a network is unknown or its weights are missing."""
         self.frozen = frozen
-        self.perceptual = perceptual_backbone(perceptual, frozen.device)
-        self.pooled = pooled_backbone(pooled, frozen.device)
-        self._references = References()
-        self._image_sets: dict[tuple[str, int, str], ReferenceImages] = {}
+        self._scorer = Scorer(frozen.device, perceptual=perceptual, pooled=pooled, further=further)
+        self.perceptual, self.pooled = self._scorer.perceptual, self._scorer.pooled
+        self.missing = self._scorer.missing
+        self._with_loss = heldout_loss
+        self._losses: dict[tuple, float] = {}
 
     def evaluate(
         self, requests: Sequence[EvaluationRequest], *, on_step: Callable[[int, int], None] | None = None
@@ -84,14 +86,18 @@ class Evaluator:
             started = time.perf_counter()
             pictures = generate(parts, [_image_set(r) for r in group], frozen=self.frozen, on_step=on_step)
             seconds = (time.perf_counter() - started) / len(group)
+            started = time.perf_counter()
+            losses = self._heldout_losses(parts, model, group) if self._with_loss else {}
+            seconds_loss = (time.perf_counter() - started) / len(group)
             for request, images in zip(group, pictures, strict=True):
-                results[request.key] = self._scored(request, images, parts, seconds)
+                result = self._scored(request, images, parts, seconds, losses.get(request.key, "it is switched off"))
+                results[request.key] = replace(result, seconds_score=result.seconds_score + seconds_loss)
         return [results[request.key] for request in requests]
 
     def _fitting(
         self, model: tuple[str, str | None, str], group: list[EvaluationRequest]
     ) -> tuple[ModelParts | None, list[EvaluationRequest], dict[str, EvaluationResult]]:
-        """The model, the requests whose adapters fit it, and what to say of the others."""
+        """The model, the requests whose adapters and denoisers fit it, and what to say of the others."""
         try:
             parts = self.frozen.parts(*model)
         except ModelError as error:
@@ -101,68 +107,77 @@ class Evaluator:
             try:
                 if request.adapter is not None:
                     lora.check_fits(request.adapter)
+                make_scheduler(parts, request.config.denoiser)
                 fitting.append(request)
-            except AdapterError as error:
+            except (AdapterError, ModelError) as error:
                 unfit[request.key] = EvaluationResult(request.key, error=str(error))
         return parts, fitting, unfit
 
-    def _scored(self, request: EvaluationRequest, images: np.ndarray, parts: ModelParts, seconds_generate: float) -> EvaluationResult:
+    def _scored(
+        self, request: EvaluationRequest, images: np.ndarray, parts: ModelParts, seconds_generate: float, loss: float | str
+    ) -> EvaluationResult:
         started = time.perf_counter()
         try:
             require_no_black(images)
-            values, counts, rows = self.score(images, request, resolution=parts.resolution)
+            scores = self.score(images, request, resolution=parts.resolution)
         except EvaluationFailed as error:
             return EvaluationResult(request.key, error=str(error), seconds_generate=seconds_generate)
-        backbones = {"perceptual": self.perceptual.name, "pooled": self.pooled.name}
-        seconds_score = time.perf_counter() - started
-        return EvaluationResult(request.key, values, backbones, counts, rows, images, seconds_generate, seconds_score)
+        if isinstance(loss, str):
+            scores.skipped["heldout_loss"] = loss
+        else:
+            scores.values["heldout_loss"] = loss
+        return EvaluationResult(
+            request.key,
+            scores.values,
+            {"perceptual": self.perceptual.name, "pooled": self.pooled.name, **scores.networks},
+            scores.counts,
+            scores.image_rows,
+            images,
+            seconds_generate,
+            seconds_score=time.perf_counter() - started,
+            facts={**scores.facts, "intervals": scores.intervals, "skipped": scores.skipped},
+        )
 
-    def score(
-        self, images: np.ndarray, request: EvaluationRequest, *, resolution: int
-    ) -> tuple[dict[str, float], dict[str, int], list[dict[str, object]]]:
-        """(values of the set, the n of each side, a row per picture) of uint8 (n, h, w, 3) against the subject's images.
+    def score(self, images: np.ndarray, request: EvaluationRequest, *, resolution: int) -> Scores:
+        """What uint8 (n, h, w, 3) score against the subject's images: everything but the held-out loss, which needs no pictures.
 
         Raises:
             EvaluationFailed: too few pictures, or values that are not finite."""
-        pictures = _image_set(request).pictures()
-        train = self._reference(request.subject, resolution, "train")
-        features, pooled = self.perceptual(images), self.pooled(images)
-        to_train = lpips_values(lpips_between(self.perceptual, images, train, self._references))
-        values = {
-            "lpips": float(to_train.expected.mean()),
-            "lpips_nearest": float(to_train.nearest.mean()),
-            "diversity": lpips_diversity(lpips_matrix(features, features), [p.prompt for p in pictures]).overall,
-            "fid": frechet_distance(self._references.pooled(self.pooled, train), pooled),
-            "kid": kernel_distance(self._references.pooled(self.pooled, train), pooled),
-        }
-        n_heldout = len(request.subject.heldout)
-        if n_heldout >= LEAST_HELDOUT:
-            heldout = self._reference(request.subject, resolution, "heldout")
-            to_heldout = lpips_between(self.perceptual, images, heldout, self._references)
-            values["lpips_heldout"] = float(to_heldout.mean())
-            values["fid_heldout"] = frechet_distance(self._references.pooled(self.pooled, heldout), pooled)
-            values["kid_heldout"] = kernel_distance(self._references.pooled(self.pooled, heldout), pooled)
-        counts = {"n_images": len(images), "n_references": len(train), "n_heldout": n_heldout}
-        names = [image.file_name for image in request.subject.train]
-        rows = [
-            {
-                "prompt": picture.prompt,
-                "seen": picture.seen,
-                "seed": picture.seed,
-                "lpips": float(to_train.expected[i]),
-                "lpips_nearest": float(to_train.nearest[i]),
-                "nearest_reference": names[int(to_train.nearest_index[i])],
-            }
-            for i, picture in enumerate(pictures)
-        ]
-        return values, counts, rows
+        return self._scorer.score(images, _image_set(request).pictures(), request.config, request.subject, resolution=resolution)
 
-    def _reference(self, subject: Subject, resolution: int, split: str) -> ReferenceImages:
-        key = (subject.reference_digest, resolution, split)
-        if key not in self._image_sets:
-            images = subject.train if split == "train" else subject.heldout
-            self._image_sets[key] = ReferenceImages(load_pixels(images, resolution))
-        return self._image_sets[key]
+    def score_further(self, images: np.ndarray, request: EvaluationRequest, *, resolution: int) -> Scores:
+        """The further metrics of the pictures, and nothing else."""
+        return self._scorer.score_further(images, _image_set(request).pictures(), request.config, request.subject, resolution=resolution)
+
+    def _heldout_losses(self, parts: ModelParts, model: tuple, requests: list[EvaluationRequest]) -> dict[str, float | str]:
+        """By request key the held-out loss, or why there is none. Requests of one adapter share it, also with earlier ones."""
+        found: dict[str, float | str] = {}
+        for subject, group in _by_subject(requests).items():
+            if not group[0].subject.heldout:
+                found |= {request.key: "the subject has no held-out images" for request in group}
+                continue
+            names = {request.key: (model, subject, _adapter_name(request)) for request in group}
+            new = {names[r.key]: r.adapter for r in group if names[r.key] not in self._losses}
+            losses = heldout_losses(parts, self.frozen, list(new.values()), group[0].subject) if new else []
+            known = self._losses | dict(zip(new, losses, strict=True))
+            # An adapter without a name is only this request's: the next one of the same key may bring another.
+            self._losses |= {names[r.key]: known[names[r.key]] for r in group if r.adapter is None or r.adapter_name}
+            found |= {key: known[name] for key, name in names.items()}
+        return {key: loss if isinstance(loss, str) or math.isfinite(loss) else "it is not finite" for key, loss in found.items()}
+
+
+def _adapter_name(request: EvaluationRequest) -> tuple[str, ...]:
+    """What tells adapters apart: their training and epoch, or else the evaluation that they are asked for."""
+    if request.adapter is None:
+        return ("none",)
+    return ("adapter", request.adapter_name) if request.adapter_name else ("request", request.key)
+
+
+def _by_subject(requests: list[EvaluationRequest]) -> dict[str, list[EvaluationRequest]]:
+    groups: dict[str, list[EvaluationRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.subject.reference_digest + request.subject.trigger, []).append(request)
+    return groups
 
 
 def _image_set(request: EvaluationRequest) -> ImageSet:

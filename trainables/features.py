@@ -110,7 +110,7 @@ class PerceptualBackbone:
     def __call__(self, images: Images) -> PerceptualFeatures:
         """Raises: EvaluationFailed if there are no images or they are smaller than the network can take."""
         images, layers = _checked(images, self.name), []
-        with _full_precision():
+        with full_precision():
             for rows, batch in _batches(images, self.device):
                 for i, g in enumerate(self._weighted_layers(batch)):
                     if rows.start == 0:  # sizes are known from the first batch
@@ -142,7 +142,7 @@ class PooledBackbone:
     def __call__(self, images: Images) -> Tensor:
         """Raises: EvaluationFailed if there are no images or they are very small."""
         images = _checked(images, self.name)
-        with _full_precision():
+        with full_precision():
             return torch.cat([self._network(batch) for _, batch in _batches(images, self.device)])
 
 
@@ -218,7 +218,8 @@ def _batches(images: Tensor, device: torch.device) -> Iterator[tuple[slice, Tens
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
+    """Inside, convolutions are IEEE float32 on every card."""
     # cuDNN's default TF32 convolutions move a feature by 1e-3, and a record's value would depend on the card.
     convolutions = torch.backends.cudnn.conv
     before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"

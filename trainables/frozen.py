@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,12 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainables.class_images import ClassImages
 from trainables.config import NUMERICS_VERSION, content_key
 from trainables.model_sources import part_digest, resolve_model
 from trainables.models import ModelParts, encode_latents, encode_prompts, load_parts
-from trainables.subject import Subject, load_pixels
+from trainables.subject import Subject, SubjectImage, load_pixels
 
 ENCODE_BATCH = 32
+TEXT_BYTES = 2**28
+"""How many bytes of text embeddings are kept for the next time; over a thousand strings of Stable Diffusion 1.5."""
 
 
 class FrozenWork:
@@ -30,7 +34,7 @@ class FrozenWork:
         self.folder = folder
         self._parts: dict[tuple[str, str | None, str], ModelParts] = {}
         self._latents: dict[str, Tensor] = {}
-        self._text: dict[tuple[str, str], Tensor] = {}
+        self._text: OrderedDict[tuple[str, str], Tensor] = OrderedDict()  # the latest used last
 
     def parts(self, model: str, vae: str | None, dtype: str) -> ModelParts:
         """A base model on the device, loaded once. `dtype` is that of TrainConfig and EvalConfig, e.g. "float32".
@@ -49,23 +53,48 @@ class FrozenWork:
 
     def latents(self, parts: ModelParts, subject: Subject, *, flip: bool) -> Tensor:
         """(n, c, h, w) latents of the subject's training images on the model's device; with `flip`, (2n, ...): the mirrored ones behind."""
-        straight = self._latents_of(parts, subject, flip=False)
-        return torch.cat([straight, self._latents_of(parts, subject, flip=True)]) if flip else straight
+        return self._latents_of(parts, subject.train, subject.training_digest("v1"), flip=flip)
+
+    def class_latents(self, parts: ModelParts, class_images: ClassImages, *, flip: bool) -> Tensor:
+        """As `latents`, of class images."""
+        return self._latents_of(parts, class_images.images, class_images.digest, flip=flip)
+
+    def heldout_latents(self, parts: ModelParts, subject: Subject) -> Tensor:
+        """(n, c, h, w) latents of the subject's held-out images on the model's device."""
+        vae = part_digest(parts.source, "vae")
+        key = content_key("heldout latents", NUMERICS_VERSION, vae, subject.reference_digest, parts.resolution)
+        return self._kept(key, parts, subject.heldout, flip=False)
 
     def text(self, parts: ModelParts, texts: list[str]) -> Tensor:
-        """(n, tokens, d) embeddings of these strings on the model's device, each encoded once."""
+        """(n, tokens, d) embeddings of these strings on the model's device, each encoded once for as long as it is kept."""
         encoder = part_digest(parts.source, "text_encoder")
         missing = sorted({text for text in texts if (encoder, text) not in self._text})
         for start in range(0, len(missing), ENCODE_BATCH):
             batch = missing[start : start + ENCODE_BATCH]
             for text, row in zip(batch, encode_prompts(parts, batch), strict=True):
-                self._text[encoder, text] = row
-        return torch.stack([self._text[encoder, text] for text in texts]).to(parts.device)
+                self._text[encoder, text] = row.clone()  # a view would keep its whole batch
+        rows = [self._text[encoder, text] for text in texts]
+        self._forget_oldest_texts([(encoder, text) for text in texts])
+        return torch.stack(rows).to(parts.device)
 
-    def _latents_of(self, parts: ModelParts, subject: Subject, *, flip: bool) -> Tensor:
-        key = content_key("latents", NUMERICS_VERSION, part_digest(parts.source, "vae"), subject.training_digest("v1"), parts.resolution, flip)
+    def _forget_oldest_texts(self, just_used: Sequence[tuple[str, str]]) -> None:
+        for key in just_used:
+            self._text.move_to_end(key)
+        size_bytes = sum(row.nbytes for row in self._text.values())
+        while size_bytes > TEXT_BYTES:
+            size_bytes -= self._text.popitem(last=False)[1].nbytes
+
+    def _latents_of(self, parts: ModelParts, images: Sequence[SubjectImage], content: str, *, flip: bool) -> Tensor:
+        straight = self._latents_one_way(parts, images, content, flip=False)
+        return torch.cat([straight, self._latents_one_way(parts, images, content, flip=True)]) if flip else straight
+
+    def _latents_one_way(self, parts: ModelParts, images: Sequence[SubjectImage], content: str, *, flip: bool) -> Tensor:
+        key = content_key("latents", NUMERICS_VERSION, part_digest(parts.source, "vae"), content, parts.resolution, flip)
+        return self._kept(key, parts, images, flip=flip)
+
+    def _kept(self, key: str, parts: ModelParts, images: Sequence[SubjectImage], *, flip: bool) -> Tensor:
         if key not in self._latents:
-            self._latents[key] = self._stored(key, lambda: _encode(parts, subject, flip=flip)).to(parts.device)
+            self._latents[key] = self._stored(key, lambda: _encode(parts, images, flip=flip)).to(parts.device)
         return self._latents[key]
 
     def _stored(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
@@ -80,10 +109,10 @@ class FrozenWork:
             return value
 
 
-def _encode(parts: ModelParts, subject: Subject, *, flip: bool) -> Tensor:
+def _encode(parts: ModelParts, images: Sequence[SubjectImage], *, flip: bool) -> Tensor:
     batches = []
-    for start in range(0, len(subject.train), ENCODE_BATCH):
-        pixels = load_pixels(subject.train[start : start + ENCODE_BATCH], parts.resolution)
+    for start in range(0, len(images), ENCODE_BATCH):
+        pixels = load_pixels(images[start : start + ENCODE_BATCH], parts.resolution)
         batches.append(encode_latents(parts, pixels, flip=flip).cpu())
     return torch.cat(batches)
 

@@ -7,18 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor
 
 from trainables.config import EvalConfig
+from trainables.errors import ModelError
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
 from trainables.models import ModelParts, decode_latents, encode_prompts
 
-SCHEDULERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler, "pndm": PNDMScheduler}
+SCHEDULERS = {
+    "ddim": (DDIMScheduler, {}),
+    # Some configurations choose the variant that adds noise of its own.
+    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "dpm++_karras": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "deis": (DEISMultistepScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "pndm": (PNDMScheduler, {}),
+}
+"""diffusers' class of each denoiser, and what is set whatever the model's own configuration says."""
 BATCH_IMAGES = {"cpu": 160, "cuda": 80}
 """Images denoised at once before memory has had its say; the UNet sees twice as many, with and without the prompt."""
 
@@ -64,7 +85,7 @@ def generate(
     fewer pictures are denoised at once, down to one.
 
     Raises:
-        AdapterError: an adapter does not fit the model."""
+        AdapterError: an adapter does not fit the model.  ModelError: a denoiser does not."""
     lora = SlotLoRA(parts.unet, text_encoder=parts.text_encoder)
     limit = batch_images or BATCH_IMAGES.get(torch.device(parts.device).type, 16)
     batches = list(_batches(_cuts(image_sets, limit), limit))
@@ -78,13 +99,22 @@ def generate(
 
 def initial_noise(parts: ModelParts, seeds: list[int]) -> Tensor:
     """(n, c, h, w) standard normal latents on the CPU; a seed means the same picture on every device."""
-    return torch.stack([torch.randn(parts.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return _first_noise(parts, _generators(seeds))
 
 
 def make_scheduler(parts: ModelParts, denoiser: str):
-    """A fresh diffusers scheduler for this denoiser, configured from the model's own."""
+    """A fresh diffusers scheduler for this denoiser, configured from the model's own.
+
+    Raises:
+        ModelError: the model was trained down to pure noise, and this denoiser cannot begin there."""
+    scheduler, settings = SCHEDULERS[denoiser]
+    if parts.scheduler_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in signature(scheduler.__init__).parameters:
+        able = [name for name, (other, _) in SCHEDULERS.items() if "rescale_betas_zero_snr" in signature(other.__init__).parameters]
+        raise ModelError(
+            f"{parts.source.name} was trained with rescale_betas_zero_snr, which denoiser={denoiser!r} would ignore. Use {', '.join(able)}."
+        )
     # Latents are not confined to [-1, 1]. SD1.5's config says so; where a config is silent, DDIM would clip and wash pictures out.
-    return SCHEDULERS[denoiser].from_config({"clip_sample": False, **parts.scheduler_config})
+    return scheduler.from_config({"clip_sample": False, **parts.scheduler_config}, **settings)
 
 
 @torch.no_grad()
@@ -163,16 +193,27 @@ def _denoise(
     text = text_of_slots(parts, frozen, lora, adapters, prompts)
     scheduler = make_scheduler(parts, config.denoiser)
     scheduler.set_timesteps(config.steps, device=parts.device)
-    latents = torch.cat([initial_noise(parts, [p.seed for p in pictures]) for pictures in wanted]).to(parts.device) * scheduler.init_noise_sigma
+    # A denoiser that adds noise draws a picture's from that picture's generator, so that its neighbours do not matter.
+    generators = _generators([picture.seed for pictures in wanted for picture in pictures])
+    latents = _first_noise(parts, generators).to(parts.device) * scheduler.init_noise_sigma
+    draws = {"generator": generators} if config.denoiser == "euler_a" else {}
     text = text.to(parts.dtype)  # one tensor for all steps: its keys and values are computed once
     with lora.for_pictures(a, b):
         for step, t in enumerate(scheduler.timesteps):
             predicted = _predict(parts, scheduler.scale_model_input(latents, t), t, text, guidance, n_sets=len(sets))
-            latents = scheduler.step(predicted, t, latents, return_dict=False)[0]
+            latents = scheduler.step(predicted, t, latents, return_dict=False, **draws)[0]
             if on_step is not None:
                 on_step(step + 1, len(scheduler.timesteps))
     images = decode_latents(parts, latents)
     return [images[s * n_images : (s + 1) * n_images] for s in range(len(sets))]
+
+
+def _generators(seeds: list[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _first_noise(parts: ModelParts, generators: list[torch.Generator]) -> Tensor:
+    return torch.stack([torch.randn(parts.latent_shape, generator=generator) for generator in generators])
 
 
 def _predict(parts: ModelParts, latents: Tensor, t: Tensor, text: Tensor, guidance: Tensor, *, n_sets: int) -> Tensor:

@@ -4,6 +4,7 @@ Not here: LoRA, training, the denoising loop; and where a model lies (model_sour
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 import warnings
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import ModelError
-from trainables.model_sources import ModelSource, model_digest, part_digest, part_folder, read_config, resolve_model, weights_file
+from trainables.model_folders import PartFiles, read_config
+from trainables.model_sources import ModelSource, model_digest, part_digest, resolve_model
+from trainables.single_files import KEYS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +32,7 @@ __all__ = [
     "encode_tokens",
     "least_tokens",
     "load_parts",
+    "load_tokenizer",
     "model_digest",
     "part_digest",
     "resolve_model",
@@ -84,16 +88,16 @@ def load_parts(source: ModelSource, *, device: str | torch.device = "cpu", dtype
     Raises: ModelError if a file does not fit its configuration or lacks weights."""
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
     dtype = dtype or torch.float32
-    scheduler_config = read_config(source.folder / "scheduler", "scheduler_config.json")
+    scheduler_config = read_config(source.scheduler.folder, "scheduler_config.json")
     return ModelParts(
         source=source,
-        unet=_load_frozen(UNet2DConditionModel, source, "unet", dtype).to(device),
-        vae=_load_frozen(AutoencoderKL, source, "vae", torch.float32).to(device),
-        text_encoder=_load_frozen(CLIPTextModel, source, "text_encoder", torch.float32).to(device),
-        tokenizer=CLIPTokenizer.from_pretrained(str(source.folder / "tokenizer")),
+        unet=_load_frozen(UNet2DConditionModel, source.unet, "unet", dtype).to(device),
+        vae=_load_frozen(AutoencoderKL, source.vae, "vae", torch.float32).to(device),
+        text_encoder=_load_frozen(CLIPTextModel, source.text_encoder, "text_encoder", torch.float32).to(device),
+        tokenizer=load_tokenizer(source.tokenizer),
         scheduler_config=scheduler_config,
         # Never the model's own scheduler for training noise: before set_timesteps, DEIS and DPM++ add it time-reversed.
         noise_scheduler=DDPMScheduler.from_config(scheduler_config),
@@ -177,21 +181,66 @@ def decode_latents(parts: ModelParts, latents: torch.Tensor) -> np.ndarray:
     return torch.cat(chunks).numpy()
 
 
-def _load_frozen(model_class: Any, source: ModelSource, part: str, dtype: torch.dtype) -> Any:
-    folder = part_folder(source, part)
-    fp16 = weights_file(folder, part).name.endswith(".fp16.safetensors")
+def _load_frozen(model_class: Any, files: PartFiles, part: str, dtype: torch.dtype) -> Any:
+    load = _load_from_single_file if files.is_single_file else _load_from_folder
+    where = files.weights if files.is_single_file else files.folder
     try:
-        model, info = model_class.from_pretrained(
-            str(folder), variant="fp16" if fp16 else None, use_safetensors=True, output_loading_info=True, dtype=dtype
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{folder} must hold weights that fit its config.json, but they do not ({first_line}). Copy it again.") from None
-    # Both libraries fill missing weights with random numbers and go on.
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ModelError(f"{folder} must hold every weight of its config.json, but lacks {len(missing)}, e.g. {missing[0]}. Copy it again.")
+        model, missing = load(model_class, files, part, dtype)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{where} must hold weights that fit its config.json, but they do not ({reason}). Copy it again.") from None
+    # Both libraries leave missing weights random, or empty, and go on.
+    if missing:
+        raise ModelError(f"{where} must hold every weight of its config.json, but lacks {len(missing)}, e.g. {missing[0]}. Copy it again.")
     return model.requires_grad_(False).eval()
+
+
+def _load_from_folder(model_class: Any, files: PartFiles, part: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model, and the names of the weights that its file lacks."""
+    variant = "fp16" if files.weights.name.endswith(".fp16.safetensors") else None
+    model, info = model_class.from_pretrained(
+        str(files.folder), variant=variant, use_safetensors=True, output_loading_info=True, dtype=dtype
+    )
+    return model, sorted(info["missing_keys"])
+
+
+def _load_from_single_file(model_class: Any, files: PartFiles, part: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The same from the original layout, by diffusers' converters.
+
+    Not by its from_single_file, which fetches what it does not find, and cannot say which weights a file lacks."""
+    from accelerate import init_empty_weights
+    from diffusers.loaders import single_file_utils as diffusers_converters
+    from safetensors import safe_open
+
+    with safe_open(files.weights, framework="pt") as opened:
+        # A file may hold a VAE alone, without the beginning of its names.
+        names = [name for name in opened.keys() if name.startswith(KEYS[part])] or list(opened.keys())
+        weights = {name: opened.get_tensor(name) for name in names}
+    if part == "text_encoder":
+        model = diffusers_converters.create_diffusers_clip_model_from_ldm(
+            model_class, weights, config=str(files.folder), torch_dtype=dtype, local_files_only=True
+        )
+    else:
+        convert = {"unet": diffusers_converters.convert_ldm_unet_checkpoint, "vae": diffusers_converters.convert_ldm_vae_checkpoint}[part]
+        config = model_class.load_config(str(files.folder))
+        with init_empty_weights():
+            model = model_class.from_config(config)
+        if weights.keys() != model.state_dict().keys():  # a VAE's file may have diffusers' names already
+            weights = convert(weights, config)
+        model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, strict=False, assign=True)
+    return model, sorted(name for name, weight in model.named_parameters() if weight.is_meta)
+
+
+def load_tokenizer(files: PartFiles) -> Any:
+    """The CLIPTokenizer of a part's files. Imports no torch."""
+    from transformers import CLIPTokenizer
+
+    if files.names is None:
+        return CLIPTokenizer.from_pretrained(str(files.folder))
+    merges, vocabulary = files.texts
+    lines = merges.read_text(encoding="utf-8").split("\n")[1:]  # the first one is the version
+    pairs = [tuple(line.split(" ")) for line in lines if line]
+    return CLIPTokenizer(vocab=json.loads(vocabulary.read_text(encoding="utf-8")), merges=pairs, model_max_length=PROMPT_TOKENS)
 
 
 def _warn_of_cut_texts(tokenizer: Any, texts: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ Not here: which trainings meet in a pack, when one is stopped, and where its ada
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,14 +20,14 @@ from torch.nn import functional as F
 from trainables.config import TrainConfig, pack_signature
 from trainables.frozen import FrozenWork
 from trainables.lora import TEXT_ENCODER, Adapter, SlotLoRA, new_adapter
-from trainables.models import ModelParts, encode_tokens, tokenize
+from trainables.models import ModelParts, encode_tokens
+from trainables.optimisers import D0, Layers, ProdigySlots, ProdigyState, adamw_step, clip_to_norm, prodigy_step
+from trainables.slot_content import new_slot, read_texts
 from trainables.slots import Draws, Slot, Standing, draw
 from trainables.subject import Subject
 
 CHUNK_STEPS = 16
 """Steps whose random numbers are drawn, pinned and copied to the device at once, ahead of their use."""
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.AdamW's defaults
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ class Diverged:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a training needs to go on: its adapter, AdamW's two moments per layer (as a, b pairs), and the epochs and steps behind it."""
+    """All that a training needs to go on: its adapter, the optimizer's moments per layer (as a, b pairs), the epochs and steps behind it."""
 
     adapter: Adapter
-    first_moment: Mapping[str, tuple[Tensor, Tensor]]
-    second_moment: Mapping[str, tuple[Tensor, Tensor]]
+    first_moment: Layers
+    second_moment: Layers
     epoch: int
     step: int
     loss_sum: float = 0.0  # over the steps of an epoch under way
+    prodigy: ProdigyState | None = None  # what that optimizer has beside the moments
 
 
 def lora_for(parts: ModelParts, config: TrainConfig) -> SlotLoRA:
@@ -73,7 +75,7 @@ class Pack:
         """`largest` is how many trainings whoever fills it should put in; nothing here depends on it.
 
         `gradient_checkpointing` computes the UNet's blocks again in the backward pass instead of keeping their activations: more
-        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for every number of slots."""
+        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for 1, 2, 4, 8 ... slots: empty ones fill up to these."""
         self.parts = parts
         self.largest = largest or 2**30
         self.n_steps = 0  # done so far, by all its trainings together
@@ -81,7 +83,8 @@ class Pack:
         self.device = torch.device(parts.device)
         self.lora = SlotLoRA(parts.unet)
         self._slots: list[Slot] = []
-        self._tensors = self._packed([])
+        self._few_sizes = compile
+        self._pack([])
         self._prefetcher = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         self._forward = torch.compile(parts.unet) if compile else parts.unet
         if gradient_checkpointing:
@@ -95,28 +98,30 @@ class Pack:
         """Give a training a slot, from its start or from a stored state.
 
         Raises:
-            ConfigError: its rank does not fit the model.  SubjectError: the subject lacks its caption version.
+            ConfigError: its rank does not fit the model.
+            SubjectError: the subject lacks its caption version or masks, or the class images are not there.
             AdapterError: the stored state is of another model."""
         lora = lora_for(self.parts, config)
         lora.check_rank(config.rank)
-        slot = self._new_slot(key, config, subject, total_epochs)
+        slot = new_slot(key, config, subject, parts=self.parts, frozen=self.frozen, total_epochs=total_epochs)
         if state is None:
             adapter = new_adapter(lora.shapes, rank=config.rank, alpha=config.alpha, seed=config.train_seed, kernels=lora.kernels)
             zeros = {path: (torch.zeros_like(a), torch.zeros_like(b)) for path, (a, b) in adapter.layers.items()}
-            state = TrainingState(adapter, zeros, zeros, epoch=0, step=0)
+            prodigy = ProdigyState(start=adapter.layers, gradient_sum=zeros) if config.optimizer == "prodigy" else None
+            state = TrainingState(adapter, zeros, zeros, epoch=0, step=0, prodigy=prodigy)
         slot.epoch, slot.step, slot.loss_sum = state.epoch, state.step, state.loss_sum
         states = [*(self.state(k) for k in self.keys), state]
         if not self._slots:
             self.lora = lora  # what its trainings have in common
         self._slots.append(slot)
-        self._tensors = self._packed(states)
+        self._pack(states)
 
     def remove(self, key: str) -> None:
         """Free a slot; the others go on as if nothing had happened."""
         kept = [slot for slot in self._slots if slot.key != key]
         states = [self.state(slot.key) for slot in kept]
         self._slots = kept
-        self._tensors = self._packed(states)
+        self._pack(states)
 
     def adapter(self, key: str) -> Adapter:
         """A copy of a training's adapter as it stands."""
@@ -126,10 +131,11 @@ class Pack:
         """A copy of everything a training needs to be continued later or elsewhere."""
         s = self.keys.index(key)
         slot = self._slots[s]
-        weights, first, second = self._tensors.slot_layers(s, slot.config.rank)
+        rank, tensors = slot.config.rank, self._tensors
+        weights, first, second = (tensors.slot_layers(flat, s, rank) for flat in (tensors.weights, tensors.first, tensors.second))
         kernels = {path: kernel for path, kernel in self.lora.kernels.items() if path in weights}
-        adapter = Adapter(slot.config.rank, slot.config.alpha, weights, kernels)
-        return TrainingState(adapter, first, second, slot.epoch, slot.step, slot.loss_sum)
+        adapter = Adapter(rank, slot.config.alpha, weights, kernels)
+        return TrainingState(adapter, first, second, slot.epoch, slot.step, slot.loss_sum, tensors.prodigy_state(s, rank))
 
     @property
     def signature(self) -> tuple | None:
@@ -159,32 +165,19 @@ class Pack:
                 self.remove(event.key)
         return events
 
-    def _packed(self, states: list[TrainingState]) -> _PackedTensors:
+    def _pack(self, states: list[TrainingState]) -> None:
+        n = len(states)
+        n_places = 2 ** (n - 1).bit_length() if self._few_sizes and n else n
         text_rates = [slot.config.relative_text_rate for slot in self._slots]
-        return _PackedTensors(self.lora.shapes, states, self.device, text_rates=text_rates)
+        self._tensors = _PackedTensors(self.lora.shapes, states, self.device, n_places=n_places, text_rates=text_rates)
 
-    def _new_slot(self, key: str, config: TrainConfig, subject: Subject, total_epochs: int | None) -> Slot:
-        captions = list(subject.train_captions(config.caption))
-        distinct = sorted(set(captions))
-        row = {text: i for i, text in enumerate(distinct)}
-        slot = Slot(
-            key=key,
-            config=config,
-            latents=self.frozen.latents(self.parts, subject, flip=config.flip),
-            text=self._text(config, [*distinct, ""]),
-            text_index=torch.tensor([row[text] for text in captions]),
-            n_timesteps=self.parts.noise_scheduler.config.num_train_timesteps,
-        )
-        if config.length_dependent:
-            slot.total_steps = total_epochs * slot.steps_per_epoch
-        return slot
-
-    def _text(self, config: TrainConfig, texts: list[str]) -> Tensor:
-        """What a slot keeps of its captions: embeddings, or the tokens of which a text encoder in training makes them in each step."""
-        return tokenize(self.parts, texts) if config.train_text_encoder else self.frozen.text(self.parts, texts)
+    @property
+    def _places(self) -> list[Slot]:
+        """The slots, and the first one again in every empty place: the adapter there is zero, has no gradient, and stays zero."""
+        return self._slots + self._slots[:1] * (len(self._tensors.weights) - len(self._slots))
 
     def _train(self, n_steps: int) -> None:
-        losses = torch.zeros(len(self._slots), device=self.device)
+        losses = torch.zeros(len(self._places), device=self.device)
         n_done = 0
         try:
             for draws in self._drawn(n_steps):
@@ -195,29 +188,39 @@ class Pack:
             # A step that ran out of memory has changed no weights; those before it count.
             self._tensors.grads.zero_()
             self.n_steps += n_done
-            for slot, loss in zip(self._slots, losses.tolist(), strict=True):
+            for slot, loss in zip(self._slots, losses.tolist(), strict=False):
                 slot.step += n_done
                 slot.loss_sum += loss
 
     def _drawn(self, n_steps: int) -> Iterator[Draws]:
         """The random choices of the next steps, in chunks on the device; on a GPU the next chunk is drawn while this one is used."""
         chunks = [(offset, min(CHUNK_STEPS, n_steps - offset)) for offset in range(0, n_steps, CHUNK_STEPS)]
-        slots = [replace(slot) for slot in self._slots]  # as they stand now: the prefetching thread must not see them move
+        slots = [replace(slot) for slot in self._places]  # as they stand now: the prefetching thread must not see them move
         if self._prefetcher is None:
-            yield from (draw(slots, *chunk) for chunk in chunks)
+            yield from (self._with_text(draw(slots, *chunk)) for chunk in chunks)
             return
         ahead = self._prefetcher.submit(lambda: draw(slots, *chunks[0]).pinned())
         for i in range(len(chunks)):
             current = ahead.result()
             if i + 1 < len(chunks):
                 ahead = self._prefetcher.submit(lambda i=i: draw(slots, *chunks[i + 1]).pinned())
-            yield current.to(self.device)
+            yield self._with_text(current.to(self.device))
+
+    def _with_text(self, draws: Draws) -> Draws:
+        """The draws with the texts that their `text` counts; drawn captions are read here."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a launch tells of long captions once, not of every order of their tags
+            tables = [
+                slot.text if captions is None else read_texts(slot.config, captions, parts=self.parts, frozen=self.frozen)
+                for slot, captions in zip(self._places, draws.captions, strict=True)
+            ]
+        return replace(draws, text_tables=tuple(tables))
 
     def _step(self, draws: Draws, k: int) -> Tensor:  # -> (S,) loss of each slot
         config = self._slots[0].config
         n_slots, batch = draws.timesteps.shape[1:]
-        latents = torch.cat([slot.latents[draws.image[k, s]] for s, slot in enumerate(self._slots)])
-        text = torch.cat([slot.text[draws.text[k, s]] for s, slot in enumerate(self._slots)])
+        latents = torch.cat([slot.latents[draws.image[k, s]] for s, slot in enumerate(self._places)])
+        text = torch.cat([table[draws.text[k, s]] for s, table in enumerate(draws.text_tables)])
         noise, timesteps = draws.noise[k].flatten(0, 1), draws.timesteps[k].flatten()
         noisy = self.parts.noise_scheduler.add_noise(latents, noise, timesteps)
         tensors = self._tensors
@@ -227,14 +230,21 @@ class Pack:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
                 predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
             target = self._target(latents, noise, timesteps)
-            per_sample = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3)).view(n_slots, batch)
+            error = F.mse_loss(predicted.float(), target, reduction="none")
+            if any(slot.loss_weights is not None for slot in self._slots):
+                error = error * self._loss_weights(draws.image[k], like=error).unsqueeze(1)
+            per_sample = error.mean(dim=(1, 2, 3)).view(n_slots, batch)
             if draws.any_snr_gamma:
                 per_sample = per_sample * self._snr_weights(draws.timesteps[k], draws.snr_gamma)
             losses = (per_sample * draws.weight[k]).sum(1)
             # Slots share no weight: the sum's gradient is each slot's own. Attached still, for checkpoints that are computed again.
             losses.sum().backward()
-        tensors.adamw_step(draws.learning_rate[k], draws.step[k], draws.weight_decay, draws.max_grad_norm)
+        tensors.optimiser_step(draws.learning_rate[k], draws.step[k], draws.weight_decay, draws.max_grad_norm)
         return losses.detach()
+
+    def _loss_weights(self, image: Tensor, like: Tensor) -> Tensor:  # (S, b) -> (S * b, h, w)
+        ones = like.new_ones(image.shape[1], *like.shape[2:])
+        return torch.cat([ones if slot.loss_weights is None else slot.loss_weights[image[s]] for s, slot in enumerate(self._places)])
 
     def _target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         if self.parts.noise_scheduler.config.prediction_type == "v_prediction":
@@ -263,53 +273,78 @@ class Pack:
 
 class _PackedTensors:
     """Weights, gradients and moments of S slots in flat (S, P) tensors, all A before all B, of which each layer's are views: AdamW is a
-    dozen operations. The layers work with `scaled_b`, B times alpha / rank; their gradients are with respect to it until `adamw_step`."""
+    dozen operations. The layers work with `scaled_b`, B times alpha / rank; their gradients are with respect to it until `optimiser_step`."""
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, int]], states: list[TrainingState], device: torch.device, *, text_rates: Sequence[float] = ()
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        states: list[TrainingState],
+        device: torch.device,
+        *,
+        n_places: int | None = None,
+        text_rates: Sequence[float] = (),
     ) -> None:
-        """`text_rates`: for each slot, the text encoder's learning rate relative to the UNet's; none: the same."""
+        """`n_places`: with so many slots, those after the states' zero.
+
+        `text_rates`: for each slot, the text encoder's learning rate relative to the UNet's; none: the same."""
         self.shapes = shapes
         self.width = max((state.adapter.rank for state in states), default=1)
-        self.n_a, n_b = (sum(sizes) * self.width for sizes in zip(*shapes.values(), strict=True))
-        self.weights, self.grads, self.first, self.second = (torch.zeros(len(states), self.n_a + n_b, device=device) for _ in range(4))
-        for s, state in enumerate(states):
-            for flat, layers in ((self.weights, state.adapter.layers), (self.first, state.first_moment), (self.second, state.second_moment)):
-                for path, (a_view, b_view) in self._views(flat).items():
-                    a, b = layers[path]
-                    a_view[s, :, : a.shape[1]] = a.to(device)
-                    b_view[s, : b.shape[0]] = b.to(device)
-        self.scale = torch.tensor([state.adapter.scale for state in states], device=device).view(-1, 1)
+        self.n_a, self.n_b = (sum(sizes) * self.width for sizes in zip(*shapes.values(), strict=True))
+        self.device, self.n_places = device, n_places or len(states)
+        self.weights = self._flat([state.adapter.layers for state in states])
+        self.grads = torch.zeros_like(self.weights)
+        self.first = self._flat([state.first_moment for state in states])
+        self.second = self._flat([state.second_moment for state in states])
+        self.prodigy = self._prodigy_slots([state.prodigy for state in states if state.prodigy])
+        scales = [state.adapter.scale for state in states] + [0.0] * (self.n_places - len(states))
+        self.scale = torch.tensor(scales, device=device).view(-1, 1)
         self.scaled_b = self.weights[:, self.n_a :] * self.scale
         self.relative_rate = self._relative_rate(text_rates)
         self.a, self.b = self._leaves()
 
-    def slot_layers(self, s: int, rank: int) -> tuple[dict[str, tuple[Tensor, Tensor]], ...]:
-        """CPU copies of (weights, first moments, second moments) of one slot, without the padding."""
-        return tuple(
-            {path: (a[s, :, :rank].cpu().clone(), b[s, :rank].cpu().clone()) for path, (a, b) in self._views(flat).items()}
-            for flat in (self.weights, self.first, self.second)
-        )
+    def slot_layers(self, flat: Tensor, s: int, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """CPU copies of what one slot has in `flat`, layer by layer, without the padding."""
+        return {path: (a[s, :, :rank].cpu().clone(), b[s, :rank].cpu().clone()) for path, (a, b) in self._views(flat).items()}
+
+    def prodigy_state(self, s: int, rank: int) -> ProdigyState | None:
+        if (slots := self.prodigy) is None:
+            return None
+        layers = [self.slot_layers(flat, s, rank) for flat in (slots.start, slots.gradient_sum)]
+        return ProdigyState(*layers, d=slots.d[s].item(), numerator=slots.numerator[s].item(), n_steps=int(slots.n_steps[s]))
 
     def is_finite(self, s: int) -> bool:
         return bool(torch.isfinite(self.weights[s]).all())
 
     @torch.no_grad()
-    def adamw_step(self, learning_rate: Tensor, step: Tensor, weight_decay: Tensor, max_grad_norm: Tensor) -> None:  # each (S,)
-        """Clip each slot's gradient to its own norm, then AdamW (Loshchilov & Hutter, arXiv:1711.05101) as torch.optim.AdamW does; zero the gradients."""
-        g = self.grads
-        g[:, self.n_a :] *= self.scale
-        rate = learning_rate.unsqueeze(1) if self.relative_rate is None else learning_rate.unsqueeze(1) * self.relative_rate
-        norm = torch.linalg.vector_norm(g, dim=1)
-        g *= (max_grad_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1)
-        self.weights *= 1 - rate * weight_decay.unsqueeze(1)
-        self.first.lerp_(g, 1 - BETA1)
-        self.second.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-        correction1, correction2 = 1 - BETA1 ** step.double(), 1 - BETA2 ** step.double()
-        denominator = self.second.sqrt().div_(correction2.sqrt().float().unsqueeze(1)).add_(EPSILON)
-        self.weights.addcdiv_(self.first * (-rate / correction1.float().unsqueeze(1)), denominator)
+    def optimiser_step(self, learning_rate: Tensor, step: Tensor, weight_decay: Tensor, max_grad_norm: Tensor) -> None:  # each (S,)
+        """Clip each slot's gradient to its own norm, then a step of their optimizer; zero the gradients."""
+        self.grads[:, self.n_a :] *= self.scale
+        clip_to_norm(self.grads, max_grad_norm)
+        flats = self.weights, self.grads, self.first, self.second
+        if self.prodigy is None:
+            rate = learning_rate.unsqueeze(1) if self.relative_rate is None else learning_rate.unsqueeze(1) * self.relative_rate
+            adamw_step(*flats, learning_rate=rate, step=step, weight_decay=weight_decay)
+        else:
+            prodigy_step(*flats, self.prodigy, learning_rate=learning_rate, weight_decay=weight_decay)
         torch.mul(self.weights[:, self.n_a :], self.scale, out=self.scaled_b)
-        g.zero_()
+        self.grads.zero_()
+
+    def _flat(self, of_slots: list[Layers]) -> Tensor:  # -> (S, P)
+        flat = torch.zeros(self.n_places, self.n_a + self.n_b, device=self.device)
+        for s, layers in enumerate(of_slots):
+            for path, (a_view, b_view) in self._views(flat).items():
+                a, b = layers[path]
+                a_view[s, :, : a.shape[1]] = a.to(self.device)
+                b_view[s, : b.shape[0]] = b.to(self.device)
+        return flat
+
+    def _prodigy_slots(self, states: list[ProdigyState]) -> ProdigySlots | None:
+        if not states:
+            return None
+        numbers = [[state.d, state.numerator, state.n_steps] for state in states] + [[D0, 0.0, 0]] * (self.n_places - len(states))
+        numbers = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        start, gradient_sum = self._flat([state.start for state in states]), self._flat([state.gradient_sum for state in states])
+        return ProdigySlots(start, gradient_sum, *numbers.T)
 
     def _views(self, flat: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         return self._views_of(flat[:, : self.n_a], flat[:, self.n_a :])
@@ -327,7 +362,8 @@ class _PackedTensors:
         """What each weight's learning rate is multiplied with; None where that is 1 everywhere."""
         if all(rate == 1 for rate in text_rates):
             return None
-        relative, rates = torch.ones_like(self.weights), torch.tensor(text_rates, device=self.weights.device).view(-1, 1, 1)
+        of_places = [*text_rates, *[1.0] * (self.n_places - len(text_rates))]
+        relative, rates = torch.ones_like(self.weights), torch.tensor(of_places, device=self.weights.device).view(-1, 1, 1)
         for path, views in self._views(relative).items():
             if path.startswith(TEXT_ENCODER):
                 for view in views:

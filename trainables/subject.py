@@ -8,7 +8,8 @@ prepare.py's matter, and what a model makes of the pixels another's. No torch.
                              one line per image; split is "train" (the default) or "heldout"; metadata.py tells of further forms
 Without a list the folder is read as kohya's scripts read it: images at its top and in `<repeats>_<name>`
 sub-folders (the repeats are not used: an epoch shows every image once), each with its caption, version v2, in a `.txt` or
-`.caption` file beside it, or none of them with one. v1, the trigger alone, needs no captions and always exists."""
+`.caption` file beside it, or none of them with one. v1, the trigger alone, needs no captions and always exists.
+An image may have a mask: masks.py tells where."""
 
 from __future__ import annotations
 
@@ -70,9 +71,18 @@ class Subject:
             )
         return tuple(image.captions[version] for image in self.train)
 
-    def training_digest(self, version: str) -> str:
-        """Names what a training reads: the training images' bytes in order, that caption version alone, the trigger."""
-        return _joined([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train)])
+    def training_digest(self, version: str, *, masks: bool = False) -> str:
+        """Names what a training reads: the training images' bytes in order, that caption version alone, the trigger; and the masks if it does."""
+        of_masks = [file_digest(image.mask) if image.mask else "" for image in self.train] if masks else []
+        return _joined([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train), *of_masks])
+
+    def require_masks(self) -> None:
+        """Raises: SubjectError if no training image has a mask."""
+        if not any(image.mask for image in self.train):
+            raise SubjectError(
+                f"`mask_weight` other than 1 needs masks, but no training image of {self.name} has one. Put a white-on-black NAME.png for each "
+                f"into {self.root / 'masks'}, or leave mask_weight at 1."
+            )
 
     @cached_property
     def reference_digest(self) -> str:

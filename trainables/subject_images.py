@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from trainables.errors import SubjectError
+from trainables.masks import MASK_FOLDER, is_mask, with_masks
 from trainables.metadata import TEXT_VERSION, Refuse, Row, captions_in, list_files, raise_first, read_text, rows_of
 from trainables.photographs import IMAGE_SUFFIXES, image_files
 
@@ -27,6 +28,7 @@ class SubjectImage:
     path: Path
     split: Literal["train", "heldout"]
     captions: Mapping[str, str]  # by caption version, without v1
+    mask: Path | None = None
 
 
 def images_in(root: Path, refuse: Refuse = raise_first) -> list[SubjectImage]:
@@ -35,10 +37,14 @@ def images_in(root: Path, refuse: Refuse = raise_first) -> list[SubjectImage]:
     if not lists:
         return _images_of_kohya_folder(root, refuse)
     rows = rows_of(lists, refuse)
-    images = images_of_rows(root, rows, refuse)
+    images, masks = with_masks(root, images_of_rows(root, rows, refuse), rows, refuse)
     named = {(row.folder / str(row.values.get("file_name", "")).replace("\0", "")).resolve() for row in rows}
     for path in image_files(root.rglob("*"), refuse):
-        if path.resolve() not in named:
+        if path.resolve() in named | masks:
+            continue
+        if is_mask(root, path):
+            _refuse_mask_without_image(path, refuse)
+        else:
             where = " or ".join(sorted(path.name for path in lists))
             refuse(f"Every image must have a row in {where}, but {path} has none. Add a row, or move the image away.")
     return images
@@ -149,11 +155,20 @@ def _images_of_kohya_folder(root: Path, refuse: Refuse) -> list[SubjectImage]:
     folders = [root, *sorted(f for f in root.iterdir() if f.is_dir() and re.fullmatch(r"\d+_.+", f.name))]
     files = [path for folder in folders for path in folder.iterdir()]
     images = []
-    for path in image_files(files, refuse):
+    for path in image_files((file for file in files if not is_mask(root, file)), refuse):
         if problem := out_of_folder_problem(root, path):
             refuse(problem)
         else:
             images.append(SubjectImage(path.relative_to(root).as_posix(), path, "train", caption_beside(path, refuse)))
     for path in captions_without_image(files, [image.path for image in images]):
         refuse(f"Every caption must have its image, but {path} has none beside it. Add the image, or move the text away.")
+    images, masks = with_masks(root, images, (), refuse)
+    in_folders = (path for folder in folders for path in (folder / MASK_FOLDER).glob("*"))
+    for path in image_files((*(file for file in files if is_mask(root, file)), *in_folders), refuse):
+        if path.resolve() not in masks:
+            _refuse_mask_without_image(path, refuse)
     return images
+
+
+def _refuse_mask_without_image(path: Path, refuse: Refuse) -> None:
+    refuse(f"Every mask must have its image, but {path} has none of its name. Call it NAME.png in {MASK_FOLDER}/, or move it away.")

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from trainables.digests import file_digest
 from trainables.errors import ModelError
 
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
@@ -26,7 +27,10 @@ def weight_file(name: str, given: str | Path | None, address: str) -> Path:
     """
     path = Path(given) if given else Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[1]
     if not path.is_file():
-        raise ModelError(f"{name} needs its weight file {path}, which is not there. Put {address} there; nothing is downloaded silently.")
+        raise ModelError(
+            f"{name} needs its weight file {path}, which is not there; nothing is downloaded silently. Put {address} there, or set TORCH_HOME to "
+            "the folder whose hub/checkpoints has it."
+        )
     promised = HASH_IN_NAME.search(path.name)
     if promised and not digest_of(path).startswith(promised[1]):
         begins = digest_of(path)[:8]
@@ -49,11 +53,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def digest_of(*paths: Path) -> str:
-    """sha256 over the content of the files, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """sha256 of the file's content, or over those of several. Read once for as long as a file is the same: VGG's has 528 MB."""
+    digests = [file_digest(path) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def unreadable(path: Path, wanted: str, error: Exception) -> ModelError:

@@ -37,7 +37,7 @@ class FakeSubject:
     trigger = "J3NN13"
     caption_versions = ("v1", "v2")
 
-    def training_digest(self, version: str) -> str:
+    def training_digest(self, version: str, *, masks: bool = False) -> str:
         return f"digest of {version}"
 
 

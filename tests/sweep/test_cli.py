@@ -1,4 +1,4 @@
-"""The command line: exit codes, and one line for every error that a person can mend. Starts no Ray and loads no torch."""
+"""The command line: exit codes, and one line for every error that a person can mend. Starts no Ray; `class-images` alone loads torch."""
 
 import json
 import os
@@ -62,6 +62,10 @@ def test_plan_says_what_would_run_and_does_nothing(study_file, tmp_path, capsys,
         (["train_model=/no/such/folder"], ["/no/such/folder"]),
         (["subject=/no/such/subject"], ["/no/such/subject"]),
         (["caption=v9"], ["v9", "v1"]),
+        (["mask_weight=2"], ["mask_weight", "masks", "leave mask_weight at 1"]),
+        (["prior_weight=2"], ["prior_weight", "prior_images", "class-images"]),
+        (["prior_images=/no/such/folder", "prior_prompt=a woman"], ["prior_images", "/no/such/folder", "class-images"]),
+        (["optimizer=adamw8bit"], ["adamw8bit", "51 MB", "Use adamw"]),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_line_before_anything_is_written(study_file, tmp_path, capsys, sets, names):
@@ -206,3 +210,13 @@ def test_one_trial_takes_from_the_baseline_what_set_leaves_open(study_file):
 def test_one_trial_of_a_study_without_baseline_takes_defaults(tmp_path):
     study = one_trial_study(Study(name="s", fixed={"rank": 2}))
     assert study.split(study.listed[0].configuration)[0].rank == 2
+
+
+def test_class_images_that_cannot_be_made_are_one_line(tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "0.png").write_bytes(b"")
+    assert "full holds something" in error_of(capsys, "class-images", "embedded:base", tmp_path / "full", "--prompt", "a woman")
+    assert "/no/such/model" in error_of(capsys, "class-images", "/no/such/model", tmp_path / "new", "--prompt", "a woman")
+    assert "must not be empty" in error_of(capsys, "class-images", "embedded:base", tmp_path / "new", "--prompt", "")
+    assert "`steps`" in error_of(capsys, "class-images", "embedded:base", tmp_path / "new", "--prompt", "a woman", "--steps", "0")
+    assert not (tmp_path / "new").exists()

@@ -88,6 +88,19 @@ def test_what_cannot_share_a_pack_takes_turns(new_device, config):
     assert {r.epoch for r in reports.values()} >= {1} and set(reports) == {"a", "b"}
 
 
+def test_another_optimizer_and_class_images_take_turns_and_a_stored_prodigy_goes_on(new_device, config, subject):
+    device = new_device()
+    device.start(order("a", dataclasses.replace(config, shuffle_tags=True, tag_dropout=0.5, keep_tags=0), 1))
+    device.start(order("b", dataclasses.replace(config, optimizer="prodigy", learning_rate=1.0), 1, 2))
+    device.start(order("c", dataclasses.replace(config, prior_images=subject, prior_prompt="a woman"), 1))
+    assert len(device._packs) == 3
+    train_to(device, 1, save=(1,))
+    device.stop("b")
+    later = new_device()
+    assert later.start(order("b", dataclasses.replace(config, optimizer="prodigy", learning_rate=1.0), 1, 2)).epoch == 1
+    assert train_to(later, 2)["b"].failed is None and later._packs[0].state("b").prodigy.n_steps == 4
+
+
 def test_a_pack_that_runs_out_of_memory_is_halved_and_nothing_is_lost(new_device, config, monkeypatch):
     step = Pack._step
 

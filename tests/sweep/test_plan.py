@@ -77,6 +77,18 @@ def test_the_plan_says_what_a_text_encoder_in_training_switches_off():
     assert "in each training step" in note and "Latents are still computed once" in note
 
 
+def test_the_plan_says_what_training_parameters_switch_off_or_cost():
+    notes = make_plan(Study(space={"shuffle_tags": tune.choice([False, True])}, samples=4)).notes
+    assert any("draw captions anew" in note and "Latents are still computed once" in note for note in notes)
+    assert notes[-1] == "All trainings can advance together in packs."
+    prior = {"prior_images": tune.choice([None, "women"])}
+    notes = make_plan(Study(space=prior, fixed={"prior_prompt": "a woman"}, samples=4)).notes
+    assert any("doubles the batch" in note for note in notes) and "one prior_preservation" in notes[-1]
+    notes = make_plan(Study(space={"optimizer": tune.choice(["adamw", "prodigy"])}, samples=4)).notes
+    assert any("prodigy multiplies" in note and "0.001 here" in note for note in notes) and "one optimizer" in notes[-1]
+    assert not any("tags" in note or "prodigy" in note or "prior" in note for note in make_plan(Study(rows=[{"rank": 4}])).notes)
+
+
 def test_a_define_by_run_space_is_planned_too():
     plan = make_plan(Study(space=lambda trial: {"rank": trial.suggest_categorical("rank", [4, 8])}, samples=8))
     assert plan.costs.trainings == 2 and plan.n_trials == 8

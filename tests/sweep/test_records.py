@@ -17,6 +17,7 @@ from sweep import records as records_module
 from sweep.errors import RecordsError
 from sweep.record_schema import TABLES, as_arrow
 from sweep.records import EVALUATIONS, IMAGES, SCHEMA_VERSION, TRIALS, Records, as_rows
+from sweep.worker import known_outcomes
 
 
 @pytest.fixture
@@ -233,6 +234,28 @@ def test_records_of_an_older_schema_read_with_missing_columns(records):
     part = records.study_dir / "records" / "trials" / "t0000-000000.parquet"
     pq.write_table(pq.read_table(part).drop_columns(["objective_formula", "labels"]), part)
     assert records.trials()["objective_formula"].isna().all() and len(records.trials()) == 1
+
+
+def test_evaluations_and_images_of_schema_2_are_read_and_known_and_go_on_beside_new_ones(records):
+    added = {"fid_inf", "heldout_loss", "intervals", "skipped", "further_networks", "n_copies", "lpips_unseen"}
+    records.append_evaluation(evaluation_row(schema_version=2), image_rows(3), pictures(3))
+    for table, names in (("evaluations", added), ("images", {"nearest_index", "is_copy", "further_metrics"})):
+        part = records.study_dir / "records" / table / "e0.parquet"
+        pq.write_table(pq.read_table(part).drop_columns(sorted(names)), part)
+    records.append_evaluation(evaluation_row("e1", heldout_loss=0.1, intervals={"fid": [1.0, 2.0, 3]}), image_rows(3), pictures(3))
+    for _ in range(2):
+        old, new = as_rows(records.evaluations(), EVALUATIONS)
+        assert all(old[name] is None for name in added) and (new["heldout_loss"], new["intervals"]) == (0.1, {"fid": [1.0, 2.0, 3]})
+        assert records.images()["is_copy"].isna().all() and len(records.images()) == 6
+        assert set(known_outcomes(records)) == {"e0", "e1"} and "heldout_loss" not in known_outcomes(records)["e0"].values
+        records.compact()
+
+
+def test_an_outcome_from_the_records_has_the_further_metrics_and_their_networks(records):
+    networks = {"dinov2": "facebook/dinov2-base sha256:0"}
+    records.append_evaluation(evaluation_row(dinov2=0.5, further_networks=networks, perceptual_backbone="lpips:alex"))
+    outcome = known_outcomes(records)["e0"]
+    assert outcome.values["dinov2"] == 0.5 and outcome.backbones == {"perceptual": "lpips:alex", "pooled": None, **networks}
 
 
 def test_a_hundred_thousand_rows_read_within_seconds(records):

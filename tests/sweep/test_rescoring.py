@@ -2,17 +2,20 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from sweep.cli import main
 from sweep.errors import RecordsError
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.records import EVALUATIONS, Records, as_rows
+from sweep.records import EVALUATIONS, IMAGES, Records, as_rows
 from sweep.rescoring import rescore
 from tests.sweep.test_repeatability import launched, study  # noqa: F401  a fixture
+from tests.trainables.networks import write_dinov2
 from trainables import evaluate
 from trainables.errors import ModelError
+from trainables.metric_weights import find_metric_weights
 
 
 @pytest.fixture
@@ -33,7 +36,10 @@ def test_stored_pictures_score_as_they_did_when_they_were_generated(folder, monk
     rows = as_rows(Records(folder.root).evaluations(), EVALUATIONS)
     assert n == len(rows) == len(before) == 3 and told[-1] == (3, 3)  # two rungs and the control
     for row, old in zip(rows, before, strict=True):
-        assert {k: v for k, v in row.items() if k != "further_metrics"} == {k: v for k, v in old.items() if k != "further_metrics"}
+        added = ("further_metrics", "intervals")
+        assert {k: v for k, v in row.items() if k not in added} == {k: v for k, v in old.items() if k not in added}
+        assert row["intervals"].items() >= old["intervals"].items()
+        assert row["intervals"]["fid@embedded:pooled"] == pytest.approx(old["intervals"]["fid"])
         for metric, network in (("lpips", "perceptual"), ("lpips_nearest", "perceptual"), ("diversity", "perceptual"), ("fid", "pooled"), ("kid", "pooled")):
             assert row["further_metrics"][f"{metric}@embedded:{network}"] == pytest.approx(row[metric], rel=1e-9)
 
@@ -53,3 +59,27 @@ def test_a_missing_picture_an_unknown_network_and_no_network_are_one_line(folder
     with pytest.raises(RecordsError, match="000.png"):
         rescore(folder, perceptual="embedded:perceptual", pooled=None)
     assert main(["rescore", str(folder.root)]) == 2 and "--perceptual" in capsys.readouterr().err
+
+
+def test_similarities_join_the_sets_and_the_images_and_a_second_network_has_its_own_name(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "generate", lambda *_, **__: pytest.fail("nothing is generated again"))
+    first, second = (write_dinov2(tmp_path / name, seed=seed) for name, seed in (("first", 0), ("second", 1)))
+    assert rescore(folder, metrics=[f"dinov2={first}"]) == 3 and rescore(folder, metrics=[f"dinov2={first}"]) == 0
+    assert rescore(folder, metrics=[f"dinov2={second}"]) == 3
+    images = as_rows(Records(folder.root).images(), IMAGES)
+    for row in as_rows(Records(folder.root).evaluations(), EVALUATIONS):
+        label = find_metric_weights(f"dinov2={second}").label
+        assert row["further_networks"] == {"dinov2": find_metric_weights(f"dinov2={first}").label, f"dinov2@{label}": label}
+        own = [image for image in images if image["evaluation_key"] == row["evaluation_key"]]
+        for name in ("dinov2", f"dinov2@{label}"):
+            assert row["further_metrics"][name] == pytest.approx(np.mean([image["further_metrics"][name] for image in own]))
+            assert row["intervals"][name][2] == len(own) == 5
+        assert row["further_metrics"]["dinov2"] != row["further_metrics"][f"dinov2@{label}"]
+        assert all((folder.root / image["path"]).exists() and image["lpips"] for image in own)
+
+
+def test_a_similarity_without_its_weights_is_one_line(folder, capsys):
+    before = as_rows(Records(folder.root).evaluations(), EVALUATIONS)
+    assert main(["rescore", str(folder.root), "--metric", "dinov2=/nowhere"]) == 2
+    assert "no /nowhere" in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert as_rows(Records(folder.root).evaluations(), EVALUATIONS) == before

@@ -12,7 +12,8 @@ import pytest
 from ray import tune
 
 from sweep.comparison import require_comparable
-from sweep.errors import IncomparableStudyError, ObjectiveError, StudyError
+from sweep.errors import IncomparableStudyError, ModelError, ObjectiveError, StudyError
+from sweep.keys import Keys
 from sweep.objective import Objective
 from sweep.space import choices_of
 from sweep.study import Epochs, Row, Study, compare_studies, load_study
@@ -232,6 +233,47 @@ def test_a_metric_that_is_not_finite_gives_no_objective(value):
 def test_a_network_without_a_scale_is_refused_with_the_way_to_state_one():
     with pytest.raises(StudyError, match="`fid` over 'dino'.*scales="):
         Objective().value({"lpips": 0.5, "fid": 1.0}, {**PAPER, "pooled": "dino"})
+
+
+def test_a_similarity_enters_the_objective_as_what_is_missing_to_1_and_needs_no_scale():
+    objective = Objective(lpips=0.5, dinov2=0.25, clip_t_unseen=0.25, scales={"clip_t": 0.5})
+    networks = {"perceptual": "lpips:alex", "dinov2": "facebook/dinov2-base sha256:0", "clip_t": "clip sha256:1"}
+    values = {"lpips": 0.8, "dinov2": 0.6, "clip_t_unseen": 0.3}
+    assert objective.value(values, networks) == pytest.approx(0.5 * 0.8 + 0.25 * 0.4 + 0.25 * 0.7 / 0.5)
+    assert objective.value({**values, "dinov2": 0.7}, networks) < objective.value(values, networks)
+    assert "0.25 * (1 - dinov2) / 1 (facebook/dinov2-base sha256:0)" in objective.describe(networks)
+    assert objective.further_metrics == ("dinov2", "clip_t")
+
+
+def test_groups_and_the_held_out_loss_may_be_in_an_objective():
+    networks = {"perceptual": "embedded:perceptual", "pooled": "embedded:pooled"}
+    objective = Objective(lpips_unseen=0.5, heldout_loss=0.5)
+    assert objective.value({"lpips_unseen": 1.2, "heldout_loss": 0.1}, networks) == pytest.approx(0.5 + 0.05)
+    assert objective.describe(networks) == "0.5 * lpips_unseen / 1.2 (embedded:perceptual) + 0.5 * heldout_loss / 1"
+
+
+def test_further_metrics_are_named_once_and_those_of_the_objective_are_computed():
+    assert Study(metrics="dinov2, clip_t=/w").metrics == ("dinov2", "clip_t=/w") == Study(metrics=["dinov2", "clip_t=/w"]).metrics
+    with pytest.raises(StudyError, match="'dino'.*Did you mean dinov2"):
+        Study(metrics=("dino",))
+    with pytest.raises(StudyError, match="names dinov2 twice"):
+        Study(metrics=("dinov2", "dinov2=/w"))
+    with pytest.raises(StudyError, match=r"uses `face`.*metrics=\('face',\)"):
+        Study(objective=Objective(face=1.0))
+
+
+def test_further_metrics_may_be_added_but_those_of_the_objective_keep_their_network():
+    assert "metrics" not in Study().describe()  # or the studies of before there were any would look changed
+    assert changed(Study(name="s"), Study(name="s", metrics=("dinov2",))) == {"metrics": "extends"}
+    objective = Objective(dinov2=1.0)
+    old, new = (Study(name="s", metrics=(f"dinov2={place}",), objective=objective) for place in ("/a", "/b"))
+    assert changed(old, new) == {"metrics": "extends", "fixed.metric dinov2": "incomparable"}
+
+
+def test_a_launch_whose_objective_lacks_its_weights_is_refused_before_it_starts():
+    with pytest.raises(ModelError, match="no /nowhere"):
+        Keys(Study(metrics=("dinov2=/nowhere",), objective=Objective(dinov2=1.0))).check()
+    Keys(Study(metrics=("dinov2=/nowhere",))).check()
 
 
 def test_an_objective_of_unknown_metrics_or_wrong_weights_is_refused():

@@ -28,6 +28,31 @@ def make_tiny_model() -> Callable[..., None]:
     return write_tiny_model
 
 
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory):
+    return write_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def sd15_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
+    """Stable Diffusion 1.5's layout, block for block. Read-only."""
+    from tests.trainables.layouts import write_sd15_layout
+
+    folder = tmp_path_factory.mktemp("sd15")
+    write_sd15_layout(folder, tiny_tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def realistic_vision_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
+    """Realistic Vision's layout: a folder called noVAE with a vae/, DEIS. Read-only."""
+    from tests.trainables.layouts import write_realistic_vision_layout
+
+    folder = tmp_path_factory.mktemp("hub") / "Realistic_Vision_V5.1_noVAE"
+    write_realistic_vision_layout(folder, tiny_tokenizer)
+    return folder
+
+
 def write_tiny_model(folder: Path, *, seed: int, scaling_factor: float = 0.18215) -> None:
     """64x64 images, 4x8x8 latents, 32 numbers per token, 0.85M weights; another seed gives another model."""
     import torch

@@ -109,9 +109,14 @@ def all_train(root: Path) -> None:
     write_rows(root, [{"split": "train"} for _ in range(5)])
 
 
+def one_mask(root: Path) -> None:
+    Image.new("L", (64, 64)).save(root / "0.mask.png")
+
+
 @pytest.mark.parametrize(
     "change, says",
     [
+        (one_mask, "3 of 4 have none, e.g. 1.png"),
         (without_trigger, "1 of 4 v2 captions have no J3NN13, e.g. 0.png"),
         (same_picture_twice, "0.png and 1.png are the same picture. They count twice"),
         (same_picture_held_out, "0.png and 4.png are the same picture. Held-out metrics look too good"),

@@ -2,18 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.trainables.networks import write_clip
 from tests.trainables.test_lora import random_adapter
+from trainables import evaluate
 from trainables.config import EvalConfig
 from trainables.evaluate import EvaluationRequest, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter, SlotLoRA
-from trainables.metrics import frechet_distance
+from trainables.metrics import frechet_distance, kernel_distance
 from trainables.subject import load_pixels, load_subject
 
 
@@ -80,15 +83,17 @@ def test_stored_pictures_score_the_same(evaluator, config, adapter, make_subject
     for i, image in enumerate(result.images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     read = np.stack([np.asarray(Image.open(tmp_path / f"{i}.png")) for i in range(len(result.images))])
-    values, _, _ = evaluator.score(read, request, resolution=64)
-    assert values == pytest.approx(dict(result.values), rel=1e-9)
+    of_pictures = {name: value for name, value in result.values.items() if name != "heldout_loss"}
+    assert evaluator.score(read, request, resolution=64).values == pytest.approx(of_pictures, rel=1e-9)
 
 
 def test_the_subjects_own_images_score_zero_to_themselves(evaluator, config, make_subject):
     subject = make_subject(6, 4)
-    values, _, rows = evaluator.score(load_pixels(subject.train, 64), EvaluationRequest("it", None, config, subject), resolution=64)
-    assert values["lpips_nearest"] == pytest.approx(0, abs=1e-6) and values["fid"] == pytest.approx(0, abs=1e-3)
-    assert [row["nearest_reference"] for row in rows] == [image.file_name for image in subject.train]
+    scores = evaluator.score(load_pixels(subject.train, 64), EvaluationRequest("it", None, config, subject), resolution=64)
+    assert scores.values["lpips_nearest"] == pytest.approx(0, abs=1e-6) and scores.values["fid"] == pytest.approx(0, abs=1e-3)
+    assert [row["nearest_reference"] for row in scores.image_rows] == [image.file_name for image in subject.train]
+    assert [row["nearest_index"] for row in scores.image_rows] == list(range(6))
+    assert scores.facts["n_copies"] == 6 and all(row["is_copy"] for row in scores.image_rows)
 
 
 def test_an_all_black_set_fails_alone(evaluator, config, adapter, make_subject):
@@ -104,3 +109,62 @@ def test_without_held_out_images_there_are_no_held_out_values(evaluator, config,
     result = evaluator.evaluate([EvaluationRequest("it", None, config, make_subject(5, 0))])[0]
     assert result.error is None and result.counts["n_heldout"] == 0
     assert not [name for name in result.values if "heldout" in name]
+
+
+def test_without_held_out_images_the_loss_is_skipped_with_a_reason(evaluator, config, adapter, make_subject):
+    with_them, without = (evaluator.evaluate([EvaluationRequest("it", adapter, config, make_subject(5, n))])[0] for n in (3, 0))
+    assert with_them.values["heldout_loss"] > 0 and "heldout_loss" not in with_them.facts["skipped"]
+    assert "heldout_loss" not in without.values and without.facts["skipped"]["heldout_loss"] == "the subject has no held-out images"
+
+
+def test_evaluations_of_one_adapter_share_its_held_out_loss(config, adapter, make_subject, monkeypatch):
+    asked, subject, fresh = [], make_subject(5, 3), Evaluator(FrozenWork())
+    real = evaluate.heldout_losses
+    monkeypatch.setattr(evaluate, "heldout_losses", lambda parts, frozen, adapters, of: (asked.append(len(adapters)), real(parts, frozen, adapters, of))[1])
+    by_guidance = [EvaluationRequest(f"g{g}", adapter, replace(config, guidance=g), subject, "k@3") for g in (1.5, 4.0)]
+    first = fresh.evaluate([*by_guidance, EvaluationRequest("control", None, config, subject)])
+    later = fresh.evaluate([EvaluationRequest("g9", adapter, replace(config, guidance=9.0), subject, "k@3")])
+    assert asked == [2]
+    losses = [result.values["heldout_loss"] for result in (*first, *later)]
+    assert losses[0] == losses[1] == losses[3] != losses[2]
+    # Without a name a request's adapter is its own, also where the key comes again.
+    other = Adapter(adapter.rank, -adapter.alpha, adapter.layers)
+    one, two = (fresh.evaluate([EvaluationRequest("same", it, config, subject)])[0].values["heldout_loss"] for it in (adapter, other))
+    assert one == pytest.approx(losses[0], rel=1e-6) and two != pytest.approx(one, rel=1e-4)
+
+
+def test_every_value_has_its_n_and_interval_and_groups_are_those_of_their_pictures_alone(evaluator, config, make_subject):
+    subject = make_subject(6, 4)
+    mixed = replace(config, prompts=({"text": "{trigger}, smile"}, {"text": "a photo of {trigger}", "seen": False}))
+    result = evaluator.evaluate([EvaluationRequest("it", None, mixed, subject)])[0]
+    assert (result.facts["n_seen"], result.facts["n_unseen"]) == (3, 3)
+    pooled, train = evaluator.pooled(result.images), evaluator.pooled(load_pixels(subject.train, 64))
+    lpips = np.array([row["lpips"] for row in result.image_rows])
+    for group, rows in (("seen", slice(0, 3)), ("unseen", slice(3, 6))):
+        assert result.values[f"lpips_{group}"] == pytest.approx(lpips[rows].mean())
+        assert result.values[f"fid_{group}"] == pytest.approx(frechet_distance(train, pooled[rows]))
+        assert result.values[f"kid_{group}"] == pytest.approx(kernel_distance(train, pooled[rows]))
+    for name in ("lpips", "lpips_nearest", "lpips_heldout", "fid", "kid", "fid_heldout", "kid_heldout"):
+        low, high, n = result.facts["intervals"][name]
+        assert low <= result.values[name] <= high and n == 6
+    assert result.facts["intervals"]["lpips_seen"] == [None, None, 3]  # too few for bounds
+    assert "6" in result.facts["skipped"]["fid_inf"] and result.facts["n_copies"] == 0
+
+
+def test_a_set_of_seen_prompts_has_no_unseen_values(evaluator, config, make_subject):
+    result = evaluator.evaluate([EvaluationRequest("it", None, config, make_subject(5, 0))])[0]
+    assert result.facts["n_unseen"] == 0 and not [name for name in result.values if name.endswith("_unseen")]
+    assert result.values["lpips_seen"] == result.values["lpips"] and result.values["fid_seen"] == result.values["fid"]
+
+
+def test_further_metrics_join_values_image_rows_and_networks_and_missing_ones_are_skipped(config, make_subject, tmp_path):
+    subject, folder = make_subject(5, 3), write_clip(tmp_path / "clip")
+    further = Evaluator(FrozenWork(), further=[f"clip_i={folder}", f"clip_t={folder}", "dinov2=/nowhere"])
+    result = further.evaluate([EvaluationRequest("it", None, config, subject)])[0]
+    of_rows = [row["further_metrics"] for row in result.image_rows]
+    for name in ("clip_i", "clip_i_heldout", "clip_t"):
+        assert result.values[name] == pytest.approx(np.mean([row[name] for row in of_rows])) and result.facts["intervals"][name][2] == 6
+    assert result.values["clip_t_seen"] == result.values["clip_t"]
+    assert result.backbones["clip_t"].startswith("clip sha256:") and "/nowhere" in result.facts["skipped"]["dinov2"]
+    plain = Evaluator(FrozenWork()).evaluate([EvaluationRequest("it", None, config, subject)])[0]
+    assert result.values == {**result.values, **plain.values}  # further metrics change no other value

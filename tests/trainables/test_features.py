@@ -1,13 +1,16 @@
 """The feature networks against the packages they come from: random trunks, saved to files that both sides load."""
 
 import pickle
+import types
 import warnings
 
 import lpips
 import numpy as np
 import pytest
 import torch
+import torch_fidelity
 import torchvision
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -15,7 +18,7 @@ from trainables import features
 from trainables.embedded.networks import PerceptualNet, PooledNet, load_perceptual, save_network
 from trainables.errors import EvaluationFailed, ModelError
 from trainables.features import ReferenceImages, References, perceptual_backbone, pooled_backbone
-from trainables.metrics import lpips_between, lpips_matrix
+from trainables.metrics import frechet_distance, kernel_distance_of_subsets, lpips_between, lpips_matrix
 
 ALEXNET_FEATURES = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}  # layer: (out, in, kernel)
 
@@ -44,6 +47,24 @@ def alex_file(tmp_path_factory):
         state[f"features.{i}.weight"] = torch.randn(c_out, c_in, k, k, generator=generator) * (2 / (c_in * k * k)) ** 0.5
         state[f"features.{i}.bias"] = torch.randn(c_out, generator=generator) * 0.1
     path = tmp_path_factory.mktemp("weights") / "alexnet-random.safetensors"
+    save_file(state, path)
+    return path
+
+
+def vgg16_features(**_):
+    """torchvision's VGG-16 as far as LPIPS uses it: the classifier alone takes seconds to fill with random numbers."""
+    return types.SimpleNamespace(features=torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]))
+
+
+@pytest.fixture(scope="session")
+def vgg_file(tmp_path_factory):
+    """The convolutions alone: VGG's classifier has 480 MB and no part in LPIPS."""
+    generator, state = torch.Generator().manual_seed(0), {}
+    shapes = {name: tuple(value.shape) for name, value in vgg16_features().features.state_dict().items()}
+    for name, shape in shapes.items():
+        fan_in = int(np.prod(shapes[name.replace("bias", "weight")][1:]))
+        state[f"features.{name}"] = torch.randn(shape, generator=generator) * ((2 / fan_in) ** 0.5 if "weight" in name else 0.1)
+    path = tmp_path_factory.mktemp("weights") / "vgg16-random.safetensors"
     save_file(state, path)
     return path
 
@@ -99,13 +120,16 @@ def test_squeeze_equals_the_lpips_package_in_its_ordinary_use(size, squeeze_file
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_alex_equals_the_lpips_package(alex_file):
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_alex_and_vgg_equal_the_lpips_package(net, request, monkeypatch):
+    monkeypatch.setattr(torchvision.models, "vgg16", vgg16_features)
+    path = request.getfixturevalue(f"{net}_file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        package = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     named = {key.split(".", 1)[1]: key for key in package.net.state_dict()}
-    package.net.load_state_dict({named[k.removeprefix("features.")]: v for k, v in load_file(alex_file).items()})
-    backbone = perceptual_backbone("lpips:alex", weights=alex_file)
+    package.net.load_state_dict({named[k.removeprefix("features.")]: v for k, v in load_file(path).items()})
+    backbone = perceptual_backbone(f"lpips:{net}", weights=path)
     a, b = pictures(3, seed=1), pictures(4, seed=2)
     ours, theirs = lpips_matrix(backbone(a), backbone(b)), package_lpips(package, a, b)
     assert theirs.min() > 0.01
@@ -141,6 +165,36 @@ def test_inception_equals_torch_fidelitys_extractor(inception_file):
     assert ours.shape == (2, 2048)
     assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     assert (ours[0] - ours[1]).abs().max() > 0.01 * expected.abs().max()
+
+
+def test_fid_and_kid_of_pictures_are_those_of_torch_fidelity(inception_file, tmp_path):
+    """From files to numbers, as a user calls the package: the same pictures, the same weights, nothing else in common."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 48, 80, 3), np.uint8)
+    # Far apart: the package sums kernels near 1 in float32, so a KID of 3e-4 would have three digits there.
+    sets = {"real": pictures(7, size=(48, 80), seed=1), "fake": noise}
+    for name, images in sets.items():
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i}.png")
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path / "fake"),
+        input2=str(tmp_path / "real"),
+        cuda=False,
+        fid=True,
+        kid=True,
+        kid_subsets=3,
+        kid_subset_size=5,
+        feature_extractor_weights_path=str(inception_file),
+        cache=False,
+        batch_size=4,
+        save_cpu_ram=True,  # no processes of its own for reading
+        verbose=False,
+    )
+    backbone = pooled_backbone("inception", weights=inception_file)
+    real, fake = backbone(sets["real"]), backbone(sets["fake"])
+    kid, spread = kernel_distance_of_subsets(fake, real, subset_size=5, n_subsets=3, rng=np.random.RandomState(2020))
+    assert frechet_distance(real, fake) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert (kid, spread) == pytest.approx((theirs["kernel_inception_distance_mean"], theirs["kernel_inception_distance_std"]), rel=1e-4)
 
 
 def test_batching_changes_no_feature(embedded_folder, monkeypatch):
@@ -226,6 +280,15 @@ def test_a_file_whose_name_promises_another_hash_is_refused(squeeze_file, tmp_pa
     path.write_bytes(squeeze_file.read_bytes())
     with pytest.raises(ModelError, match="begins with b8a52dc0, but it begins with [0-9a-f]{8}"):
         perceptual_backbone("lpips:squeeze", weights=path)
+
+
+def test_a_wrong_hash_is_found_where_torch_hub_keeps_its_files(squeeze_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth").write_bytes(squeeze_file.read_bytes())
+    with pytest.raises(ModelError, match="begins with b8a52dc0, but it begins with [0-9a-f]{8}") as told:
+        perceptual_backbone("lpips:squeeze")
+    assert "\n" not in str(told.value)
 
 
 class Payload:

@@ -77,6 +77,19 @@ def test_a_text_is_encoded_once_and_as_the_model_does(tiny_model_dir, monkeypatc
     assert torch.equal(first[1], again[0])
 
 
+def test_texts_are_kept_up_to_a_size_the_latest_used_longest(tiny_model_dir, monkeypatch):
+    frozen, counted = FrozenWork(), []
+    parts = frozen.parts(str(tiny_model_dir), None, "float32")
+    monkeypatch.setattr(trainables.frozen, "TEXT_BYTES", 2 * 77 * 32 * 4)  # two texts
+    monkeypatch.setattr(trainables.frozen, "encode_prompts", lambda parts, texts: counted.extend(texts) or encode_prompts(parts, texts))
+    frozen.text(parts, ["a", "b"])
+    frozen.text(parts, ["a"])
+    assert frozen.text(parts, ["c", "d", "e"]).shape[0] == 3  # more than are kept
+    frozen.text(parts, ["d", "e"])
+    frozen.text(parts, ["a"])
+    assert counted == ["a", "b", "c", "d", "e", "a"]
+
+
 def test_a_model_is_loaded_once(tiny_model_dir):
     frozen = FrozenWork()
     assert frozen.parts(str(tiny_model_dir), None, "float32") is frozen.parts(str(tiny_model_dir), None, "float32")

@@ -5,12 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 
 from tests.trainables.test_lora import random_adapter
 from trainables import generate as generation
 from trainables.adapters import AdapterStore
-from trainables.config import TARGETS, EvalConfig
+from trainables.config import DENOISERS, TARGETS, EvalConfig
 from trainables.errors import AdapterError
 from trainables.frozen import FrozenWork
 from trainables.generate import ImageSet, generate, initial_noise, make_scheduler
@@ -53,14 +62,14 @@ def by_pipeline(tiny_model_dir, parts, adapter, evaluation, tmp_path):
     output = pipeline(
         prompt=[p.prompt for p in pictures],
         negative_prompt=[evaluation.negative_prompt] * len(pictures),
-        latents=initial_noise(parts, [p.seed for p in pictures]),
+        generator=[torch.Generator().manual_seed(p.seed) for p in pictures],
         guidance_scale=evaluation.guidance,
         num_inference_steps=evaluation.steps,
     )
     return np.stack([np.asarray(image) for image in output.images])
 
 
-@pytest.mark.parametrize("denoiser", ["ddim", "dpm++", "euler", "pndm"])
+@pytest.mark.parametrize("denoiser", DENOISERS)
 def test_pictures_equal_the_diffusers_pipeline_with_the_stored_adapter(tiny_model_dir, frozen, parts, adapters, tmp_path, denoiser):
     evaluation = config(parts, denoiser=denoiser, guidance=5.0, negative_prompt="bad")
     ours = generate(parts, [ImageSet(adapters[0], evaluation, "J3NN13")], frozen=frozen)[0]
@@ -92,6 +101,45 @@ def test_adapters_of_different_layers_batched_together_equal_them_alone(frozen, 
     for image_set, images in zip(sets, generate(parts, sets, frozen=frozen), strict=True):
         alone = generate(parts, [image_set], frozen=frozen)[0]
         assert np.abs(images.astype(int) - alone).max() <= 1 and (images != alone).mean() < 0.01
+
+
+THEIR_SCHEDULERS = {
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    # diffusers refuses to make a DPM-Solver of a configuration that says deis.
+    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "dpm++_karras": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "deis": (DEISMultistepScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "pndm": (PNDMScheduler, {}),
+}
+
+
+@pytest.mark.parametrize("denoiser", DENOISERS)
+def test_a_denoiser_is_diffusers_scheduler_made_from_deis_as_realistic_vision_ships_it(realistic_vision_dir, frozen, denoiser):
+    parts = frozen.parts(str(realistic_vision_dir), None, "float32")
+    evaluation = config(parts, denoiser=denoiser, prompts=("{trigger}, smile",), steps=5)
+    pictures = ImageSet(None, evaluation, "J3NN13").pictures()
+    pipeline = StableDiffusionPipeline.from_pretrained(realistic_vision_dir, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    scheduler, settings = THEIR_SCHEDULERS[denoiser]
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **settings)
+    generators = [torch.Generator().manual_seed(p.seed) for p in pictures]
+    theirs = pipeline([p.prompt for p in pictures], generator=generators, guidance_scale=evaluation.guidance, num_inference_steps=5).images
+    ours = generate(parts, [ImageSet(None, evaluation, "J3NN13")], frozen=frozen)[0]
+    assert ours.shape == (2, 96, 96, 3) and ours.std() > 1
+    assert np.abs(ours.astype(int) - np.stack([np.asarray(image) for image in theirs])).max() <= 1
+
+
+def test_a_denoiser_that_adds_noise_gives_a_picture_that_its_batch_does_not_change(frozen, parts, adapters):
+    sets = [ImageSet(adapters[0], config(parts, denoiser="euler_a"), "x"), ImageSet(None, config(parts, denoiser="euler_a", eval_seed=7), "x")]
+    together = generate(parts, sets, frozen=frozen)
+    alone = [generate(parts, [image_set], frozen=frozen, batch_images=1)[0] for image_set in sets]
+    for images, others in zip(together, alone, strict=True):
+        assert np.abs(images.astype(int) - others).max() <= 1 and (images != others).mean() < 0.01
+    plain = generate(parts, [ImageSet(adapters[0], config(parts, denoiser="euler"), "x")], frozen=frozen)[0]
+    assert (plain != together[0]).mean() > 0.1
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])

@@ -10,7 +10,10 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from trainables.errors import EvaluationFailed
 from trainables.features import PerceptualFeatures
 from trainables.metrics import (
+    FrechetDistances,
+    KernelDistances,
     all_black,
+    copy_threshold,
     frechet_distance,
     frechet_distance_at_infinity,
     kernel_distance,
@@ -76,11 +79,19 @@ def test_frechet_distance_is_zero_to_itself_symmetric_and_blind_to_rotation(n):
 
 def test_frechet_distance_at_infinity_takes_the_small_sample_bias_out():
     # Both sides follow one law, so the truth is 0; 40 images against 2000 give bias.
-    real, fake = pooled_features(2000, 32, seed=1), pooled_features(40, 32, seed=2)
-    extrapolated = frechet_distance_at_infinity(real, fake, rng=np.random.default_rng(0))
-    assert abs(extrapolated) < frechet_distance(real, fake) / 2
-    assert extrapolated == frechet_distance_at_infinity(real, fake, rng=np.random.default_rng(0))
-    assert extrapolated != frechet_distance_at_infinity(real, fake, rng=np.random.default_rng(1))
+    real, fakes = pooled_features(2000, 32, seed=1), [pooled_features(40, 32, seed=s) for s in range(2, 10)]
+    extrapolated = [frechet_distance_at_infinity(real, fake, rng=np.random.default_rng(0)) for fake in fakes]
+    assert abs(np.mean(extrapolated)) < np.mean([frechet_distance(real, fake) for fake in fakes]) / 2
+    assert extrapolated[0] == frechet_distance_at_infinity(real, fakes[0], rng=np.random.default_rng(0))
+    assert extrapolated[0] != frechet_distance_at_infinity(real, fakes[0], rng=np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(151, 20, 7), (15, 40, 30)])
+def test_distances_of_subsets_are_those_of_the_rows_alone(n, m, k):
+    real, fake = pooled_features(n, 48, seed=1), pooled_features(m, 48, seed=2)
+    rows = torch.from_numpy(np.stack([np.random.default_rng(i).choice(m, k, replace=False) for i in range(3)]))
+    assert FrechetDistances(real, fake)(rows).tolist() == pytest.approx([frechet_distance(real, fake[r]) for r in rows], rel=1e-6)
+    assert KernelDistances(real, fake)(rows).tolist() == pytest.approx([kernel_distance(real, fake[r]) for r in rows], rel=1e-9)
 
 
 def test_kernel_distance_of_equal_counts_equals_torch_fidelitys_full_sample():
@@ -135,6 +146,13 @@ def test_diversity_is_the_mean_over_different_images_and_within_prompts():
     diversity = lpips_diversity(distances, ["smile", "smile", "wink"])
     assert (diversity.overall, diversity.within_prompt) == (3, 1)
     assert np.isnan(lpips_diversity(distances, ["a", "b", "c"]).within_prompt)
+
+
+def test_a_copy_is_nearer_than_half_of_what_the_references_are_from_each_other():
+    # Nearest others: 1, 1, 3, so the median is 1.
+    assert copy_threshold(torch.tensor([[0.0, 1, 4], [1, 0, 3], [4, 3, 0]])) == 0.5
+    assert copy_threshold(torch.tensor([[0.0, 0, 4], [0, 0, 3], [4, 3, 0]])) == 0
+    assert np.isnan(copy_threshold(torch.zeros(1, 1)))
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])

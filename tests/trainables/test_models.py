@@ -1,30 +1,17 @@
-"""Base models: found, refused or loaded, and equal to what diffusers' own pipeline computes."""
+"""Base models: loaded, and equal to what diffusers' own pipeline computes."""
 
 import json
-import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPTokenizer
 
-from trainables import model_sources
+from tests.trainables.layouts import change_config
 from trainables.errors import ModelError
-from trainables.models import (
-    decode_latents,
-    encode_latents,
-    encode_prompts,
-    least_tokens,
-    load_parts,
-    model_digest,
-    part_digest,
-    resolve_model,
-)
+from trainables.models import decode_latents, encode_latents, encode_prompts, least_tokens, load_parts, load_tokenizer, resolve_model
 
 TINY_RESOLUTION = 64  # of tiny_model_dir
 TINY_TEXT_WIDTH = 32
@@ -52,11 +39,6 @@ def latents() -> Any:
     return torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def change_config(folder: Path, file_name: str = "config.json", **changes: Any) -> None:
-    path = folder / file_name
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 # What it computes
 
 
@@ -69,7 +51,7 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them(parts, pipeline) -> No
 
 
 def test_the_least_number_of_tokens_is_never_more_than_the_tokenizers() -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(str(resolve_model("embedded:base").folder / "tokenizer"))
+    tokenizer = load_tokenizer(resolve_model("embedded:base").tokenizer)
     rng = np.random.default_rng(0)
     letters = list("abzABZ019_-'’., !?éß²½日😀\u0301\u200d\tſ")
     texts = ["it's J3NN13, don't WE'LL", "smile, close-up", "", *("".join(rng.choice(letters, rng.integers(1, 12))) for _ in range(2000))]
@@ -201,220 +183,3 @@ def test_weights_of_another_size_than_the_config_says_are_an_error(tiny_model_co
     change_config(tiny_model_copy / "unet", block_out_channels=[32, 96])
     with pytest.raises(ModelError, match="unet must hold weights that fit its config.json"):
         load_parts(resolve_model(str(tiny_model_copy)))
-
-
-# Digests
-
-
-def test_a_digest_names_content_and_not_place(tiny_model_dir: Path, tiny_model_copy: Path) -> None:
-    original, copy = resolve_model(str(tiny_model_dir)), resolve_model(str(tiny_model_copy))
-    assert model_digest(original) == model_digest(copy)
-
-
-@pytest.mark.parametrize(
-    "part, file_name",
-    [("unet", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json"), ("tokenizer", "tokenizer.json")],
-)
-def test_a_digest_changes_with_every_part(part: str, file_name: str, tiny_model_copy: Path) -> None:
-    source = resolve_model(str(tiny_model_copy))
-    before = {name: part_digest(source, name) for name in ("unet", "vae", "scheduler", "tokenizer", "text_encoder")}
-    whole = model_digest(source)
-    change_config(tiny_model_copy / part, file_name, note="changed")
-    changed = {name for name in before if part_digest(source, name) != before[name]}
-    assert changed == {part} and model_digest(source) != whole
-
-
-def test_a_digest_changes_with_the_weights(tiny_model_dir: Path, make_tiny_model, tmp_path: Path) -> None:
-    make_tiny_model(tmp_path / "same", seed=0)
-    make_tiny_model(tmp_path / "other", seed=1)
-    original, same, other = (model_digest(resolve_model(str(folder))) for folder in (tiny_model_dir, tmp_path / "same", tmp_path / "other"))
-    assert original == same and original != other
-
-
-# VAEs
-
-
-def test_a_model_without_vae_takes_the_named_one(tiny_model_dir: Path, tiny_model_copy: Path) -> None:
-    shutil.rmtree(tiny_model_copy / "vae")
-    for vae in (tiny_model_dir, tiny_model_dir / "vae"):
-        source = resolve_model(str(tiny_model_copy), str(vae))
-        assert (source.vae_folder, source.vae_name) == (tiny_model_dir / "vae", str(vae))
-    assert model_digest(source) == model_digest(resolve_model(str(tiny_model_dir)))
-
-
-def test_a_model_without_vae_is_refused_with_the_way_out(tiny_model_copy: Path) -> None:
-    shutil.rmtree(tiny_model_copy / "vae")
-    with pytest.raises(ModelError, match="needs a VAE, but .*model has no vae/ of its own.*--set vae=NAME"):
-        resolve_model(str(tiny_model_copy))
-
-
-def test_a_folder_that_is_no_vae_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is no VAE and holds no vae/"):
-        resolve_model(str(tiny_model_dir), str(tmp_path))
-
-
-def test_a_vae_with_other_latents_is_refused_with_both_numbers(tiny_model_copy: Path, tiny_model_dir: Path) -> None:
-    change_config(tiny_model_copy / "vae", latent_channels=16)
-    with pytest.raises(ModelError, match="makes 16 and .* reads 4"):
-        resolve_model(str(tiny_model_dir), str(tiny_model_copy))
-
-
-def test_the_realistic_model_gets_the_base_models_vae(tiny_model_dir: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(model_sources, "EMBEDDED_FOLDER", tmp_path)
-    shutil.copytree(tiny_model_dir, tmp_path / "base")
-    shutil.copytree(tiny_model_dir, tmp_path / "realistic", ignore=shutil.ignore_patterns("vae"))
-    source = resolve_model("embedded:realistic")
-    assert (source.vae_name, source.vae_folder) == ("embedded:base", tmp_path / "base" / "vae")
-    assert resolve_model("embedded:base").vae_name == "embedded:base"
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    "name, expected",
-    [
-        ("embeded:base", "Did you mean embedded:base?"),
-        ("sd-15", "Did you mean sd15?"),
-        ("no such model", "Known names are embedded:base, embedded:realistic, sd15, realistic-vision"),
-        ("embedded:nothing/x", "is none of them"),
-    ],
-)
-def test_an_unknown_name_is_refused_with_the_nearest_known_one(name: str, expected: str) -> None:
-    with pytest.raises(ModelError, match=f"'{name}'.*{expected}"):
-        resolve_model(name)
-
-
-def remove(*relative: str) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
-        for name in relative:
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
-
-    return spoil
-
-
-def keep_only_pickles(folder: Path) -> None:
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-
-
-def cut_weights(folder: Path) -> None:
-    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def with_config(file_name: str, **changes: Any) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
-        change_config(folder, file_name, **changes)
-
-    return spoil
-
-
-REFUSED = {
-    "no tokenizer and scheduler": (remove("tokenizer", "scheduler"), "model has no tokenizer/, no scheduler/. Use"),
-    "empty tokenizer": (remove("tokenizer/tokenizer.json"), "needs vocab.json and merges.txt, but .*tokenizer lacks"),
-    "no config": (remove("unet/config.json"), "unet needs config.json"),
-    "malformed config": (lambda folder: (folder / "unet" / "config.json").write_text("{"), r"unet/config\.json must be JSON"),
-    "no weights": (remove("text_encoder/model.safetensors"), "text_encoder needs model.safetensors"),
-    "only pickles": (keep_only_pickles, "Only safetensors .* holds only pickles. Rewrite"),
-    "cut weights": (cut_weights, "must be a whole safetensors file, but it is not"),
-    "sdxl": (with_config("model_index.json", _class_name="StableDiffusionXLPipeline"), "model is a StableDiffusionXLPipeline"),
-    "two text encoders": (lambda folder: (folder / "text_encoder_2").mkdir(), "has text_encoder_2/"),
-    "added conditioning": (with_config("unet/config.json", addition_embed_type="text_time"), "addition_embed_type='text_time'"),
-    "inpainting": (with_config("unet/config.json", in_channels=9), "with 9 channels in and 4 out"),
-    "other unet": (with_config("unet/config.json", _class_name="UNetMotionModel"), "UNet2DConditionModel, but .* a UNetMotionModel"),
-    "other text encoder": (with_config("text_encoder/config.json", architectures=["T5EncoderModel"]), "CLIPTextModel, .* a T5EncoderModel"),
-    "other vae": (with_config("vae/config.json", _class_name="AutoencoderTiny"), "AutoencoderKL, but .* a AutoencoderTiny"),
-    "unlike widths": (with_config("unet/config.json", cross_attention_dim=768), "UNet reads 768 and its text encoder gives 32"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_folder_that_cannot_be_used_is_refused_in_one_line_that_says_why(case: str, tiny_model_copy: Path) -> None:
-    spoil, expected = REFUSED[case]
-    spoil(tiny_model_copy)
-    with pytest.raises(ModelError, match=expected) as refused:
-        resolve_model(str(tiny_model_copy))
-    assert "\n" not in str(refused.value) and str(refused.value).endswith(".")
-
-
-def test_a_single_file_is_refused_with_how_to_make_a_folder_of_it(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="is one file.*from_single_file"):
-        resolve_model(str(tmp_path / "model.safetensors"))
-
-
-# The hub, as a stand-in that copies what a download's patterns would let through
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path: Path) -> SimpleNamespace:
-    """`hub.online[name] = folder` can be downloaded into the cache `hub.cached`; `hub.calls` lists (name, local only, patterns)."""
-    import fnmatch
-
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    state = SimpleNamespace(online={}, cached=tmp_path / "cache", calls=[])
-
-    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
-        state.calls.append((name, local_files_only, allow_patterns))
-        target = state.cached / name
-        if not local_files_only and name in state.online:
-            for file in (f for f in state.online[name].rglob("*") if f.is_file()):
-                relative = file.relative_to(state.online[name])
-                if any(fnmatch.fnmatch(str(relative), pattern) for pattern in allow_patterns):
-                    (target / relative).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, target / relative)
-        if not target.exists():
-            raise LocalEntryNotFoundError("Name or service not known.\nPlease check your internet connection.")
-        return str(target)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return state
-
-
-def test_a_hub_model_is_downloaded_once_without_pickles_and_single_files(hub, tiny_model_copy: Path) -> None:
-    (tiny_model_copy / "v1-5-pruned.safetensors").write_bytes(b"4 GB")
-    (tiny_model_copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
-    hub.online["someone/model"] = tiny_model_copy
-    source = resolve_model("someone/model")
-    downloaded = {str(f.relative_to(source.folder)) for f in source.folder.rglob("*") if f.is_file()}
-    assert "unet/diffusion_pytorch_model.safetensors" in downloaded
-    assert not downloaded & {"v1-5-pruned.safetensors", "unet/diffusion_pytorch_model.bin"}
-    hub.calls.clear()
-    assert resolve_model("someone/model") == source
-    assert [local_only for _, local_only, _ in hub.calls] == [True]
-
-
-def test_the_old_name_of_sd15_is_mapped_to_the_new_one_with_a_note(hub, tiny_model_copy: Path) -> None:
-    hub.online["stable-diffusion-v1-5/stable-diffusion-v1-5"] = tiny_model_copy
-    with pytest.warns(UserWarning, match="runwayml/stable-diffusion-v1-5 is gone"):
-        old = resolve_model("runwayml/stable-diffusion-v1-5")
-    assert old == resolve_model("sd15") and old.name == "stable-diffusion-v1-5/stable-diffusion-v1-5"
-
-
-def test_realistic_vision_gets_its_usual_vae_though_its_folder_holds_one(hub, tiny_model_copy: Path) -> None:
-    hub.online["SG161222/Realistic_Vision_V5.1_noVAE"] = tiny_model_copy
-    hub.online["stabilityai/sd-vae-ft-mse"] = tiny_model_copy / "vae"
-    source = resolve_model("realistic-vision")
-    assert (source.vae_name, source.vae_folder) == ("stabilityai/sd-vae-ft-mse", hub.cached / "stabilityai/sd-vae-ft-mse")
-
-
-def test_a_hub_model_with_fp16_files_only_is_downloaded_in_fp16(hub, tiny_model_copy: Path) -> None:
-    for file in list(tiny_model_copy.rglob("*.safetensors")):
-        file.rename(file.with_suffix(".fp16.safetensors"))
-    hub.online["someone/half"] = tiny_model_copy
-    assert (resolve_model("someone/half").folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").exists()
-
-
-def test_a_hub_model_of_another_family_is_refused_before_its_weights_are_downloaded(hub, tiny_model_copy: Path) -> None:
-    change_config(tiny_model_copy, "model_index.json", _class_name="StableDiffusionXLPipeline")
-    hub.online["someone/xl"] = tiny_model_copy
-    with pytest.raises(ModelError, match="someone/xl is a StableDiffusionXLPipeline"):
-        resolve_model("someone/xl")
-    assert not list(hub.cached.rglob("*.safetensors"))
-
-
-def test_a_hub_model_that_cannot_be_had_offline_is_an_error_with_the_way_out(hub) -> None:
-    with pytest.raises(ModelError, match=r"someone/model is no folder here.*\(Name or service not known\).*give a folder\."):
-        resolve_model("someone/model")
