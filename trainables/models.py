@@ -79,6 +79,12 @@ class ModelParts:
         """Pixels on a side of the square images that the model was made for."""
         return self.latent_shape[1] * self.pixels_per_latent
 
+    def denoising_target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the UNet is to predict of latents with this noise at these timesteps, by the model's prediction type: the noise, or v."""
+        if self.noise_scheduler.config.prediction_type == "v_prediction":
+            return self.noise_scheduler.get_velocity(latents, noise, timesteps)
+        return noise
+
 
 def load_parts(source: ModelSource, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> ModelParts:
     """The frozen parts on `device`; the UNet in `dtype` (None: float32), whatever precision the files have.
