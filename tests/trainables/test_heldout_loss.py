@@ -11,21 +11,10 @@ from tests.trainables.test_evaluate import make_subject  # noqa: F401  a fixture
 from tests.trainables.test_lora import random_adapter
 from trainables import heldout_loss
 from trainables.config import TARGETS
-from trainables.frozen import FrozenWork
 from trainables.heldout_loss import heldout_losses, loss_pairs
 from trainables.lora import TEXT_ENCODER, SlotLoRA, stack_adapters
 from trainables.models import encode_latents, encode_prompts
 from trainables.subject import load_pixels
-
-
-@pytest.fixture(scope="module")
-def frozen():
-    return FrozenWork()
-
-
-@pytest.fixture(scope="module")
-def parts(frozen, tiny_model_dir):
-    return frozen.parts(str(tiny_model_dir), None, "float32")
 
 
 @pytest.fixture(scope="module")

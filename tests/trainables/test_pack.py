@@ -42,11 +42,6 @@ def subject(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def frozen():
-    return FrozenWork()
-
-
-@pytest.fixture(scope="module")
 def base(subject, tiny_model_dir):
     return TrainConfig(train_model=str(tiny_model_dir), subject=str(subject.root), rank=4, alpha=4, learning_rate=1e-3, batch=2, dropout=0.2)
 
