@@ -17,7 +17,7 @@ from trainables.captions import DERIVATIONS
 from trainables.likeness import duplicates, fingerprint
 from trainables.metadata import TEXT_VERSION
 from trainables.model_folders import read_config
-from trainables.models import PROMPT_TOKENS, ModelSource, cut_off, load_tokenizer, resolve_model
+from trainables.models import PROMPT_TOKENS, ModelSource, cut_off, load_tokenizer, resolution_of, resolve_model
 from trainables.photographs import flattened
 from trainables.subject import TRIGGER_VERSION, Subject, SubjectImage, read_subject
 
@@ -40,7 +40,7 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
         *cut_captions(subject, source),
         *_unnamed_trigger(subject),
         *_same_pictures(subject),
-        *_small_images(subject, resolution_of(source), model),
+        *_small_images(subject, resolution_of(read_config(source.unet.folder), read_config(source.vae.folder)), model),
         *_missing_versions(subject),
         *_missing_masks(subject),
         *_nothing_held_out(subject),
@@ -52,13 +52,6 @@ def cut_captions(subject: Subject, source: ModelSource, versions: Sequence[str] 
     """A line for every version of which CLIP would not read some training captions to their end."""
     tokenizer = load_tokenizer(source.tokenizer)
     return [line for version in versions or subject.caption_versions for line in _cut_of_version(subject, version, tokenizer)]
-
-
-def resolution_of(source: ModelSource) -> int:
-    """Pixels on a side of the squares that the model was made for."""
-    size = read_config(source.unet.folder)["sample_size"]
-    side = size if isinstance(size, int) else size[0]
-    return int(side) * 2 ** (len(read_config(source.vae.folder)["block_out_channels"]) - 1)
 
 
 def _cut_of_version(subject: Subject, version: str, tokenizer: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from trainables.config import EvalConfig
 from trainables.errors import AdapterError, EvaluationFailed, ModelError
 from trainables.frozen import FrozenWork
-from trainables.generate import ImageSet, generate, make_scheduler
+from trainables.generate import ImageSet, check_denoiser, generate
 from trainables.heldout_loss import heldout_losses
 from trainables.lora import Adapter, SlotLoRA
 from trainables.metrics import require_no_black
@@ -107,7 +107,7 @@ class Evaluator:
             try:
                 if request.adapter is not None:
                     lora.check_fits(request.adapter)
-                make_scheduler(parts, request.config.denoiser)
+                check_denoiser(parts, request.config.denoiser)
                 fitting.append(request)
             except (AdapterError, ModelError) as error:
                 unfit[request.key] = EvaluationResult(request.key, error=str(error))

@@ -102,17 +102,24 @@ def initial_noise(parts: ModelParts, seeds: list[int]) -> Tensor:
     return _first_noise(parts, _generators(seeds))
 
 
+def check_denoiser(parts: ModelParts, denoiser: str) -> None:
+    """Raises: ModelError if the model was trained down to pure noise, and this denoiser cannot begin there."""
+    if not parts.scheduler_config.get("rescale_betas_zero_snr"):
+        return
+    able = [name for name, (scheduler, _) in SCHEDULERS.items() if "rescale_betas_zero_snr" in signature(scheduler.__init__).parameters]
+    if denoiser not in able:
+        raise ModelError(
+            f"{parts.source.name} was trained with rescale_betas_zero_snr, which denoiser={denoiser!r} would ignore. Use {', '.join(able)}."
+        )
+
+
 def make_scheduler(parts: ModelParts, denoiser: str):
     """A fresh diffusers scheduler for this denoiser, configured from the model's own.
 
     Raises:
-        ModelError: the model was trained down to pure noise, and this denoiser cannot begin there."""
+        ModelError: as `check_denoiser`."""
+    check_denoiser(parts, denoiser)
     scheduler, settings = SCHEDULERS[denoiser]
-    if parts.scheduler_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in signature(scheduler.__init__).parameters:
-        able = [name for name, (other, _) in SCHEDULERS.items() if "rescale_betas_zero_snr" in signature(other.__init__).parameters]
-        raise ModelError(
-            f"{parts.source.name} was trained with rescale_betas_zero_snr, which denoiser={denoiser!r} would ignore. Use {', '.join(able)}."
-        )
     # Latents are not confined to [-1, 1]. SD1.5's config says so; where a config is silent, DDIM would clip and wash pictures out.
     return scheduler.from_config({"clip_sample": False, **parts.scheduler_config}, **settings)
 

@@ -62,10 +62,7 @@ def loss_pairs(parts: ModelParts, latents: Tensor, *, n_pairs: int, seed: int) -
     rows = torch.cat([torch.randperm(len(latents), generator=generator) for _ in range(n_rounds)])[:n_pairs]
     noise = torch.randn((n_pairs, *latents.shape[1:]), generator=generator).to(latents.device)
     x, timesteps = latents[rows.to(latents.device)], timesteps.to(latents.device)
-    scheduler = parts.noise_scheduler
-    velocity = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(x, noise, timesteps) if velocity else noise
-    return LossPairs(scheduler.add_noise(x, noise, timesteps), target, timesteps)
+    return LossPairs(parts.noise_scheduler.add_noise(x, noise, timesteps), parts.denoising_target(x, noise, timesteps), timesteps)
 
 
 def _within_memory(

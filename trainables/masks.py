@@ -15,13 +15,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from trainables.metadata import Refuse, Row
-from trainables.photographs import flattened, why_unusable
+from trainables.photographs import flattened, upright_size, why_unusable
 
 if TYPE_CHECKING:
     from trainables.subject_images import SubjectImage
 
 MASK_FOLDER, MASK_SUFFIX = "masks", ".mask.png"
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 def is_mask(root: Path, path: Path) -> bool:
@@ -56,11 +55,8 @@ def _mask_on_grid(path: Path | None, side: int) -> np.ndarray:
     if path is None:
         return np.zeros((side, side))
     with Image.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        if upright.has_transparency_data:  # drawn over nothing: nothing is no face
-            colours = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
-        grey = flattened(upright).convert("L").convert("F")
+        # Drawn over nothing: nothing is no face.
+        grey = flattened(ImageOps.exif_transpose(opened), over="black").convert("L").convert("F")
     # The square in the middle, as load_pixels cuts it; BOX is the mean over an area.
     return np.asarray(ImageOps.fit(grey, (side, side), Image.Resampling.BOX), dtype=np.float64) / 255
 
@@ -95,13 +91,13 @@ def _problem_of(root: Path, image: SubjectImage, masks: Sequence[Path]) -> str |
         return problem
     if why_unusable(image.path):  # told of elsewhere
         return None
-    size, expected = _upright_size(masks[0]), _upright_size(image.path)
+    size, expected = _size_of(masks[0]), _size_of(image.path)
     if size != expected:
         sizes = f"{masks[0]} is {size[0]}x{size[1]} and {image.file_name} {expected[0]}x{expected[1]}"
         return f"A mask must have its image's size in pixels, but {sizes}. Draw it anew, or scale it."
     return None
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
+def _size_of(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
-        return image.size[::-1] if image.getexif().get(0x0112) in _TURNED else image.size
+        return upright_size(image)

@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "load_tokenizer",
     "model_digest",
     "part_digest",
+    "resolution_of",
     "resolve_model",
     "tokenize",
 ]
@@ -72,12 +73,24 @@ class ModelParts:
     @property
     def pixels_per_latent(self) -> int:
         """How many pixels a latent spans, along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return _pixels_per_latent(self.vae.config)
 
     @property
     def resolution(self) -> int:
         """Pixels on a side of the square images that the model was made for."""
-        return self.latent_shape[1] * self.pixels_per_latent
+        return resolution_of(self.unet.config, self.vae.config)
+
+    def denoising_target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the UNet is to predict of latents with this noise at these timesteps, by the model's prediction type: the noise, or v."""
+        if self.noise_scheduler.config.prediction_type == "v_prediction":
+            return self.noise_scheduler.get_velocity(latents, noise, timesteps)
+        return noise
+
+
+def resolution_of(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
+    """Pixels on a side of the square images that a model of these configurations was made for."""
+    size = unet_config["sample_size"]
+    return int(size if isinstance(size, int) else size[0]) * _pixels_per_latent(vae_config)
 
 
 def load_parts(source: ModelSource, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> ModelParts:
@@ -179,6 +192,10 @@ def decode_latents(parts: ModelParts, latents: torch.Tensor) -> np.ndarray:
             rounded = ((decoded * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             chunks.append(rounded.permute(0, 2, 3, 1).cpu())
     return torch.cat(chunks).numpy()
+
+
+def _pixels_per_latent(vae_config: Mapping[str, Any]) -> int:
+    return 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
 def _load_frozen(model_class: Any, files: PartFiles, part: str, dtype: torch.dtype) -> Any:

@@ -229,7 +229,7 @@ class Pack:
                 text = encode_tokens(self.parts, text)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
                 predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
-            target = self._target(latents, noise, timesteps)
+            target = self.parts.denoising_target(latents, noise, timesteps)
             error = F.mse_loss(predicted.float(), target, reduction="none")
             if any(slot.loss_weights is not None for slot in self._slots):
                 error = error * self._loss_weights(draws.image[k], like=error).unsqueeze(1)
@@ -245,11 +245,6 @@ class Pack:
     def _loss_weights(self, image: Tensor, like: Tensor) -> Tensor:  # (S, b) -> (S * b, h, w)
         ones = like.new_ones(image.shape[1], *like.shape[2:])
         return torch.cat([ones if slot.loss_weights is None else slot.loss_weights[image[s]] for s, slot in enumerate(self._places)])
-
-    def _target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        if self.parts.noise_scheduler.config.prediction_type == "v_prediction":
-            return self.parts.noise_scheduler.get_velocity(latents, noise, timesteps)
-        return noise
 
     def _snr_weights(self, timesteps: Tensor, gamma: Tensor) -> Tensor:  # (S, b), (S,) -> (S, b)
         """Min-SNR-gamma loss weights (Hang et al., arXiv:2303.09556); a slot without it has gamma infinite and weight 1."""

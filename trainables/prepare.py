@@ -23,7 +23,7 @@ from trainables.captions import DERIVATIONS, derived
 from trainables.errors import SubjectError
 from trainables.likeness import fingerprint
 from trainables.metadata import TEXT_VERSION, jsonl_text, list_files, rows_of
-from trainables.photographs import HEIC_SUFFIXES, IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_photograph, register_heic
+from trainables.photographs import HEIC_SUFFIXES, IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_photograph, register_heic, unread_problem
 from trainables.prepare_report import shown, write_reports
 from trainables.quality import JUDGED_SIDE_PIXELS, exposure, face_counter, sharpness
 from trainables.subject import load_subject
@@ -147,8 +147,8 @@ def _read_candidate(
     """Decode once, measure, and write the square."""
     found = Candidate(source=path.relative_to(raw).as_posix(), captions={v: text.strip() for v, text in captions.items() if text.strip()})
     problem = out_of_folder_problem(raw, path)
-    if path.suffix.lower() in UNREAD_SUFFIXES and path.suffix.lower() not in HEIC_SUFFIXES:
-        problem = f"Images must be {', '.join(IMAGE_SUFFIXES)}, but {path} is {path.suffix}. Convert it, e.g. to .jpg."
+    if path.suffix.lower() not in HEIC_SUFFIXES:
+        problem = unread_problem(path) or problem
     try:
         photograph = None if problem else read_photograph(path, least_side_pixels=2 * max(how.size_pixels, JUDGED_SIDE_PIXELS))
     except SubjectError as error:

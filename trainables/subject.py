@@ -13,9 +13,7 @@ An image may have a mask: masks.py tells where."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from trainables.digests import file_digest
+from trainables.digests import digest_of_texts, file_digest
 from trainables.errors import SubjectError
 from trainables.metadata import Refuse, parse_object, raise_first, read_text
 from trainables.photographs import flattened, why_unusable
@@ -74,7 +72,7 @@ class Subject:
     def training_digest(self, version: str, *, masks: bool = False) -> str:
         """Names what a training reads: the training images' bytes in order, that caption version alone, the trigger; and the masks if it does."""
         of_masks = [file_digest(image.mask) if image.mask else "" for image in self.train] if masks else []
-        return _joined([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train), *of_masks])
+        return digest_of_texts([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train), *of_masks])
 
     def require_masks(self) -> None:
         """Raises: SubjectError if no training image has a mask."""
@@ -87,7 +85,7 @@ class Subject:
     @cached_property
     def reference_digest(self) -> str:
         """Names what metrics compare with: the bytes of all images, and their split."""
-        return _joined(image.split + file_digest(image.path) for image in self.images)
+        return digest_of_texts(image.split + file_digest(image.path) for image in self.images)
 
 
 def load_subject(name_or_dir: str | Path) -> Subject:
@@ -174,8 +172,3 @@ def _is_usable(path: Path, refuse: Refuse) -> bool:
         refuse(problem)
         return False
     return True
-
-
-def _joined(texts: Iterable[str]) -> str:
-    # JSON, not a separator: captions may hold any character.
-    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:24]

@@ -21,22 +21,11 @@ from trainables import generate as generation
 from trainables.adapters import AdapterStore
 from trainables.config import DENOISERS, TARGETS, EvalConfig
 from trainables.errors import AdapterError
-from trainables.frozen import FrozenWork
 from trainables.generate import ImageSet, generate, initial_noise, make_scheduler
 from trainables.lora import SlotLoRA
 from trainables.pack import TrainingState
 
 CONFIG = dict(prompts=("{trigger}, smile", "{trigger}, wink"), images_per_prompt=2, steps=4)
-
-
-@pytest.fixture(scope="module")
-def frozen():
-    return FrozenWork()
-
-
-@pytest.fixture(scope="module")
-def parts(frozen, tiny_model_dir):
-    return frozen.parts(str(tiny_model_dir), None, "float32")
 
 
 @pytest.fixture(scope="module")

@@ -42,11 +42,6 @@ def subject(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def frozen():
-    return FrozenWork()
-
-
-@pytest.fixture(scope="module")
 def base(subject, tiny_model_dir):
     return TrainConfig(train_model=str(tiny_model_dir), subject=str(subject.root), rank=4, alpha=4, learning_rate=1e-3, batch=2, dropout=0.2)
 
@@ -119,11 +114,13 @@ def test_a_pack_that_is_empty_again_takes_other_layers(new_pack, subject, base):
     assert any(path.startswith("text_encoder.") for path in pack.adapter("it").layers) and pack.adapter("it").kernels
 
 
-def test_the_captions_of_a_text_encoder_in_training_are_encoded_as_frozen_ones_are(new_pack, subject, base):
+@pytest.mark.parametrize("drawn", [False, True], ids=["as written", "drawn, and of class images"])
+def test_the_captions_of_a_text_encoder_in_training_are_encoded_as_frozen_ones_are(new_pack, subject, base, prior, drawn):
     # Its update is zero in the first step, so that the loss is the same to the last sums.
+    config = dataclasses.replace(base, **TAGS, **prior) if drawn else base
     packs = [new_pack() for _ in range(2)]
     for pack, trains_text in zip(packs, (False, True), strict=True):
-        pack.add("it", dataclasses.replace(base, train_text_encoder=trains_text), subject)
+        pack.add("it", dataclasses.replace(config, train_text_encoder=trains_text), subject)
         pack.advance(max_steps=1)
     frozen_loss, trained_loss = (pack.state("it").loss_sum for pack in packs)
     assert frozen_loss == pytest.approx(trained_loss, rel=1e-5)
@@ -237,9 +234,11 @@ def test_packed_equals_solo_with_drawn_captions_and_masks_beside_trainings_witho
     assert_same_training(trained(new_pack, subject, neighbours[0], 2), trained(new_pack, subject, neighbours[0], 2, [config]))
 
 
-def test_packed_equals_solo_with_class_images_drawn_captions_and_masks(new_pack, subject, base, prior):
-    config = dataclasses.replace(base, **prior, **TAGS, mask_weight=4.0, flip=True, prior_weight=0.5, min_snr_gamma=5.0)
-    neighbours = [dataclasses.replace(base, **prior, rank=8, train_seed=5), dataclasses.replace(config, rank=1, prior_prompt="a person")]
+@pytest.mark.parametrize("layers", [{}, {"targets": "attention+ff+conv", "train_text_encoder": True}], ids=["attention", "all"])
+def test_packed_equals_solo_with_class_images_drawn_captions_and_masks(new_pack, subject, base, prior, layers):
+    base = dataclasses.replace(base, **prior, **layers)
+    config = dataclasses.replace(base, **TAGS, mask_weight=4.0, flip=True, prior_weight=0.5, min_snr_gamma=5.0)
+    neighbours = [dataclasses.replace(base, rank=8, train_seed=5), dataclasses.replace(config, rank=1, prior_prompt="a person")]
     assert_same_training(trained(new_pack, subject, config, 2), trained(new_pack, subject, config, 2, neighbours))
     assert_same_training(trained(new_pack, subject, neighbours[0], 2), trained(new_pack, subject, neighbours[0], 2, [config]))
 
@@ -260,8 +259,9 @@ def test_packed_equals_solo_with_prodigy_and_neighbours_that_come_and_go(new_pac
     assert pack.state("second").prodigy.n_steps == 2  # the first of its three steps had a learning rate of 0
 
 
-def test_a_prodigy_training_goes_on_from_what_was_stored_of_it(new_pack, subject, base, tmp_path):
-    config = dataclasses.replace(base, optimizer="prodigy", learning_rate=10.0)
+@pytest.mark.parametrize("layers", [{}, {"targets": "attention+ff+conv", "train_text_encoder": True}], ids=["attention", "all"])
+def test_a_prodigy_training_goes_on_from_what_was_stored_of_it(new_pack, subject, base, tmp_path, layers):
+    config = dataclasses.replace(base, optimizer="prodigy", learning_rate=10.0, **layers)
     pack, store = new_pack(), AdapterStore(tmp_path)
     pack.add("it", config, subject)
     pack.advance()
@@ -368,8 +368,9 @@ def test_a_longer_training_contains_the_shorter(new_pack, subject, base):
     assert all(torch.equal(early.layers[p][0], state.adapter.layers[p][0]) for p in early.layers)
 
 
-def test_a_compiled_pack_has_few_sizes_and_empty_places_change_nothing(frozen, subject, base, monkeypatch):
-    sizes = []
+@pytest.mark.parametrize("layers", [{}, {"train_text_encoder": True, "text_encoder_learning_rate": 3e-3}], ids=["attention", "text encoder"])
+def test_a_compiled_pack_has_few_sizes_and_empty_places_change_nothing(frozen, subject, base, monkeypatch, layers):
+    base, sizes = dataclasses.replace(base, **layers), []
 
     def compiled(unet):
         def forward(sample, *arguments, **rest):
