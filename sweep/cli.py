@@ -146,8 +146,8 @@ def prepare(
     trigger: Annotated[str, typer.Option(help="The word that will call the subject, e.g. J3NN13.", show_default=False)],
     class_word: Annotated[str, typer.Option(help="What the subject is, e.g. woman.")] = "",
     name: Annotated[str, typer.Option(help="The subject's name; its folder's otherwise.")] = "",
-    size: Annotated[int, typer.Option(help="Pixels on a side of the squares that are written.")] = 512,
-    fit: Annotated[str, typer.Option(help="crop: the square in the middle. pad: all of it, over white.")] = "crop",
+    size: Annotated[int, typer.Option(help="Pixels on a side of the squares that are written; with buckets, the square of the same area.")] = 512,
+    fit: Annotated[str, typer.Option(help="crop: the square in the middle. pad: all of it, over white. buckets: keep the aspect ratio.")] = "crop",
     heldout: Annotated[float, typer.Option(help="Share that is not trained on; similar photographs stay together.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the choice of what is held out.")] = 0,
     drop: Annotated[
@@ -161,7 +161,7 @@ def prepare(
     faces: Annotated[bool, typer.Option("--faces", help="Count faces, if OpenCV is there.")] = False,
     derive: Annotated[bool, typer.Option("--derive/--no-derive", help="Make v3 and v4 of tags.")] = True,
 ) -> None:
-    """Make a subject of raw photographs: upright squares, without duplicates, with a held-out split and a report to review."""
+    """Make a subject of raw photographs: upright, of one size, without duplicates, with a held-out split and a report to review."""
     from sweep.progress import counted
     from trainables.candidates import Preparation
     from trainables.prepare import prepare_subject

@@ -163,7 +163,8 @@ def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:
 
 def _as_trained(config: TrainConfig, subject: Subject) -> TrainConfig:
     """Without what has no effect on this subject, so that equal trainings have one key."""
-    return without_idle_tags(config, subject.train_captions(config.caption)) if config.draws_tags else config
+    config = without_idle_tags(config, subject.train_captions(config.caption)) if config.draws_tags else config
+    return replace(config, buckets=config.buckets and any(width != height for width, height in subject.train_sizes))
 
 
 def _cut_of_version(subject: Subject, version: str) -> Iterator[str]:

@@ -96,6 +96,7 @@ class TrainConfig:
     prior_weight: float = _later(1.0)
     train_text_encoder: bool = _later(False)  # an update for CLIP's attention, too
     text_encoder_learning_rate: float | None = _later(None)  # None: learning_rate
+    buckets: bool = _later(False)  # images keep their aspect ratio, each batch of one size; False: the square in their middle
 
     def __post_init__(self) -> None:
         _require_text("train_model", self.train_model, "embedded:base")
@@ -132,6 +133,12 @@ class TrainConfig:
         _require_boolean("train_text_encoder", self.train_text_encoder)
         if self.text_encoder_learning_rate is not None:
             _require_number("text_encoder_learning_rate", self.text_encoder_learning_rate, above=0, example=1e-4)
+        _require_boolean("buckets", self.buckets)
+        if self.buckets and self.prior_preservation:
+            raise ConfigError(
+                "`buckets` gives each batch a size of its own, but `prior_images` adds square class images to every batch. "
+                "Leave one of the two out."
+            )
         self._forget_what_has_no_effect()
         if self.optimizer == "prodigy" and self.text_encoder_learning_rate is not None:
             raise ConfigError(
@@ -159,6 +166,11 @@ class TrainConfig:
     @property
     def uses_masks(self) -> bool:
         return self.mask_weight != 1
+
+    @property
+    def bucketed_subject(self) -> str | None:
+        """Whose images set the size of each step; None where all steps have one size."""
+        return self.subject if self.buckets else None
 
     @property
     def prior_preservation(self) -> bool:
@@ -219,7 +231,7 @@ class EvalConfig:
         return len(self.prompts) * self.images_per_prompt
 
 
-PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype", "optimizer", "prior_preservation", "train_text_encoder")
+PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype", "optimizer", "prior_preservation", "train_text_encoder", "bucketed_subject")
 """What trainings must have in common to advance together in a pack: fields and properties of TrainConfig."""
 
 TRAIN_PARAMETERS = tuple(f.name for f in fields(TrainConfig))

@@ -100,14 +100,16 @@ class SlotLoRA:
             raise ConfigError(f"`rank` must be at most the width of the narrowest layer, {widest} ({path}), but it is {rank}. Use e.g. {widest}.")
 
     @contextmanager
-    def attached(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], dropout: SlotDropout | None = None) -> Iterator[None]:
+    def attached(
+        self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], dropout: SlotDropout | None = None, *, sizes_differ: bool = False
+    ) -> Iterator[None]:
         """Inside, the networks run with a[path] (S, d_in, r) and b[path] (S, r, d_out), times alpha / rank, on a batch ordered by slot.
 
-        Layers that `a` and `b` do not name stay the plain ones."""
+        Layers that `a` and `b` do not name stay the plain ones. `sizes_differ` from one time to the next: then no mask is drawn ahead."""
         layers = {path: self.layers[path] for path in a}
         for path, layer in layers.items():
             layer.a, layer.b, layer.dropout = a[path], b[path], dropout
-        if dropout is not None:
+        if dropout is not None and not sizes_differ:
             self._draw_masks_together(list(layers.values()), dropout)
         try:
             yield

@@ -26,6 +26,7 @@ class SlotLoRALayer(nn.Module):
         self.dropout: SlotDropout | None = None
         self.mask: Tensor | None = None  # (S, n), when it was drawn together with the other layers'
         self.element_hash = torch.empty(0, dtype=torch.int32)  # (n,) for the n input elements of a slot
+        self._hashes: dict[int, Tensor] = {}  # the same by n: one, or one for each size of images
         self.merged: Tensor | list[Tensor] | None = None  # (S, d_in, d_out); of a convolution S weights like its own
         self.last: tuple[Tensor, Tensor] | None = None  # input and output, where the input is the text, the same in each denoising step
 
@@ -57,7 +58,9 @@ class SlotLoRALayer(nn.Module):
     def _mask(self, x: Tensor) -> Tensor | None:
         n = x.numel() // self.a.shape[0]
         if len(self.element_hash) != n or self.element_hash.device != x.device:
-            self.element_hash = hash_of_elements(n, self.index, x.device)
+            if n not in self._hashes or self._hashes[n].device != x.device:
+                self._hashes[n] = hash_of_elements(n, self.index, x.device)
+            self.element_hash = self._hashes[n]
         return self.mask if self.mask is not None and self.mask.shape[1] == n else None
 
     def _merged(self, x: Tensor) -> Tensor:

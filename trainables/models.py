@@ -25,6 +25,7 @@ __all__ = [
     "PROMPT_TOKENS",
     "ModelParts",
     "ModelSource",
+    "bucket_step_of",
     "cut_off",
     "decode_latents",
     "encode_latents",
@@ -76,6 +77,11 @@ class ModelParts:
         return _pixels_per_latent(self.vae.config)
 
     @property
+    def bucket_step(self) -> int:
+        """Sides of images must be multiples of so many pixels: the UNet halves latents once less than it has blocks."""
+        return bucket_step_of(self.unet.config, self.vae.config)
+
+    @property
     def resolution(self) -> int:
         """Pixels on a side of the square images that the model was made for."""
         return resolution_of(self.unet.config, self.vae.config)
@@ -91,6 +97,11 @@ def resolution_of(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any])
     """Pixels on a side of the square images that a model of these configurations was made for."""
     size = unet_config["sample_size"]
     return int(size if isinstance(size, int) else size[0]) * _pixels_per_latent(vae_config)
+
+
+def bucket_step_of(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
+    """As `ModelParts.bucket_step`: 64 for Stable Diffusion."""
+    return _pixels_per_latent(vae_config) * 2 ** (len(unet_config["block_out_channels"]) - 1)
 
 
 def load_parts(source: ModelSource, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> ModelParts:

@@ -222,9 +222,11 @@ class Pack:
         latents = torch.cat([slot.latents[draws.image[k, s]] for s, slot in enumerate(self._places)])
         text = torch.cat([table[draws.text[k, s]] for s, table in enumerate(draws.text_tables)])
         noise, timesteps = draws.noise[k].flatten(0, 1), draws.timesteps[k].flatten()
+        if (size := draws.sizes[k]) is not None:
+            latents, noise = (full[:, :, : size[0], : size[1]] for full in (latents, noise))
         noisy = self.parts.noise_scheduler.add_noise(latents, noise, timesteps)
         tensors = self._tensors
-        with self.lora.attached(tensors.a, tensors.b, draws.dropout(k)):
+        with self.lora.attached(tensors.a, tensors.b, draws.dropout(k), sizes_differ=size is not None):
             if config.train_text_encoder:
                 text = encode_tokens(self.parts, text)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
@@ -243,8 +245,10 @@ class Pack:
         return losses.detach()
 
     def _loss_weights(self, image: Tensor, like: Tensor) -> Tensor:  # (S, b) -> (S * b, h, w)
-        ones = like.new_ones(image.shape[1], *like.shape[2:])
-        return torch.cat([ones if slot.loss_weights is None else slot.loss_weights[image[s]] for s, slot in enumerate(self._places)])
+        height, width = like.shape[2:]
+        ones = like.new_ones(image.shape[1], height, width)
+        weights = (ones if slot.loss_weights is None else slot.loss_weights[image[s]][:, :height, :width] for s, slot in enumerate(self._places))
+        return torch.cat(list(weights))
 
     def _snr_weights(self, timesteps: Tensor, gamma: Tensor) -> Tensor:  # (S, b), (S,) -> (S, b)
         """Min-SNR-gamma loss weights (Hang et al., arXiv:2303.09556); a slot without it has gamma infinite and weight 1."""

@@ -84,6 +84,12 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1] if image.getexif().get(_ORIENTATION) in _LYING else image.size
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) of an image once it is upright; reads no pixels."""
+    with Image.open(path) as image:
+        return upright_size(image)
+
+
 def flattened(image: Image.Image, over: str = "white") -> Image.Image:
     """RGB, with what is transparent over that colour."""
     if image.mode.startswith("I"):  # convert() would clip at 255, that is, make it white

@@ -152,7 +152,7 @@ def test_a_check_tells_all_errors_on_a_line_each_and_exits_with_2(raw, capsys):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (["--fit", "bucket"], "crop or pad"),
+        (["--fit", "bucket"], "crop, pad or buckets"),
         (["--size", "100"], "multiple of 8"),
         (["--drop", "tiny,ugly"], "'ugly'"),
         (["--trigger", " "], "' '"),

@@ -23,6 +23,7 @@ from trainables.errors import ConfigError
 
 # Another legal value for every field; a new field without one fails the tests below.
 OTHER_TRAIN_VALUES: dict[str, Any] = {
+    "buckets": True,
     "train_model": "sd15",
     "train_vae": "embedded:base",
     "subject": "photos",
