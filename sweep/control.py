@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READ_EVERY_S = 1.0
 AT_RUNGS, NOW = "at rungs", "now"
 
 
@@ -41,34 +39,33 @@ def ask(folder: StudyFolder, *, limits: Mapping[str, Any] | None = None, **wishe
     Raises:
         StudyError: no launch is live, or a limit breaks its rule."""
     check_limits(limits or {})
-    holder = folder.holder
-    if holder is None:
-        raise StudyError(f"Only a study that runs can be asked, but {folder.root.name} does not. `sweep resume {folder.root.name}` goes on with it.")
-    launch = str(holder.note.get("launch") or "")
-    before = _read(folder.control, launch) or Wishes(launch)
+    before = asked_of(folder)
     asked = replace(before, limits={**before.limits, **(limits or {})}, **wishes)
     write_atomically(folder.control, lambda file: file.write(json.dumps(asdict(asked)).encode()))
     return asked
 
 
+def asked_of(folder: StudyFolder) -> Wishes:
+    """All that is asked of the live launch of a study.
+
+    Raises:
+        StudyError: no launch is live."""
+    holder, name = folder.holder, folder.root.name
+    if holder is None:
+        raise StudyError(f"Only a study that runs can be asked for something, but {name} does not. `sweep resume {name}` goes on with it.")
+    launch = str(holder.note.get("launch") or "")
+    return _read(folder.control, launch) or Wishes(launch)
+
+
 class Control:
     """The launch's side."""
 
-    def __init__(self, path: Path, launch: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._launch, self._clock = path, launch, clock
-        self._known = Wishes(launch)
-        self._read_at = -READ_EVERY_S
+    def __init__(self, path: Path, launch: str) -> None:
+        self._path, self._launch = path, launch
 
-    def news(self) -> Wishes | None:
-        """What is asked now, where that has changed; looks at the file once a second at most."""
-        if self._clock() - self._read_at < READ_EVERY_S:
-            return None
-        self._read_at = self._clock()
-        asked = _read(self._path, self._launch)
-        if asked is None or asked == self._known:
-            return None
-        self._known = asked
-        return asked
+    def wishes(self) -> Wishes | None:
+        """What is asked of this launch now; None where nothing is, or it cannot be read at the moment."""
+        return _read(self._path, self._launch)
 
 
 def _read(path: Path, launch: str) -> Wishes | None:
@@ -79,6 +76,6 @@ def _read(path: Path, launch: str) -> Wishes | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError, StudyError) as error:  # not written by us, or a storage that is away for a moment
-        logger.warning("%s is not obeyed: %s", path, error)
+        logger.debug("%s is not obeyed: %s", path, error)
         return None
     return asked if asked.launch == launch else None

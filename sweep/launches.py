@@ -85,6 +85,11 @@ def write_launches(path: Path, launches: Launches) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def with_overrides(launches: Launches, overrides: Mapping[str, str]) -> Launches:
+    """The same, asked for with these texts, too."""
+    return replace(launches, request=replace(launches.request, overrides={**launches.request.overrides, **overrides}))
+
+
 class LaunchLog:
     """The entry of a launch that is live: it beats while it runs, and is told how it ended."""
 
@@ -116,8 +121,7 @@ class LaunchLog:
 
     def ask_for(self, overrides: Mapping[str, str]) -> None:
         """Remember what was changed while the study runs, for when it is resumed."""
-        request = self._launches.request
-        self._launches = replace(self._launches, request=replace(request, overrides={**request.overrides, **overrides}))
+        self._launches = with_overrides(self._launches, overrides)
         self._write()
 
     def end(self, state: str) -> None:

@@ -34,6 +34,7 @@ class Trial:
     started_at: float = 0.0
     seconds: float = 0.0
     n_rows: int = 0  # rows written of it, in this launch and before
+    epochs_paid_before: int = 0  # that it caused to be trained in an earlier launch, which did not end it
 
     @property
     def epochs(self) -> int:

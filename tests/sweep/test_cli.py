@@ -111,8 +111,8 @@ def test_a_name_whose_records_are_of_something_else_is_refused_with_the_field(st
 def test_a_study_that_runs_already_is_refused(study_file, tmp_path, capsys):
     with StudyFolder(tmp_path, "mine").held():
         assert "in use" in error_of(capsys, "launch", study_file, "--storage", tmp_path)
-        assert StudyFolder(tmp_path, "mine").is_running
-    assert not StudyFolder(tmp_path, "mine").is_running
+        assert StudyFolder(tmp_path, "mine").holder is not None
+    assert StudyFolder(tmp_path, "mine").holder is None
 
 
 @pytest.fixture

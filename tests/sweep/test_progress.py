@@ -26,6 +26,8 @@ def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True) -> SimpleName
         started_now={t.id for t in trials} if now else set(),
         n_trials=n_trials,
         controls={"c"},
+        stopping=None,
+        paused=False,
     )
 
 
