@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from sweep.attendance import Attendance
+from sweep.budgets import Usage, UsageOfThisLaunch, used_up
 from sweep.errors import ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
 from sweep.messages import INTERRUPTED, LOST, TRIED_AGAIN, Answer, EvaluationOrder, Subscription
@@ -35,16 +36,6 @@ class PoolClient(Protocol):
 
 class TrialRecords(Protocol):
     def append_trial(self, row: Mapping[str, Any]) -> None: ...
-
-
-class Usage(Protocol):
-    """What all launches of the study have used until now."""
-
-    @property
-    def hours(self) -> float: ...
-
-    @property
-    def gpu_hours(self) -> float: ...
 
 
 class Driver:
@@ -82,14 +73,11 @@ class Driver:
         self._records = records
         self._max_concurrent = max_concurrent
         self._clock = clock
-        self._usage = usage or _OfThisLaunch(clock)
+        self._usage = usage or UsageOfThisLaunch(clock)
         self._over_budget = self._winding_down = False
         self._live: dict[str, Subscription] = {}
         self._held: set[str] = set()  # live trials that wait for the end of a pause
-        self._to_run: deque[str] = deque()
-        self._handed_out: set[str] = set()  # trials that a process has, or will have once it is up
-        self._attended: set[str] = set()
-        self._leaving: set[str] = set()  # trials whose process was told to go when they were held, and is still there
+        self._attendance = Attendance()
         self.controls: set[str] = set()  # evaluation keys of the controls that belong to the study as it is now
         self._unfinished: dict[str, Trial] = {}
         for trial in past:
@@ -99,6 +87,11 @@ class Driver:
     def n_trials(self) -> int:
         """Trials in all."""
         return self._searcher.n_trials
+
+    @property
+    def n_ended(self) -> int:
+        """Trials that have ended, and will not be tried again."""
+        return sum(not trial.is_unfinished for trial in self.trials.values())
 
     @property
     def live(self) -> list[Trial]:
@@ -135,15 +128,12 @@ class Driver:
     def next_to_run(self) -> str | None:
         """A trial that is live and was not yet handed out."""
         self.fill()
-        if not self._to_run:
-            return None
-        self._handed_out.add(self._to_run[0])
-        return self._to_run.popleft()
+        return self._attendance.hand_out()
 
     def hear(self, trial_id: str, answer: Answer) -> bool:
         """Take in what the pool told a trial; says whether the trial goes on, and its process with it."""
         # A process that must leave hears that its training was given back: it is no news of the trial, which may run again already.
-        return trial_id not in self._leaving and self._hear(trial_id, answer)
+        return not self._attendance.is_leaving(trial_id) and self._hear(trial_id, answer)
 
     def _hear(self, trial_id: str, answer: Answer) -> bool:
         if trial_id not in self._live or trial_id in self._held:
@@ -158,23 +148,22 @@ class Driver:
 
     def attend(self, trial_id: str) -> None:
         """A process now asks for this trial's rungs."""
-        self._attended.add(trial_id)
+        self._attendance.attend(trial_id)
 
     def hear_unattended(self, answers: Mapping[str, Answer]) -> None:
         """Judge trials whose process is still starting: their trainings must not train on because nobody decides."""
         for name, answer in answers.items():
-            if name in self._live and name not in self._attended and self._hear(name, answer):
+            if name in self._live and not self._attendance.is_attended(name) and self._hear(name, answer):
                 self._pool.decided(name, answer.epoch)
 
     def lost(self, trial_id: str, why: str = "its process ended unexpectedly") -> None:
         """A trial's process is gone. One that had ended, or was told to leave it, is left alone."""
-        self._handed_out.discard(trial_id)
-        self._attended.discard(trial_id)
-        if trial_id in self._leaving:
-            self._leaving.remove(trial_id)
-            if trial_id in self._live and trial_id not in self._held:
-                self._to_run.append(trial_id)
-        elif trial_id in self._live and trial_id not in self._held:
+        was_leaving = self._attendance.gone(trial_id)
+        if trial_id not in self._live or trial_id in self._held:
+            return
+        if was_leaving:
+            self._attendance.add(trial_id)
+        else:
             self._end(trial_id, FAIL, reason=f"{LOST}: {why}")
 
     def pause(self, under_way: Iterable[str] = ()) -> None:
@@ -190,8 +179,7 @@ class Driver:
             self._held.remove(name)
             self._pool.subscribe(self._live[name])
             self._pool.decided(name, self.trials[name].epochs)
-            if name not in self._handed_out:
-                self._to_run.append(name)
+            self._attendance.add(name)
         self.fill()
 
     def change_limits(self, limits: Mapping[str, Any]) -> None:
@@ -272,7 +260,7 @@ class Driver:
             return
         trial.training_key, trial.max_epochs = subscription.training_key, subscription.rungs[-1].epoch
         self._live[trial.id] = subscription
-        self._to_run.append(trial.id)
+        self._attendance.add(trial.id)
         self._write(trial)
         self._pool.subscribe(subscription)
         self._request_controls(subscription)
@@ -326,19 +314,14 @@ class Driver:
 
     def _hold(self, name: str) -> None:
         self._held.add(name)
-        if name in self._to_run:
-            self._to_run.remove(name)
-        if name in self._handed_out:
-            self._leaving.add(name)
-        self._attended.discard(name)
+        self._attendance.take_away(name)
         self._pool.release(name)
 
     def _end(self, name: str, state: str, *, reason: str = "") -> None:
         trial = self.trials[name]
         subscription = self._live.pop(name)
         self._held.discard(name)
-        if name in self._to_run:
-            self._to_run.remove(name)
+        self._attendance.forget(name)
         if state == PRUNED and "epochs" in trial.configuration:
             # The length was sampled: 300 epochs that were stopped at 100 are a result of 100 epochs.
             state, trial.configuration["epochs"] = COMPLETE, trial.epochs
@@ -364,23 +347,8 @@ class Driver:
         trial.n_rows += 1
 
     def _stop_if_over_budget(self) -> None:
-        for budget, used, unit in (
-            (self.study.budget_hours, self._usage.hours, "hours"),
-            (self.study.budget_gpu_hours, self._usage.gpu_hours, "GPU hours"),
-        ):
-            if self.stopping is None and budget is not None and used > budget:
-                self.stopping, self._over_budget = f"the budget of {budget:g} {unit} is used up", True
-
-
-class _OfThisLaunch:
-    gpu_hours = 0.0
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._started_at = clock, clock()
-
-    @property
-    def hours(self) -> float:
-        return (self._clock() - self._started_at) / 3600
+        if self.stopping is None and (reason := used_up(self.study, self._usage)) is not None:
+            self.stopping, self._over_budget = reason, True
 
 
 def _interruption(reason: str) -> str:

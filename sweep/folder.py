@@ -127,7 +127,8 @@ def find_study_folder(name_or_dir: str, storage: Path | str = DEFAULT_STORAGE) -
     Raises:
         StudyError: there is none."""
     as_path = Path(name_or_dir)
-    for folder in (StudyFolder(storage, name_or_dir), StudyFolder(as_path.absolute().parent, as_path.name)):
+    by_name = [StudyFolder(storage, name_or_dir)] if as_path.name == name_or_dir else []
+    for folder in (*by_name, StudyFolder(as_path.absolute().parent, as_path.name)):
         if folder.exists:
             return folder
     known = sorted(path.parent.name for path in Path(storage).glob("*/study.json"))

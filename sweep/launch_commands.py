@@ -119,7 +119,7 @@ def trial(
     with Progress(screen) as view:
         driver, snapshot = run_trial_here(study, storage, device=device, again=again, view=view)
     _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
-    raise typer.Exit(_exit_code(driver))
+    raise typer.Exit(_exit_code(driver, snapshot))
 
 
 def _run(study: Study, storage: Path, options: Mapping[str, Any], *, started_at: float) -> None:
@@ -141,7 +141,7 @@ def _run(study: Study, storage: Path, options: Mapping[str, Any], *, started_at:
         how = Launch(storage, device=options.get("device") or "auto", pack_size=options.get("pack_size"), pack_options=pack_options, keys=keys, view=view)
         driver, snapshot = run(study, how)
     _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
-    raise typer.Exit(_exit_code(driver))
+    raise typer.Exit(_exit_code(driver, snapshot))
 
 
 def _end_pause(folder: StudyFolder, overrides: Mapping[str, str]) -> None:
@@ -177,10 +177,11 @@ def _say_if_changed(folder: StudyFolder, request: Request) -> None:
         typer.echo(f"note: {file} has changed since; this goes on with {folder.source}. `sweep launch {file}` takes the changes.")
 
 
-def _exit_code(driver: Driver) -> int:
+def _exit_code(driver: Driver, snapshot: Mapping[str, Any]) -> int:
     from sweep.messages import INTERRUPTED
 
-    if driver.stopping is not None and driver.stopping.startswith(INTERRUPTED):
+    is_left = driver.n_ended < driver.n_trials or snapshot.get("requests_open")
+    if driver.stopping is not None and driver.stopping.startswith(INTERRUPTED) and is_left:
         return INTERRUPTED_CODE
     return 0 if driver.best is not None else FAILED
 

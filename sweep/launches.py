@@ -6,6 +6,7 @@ count all launches of a study. What is in the records is not repeated here."""
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -14,8 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sweep.errors import StudyError
+from sweep.errors import RecordsError, StudyError
 from sweep.record_files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 10.0
 RUNNING, PAUSED, FINISHED = "running", "paused", "finished"
@@ -117,7 +120,10 @@ class LaunchLog:
         news = state != self._entry.state
         self._entry = replace(self._entry, seen_at=now, state=state, gpu_hours=self._entry.gpu_hours + held)
         if news or now - self._written_at >= BEAT_EVERY_S:
-            self._write()
+            try:
+                self._write()
+            except RecordsError as error:  # a storage that is away for a moment ends no study: the next beat tells it all
+                logger.warning("a beat of launch %s was not written: %s", self._entry.id, error)
 
     def ask_for(self, overrides: Mapping[str, str]) -> None:
         """Remember what was changed while the study runs, for when it is resumed."""

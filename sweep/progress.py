@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.folder import DEFAULT_STORAGE
-from sweep.messages import INTERRUPTED, TRIED_AGAIN
+from sweep.messages import INTERRUPTED
 from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -234,8 +234,7 @@ def print_summary(
     counts = Counter(trial.state for trial in driver.trials.values())
     console.print()
     if driver.stopping:
-        ended = len(driver.trials) - sum(_is_unfinished(trial) for trial in driver.trials.values())
-        console.print(f"{driver.stopping}, {ended} of {driver.n_trials} trials have ended", style="bold")
+        console.print(f"{driver.stopping}, {driver.n_ended} of {driver.n_trials} trials have ended", style="bold")
     if driver.study.scale_text:
         console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
     listed = driver.study.kind == "rows"  # somebody wrote each of them down
@@ -252,10 +251,6 @@ def print_summary(
     _print_places(console, driver, folder)
 
 
-def _is_unfinished(trial: Trial) -> bool:
-    return trial.state == RUNNING or (trial.state == FAIL and trial.reason.startswith(TRIED_AGAIN))
-
-
 def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
     name, storage = folder.root.name, folder.storage
     where = "" if storage == DEFAULT_STORAGE.absolute() else f" --storage {storage}"
@@ -263,7 +258,7 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
     if driver.best is not None:
         lines.append(f"best adapter           {folder.adapters / driver.best.training_key / f'epoch-{driver.best.best[0]:05d}'}")
     lines.append(f"next                   {python_command()} -m analysis tables {name}{where}")
-    if driver.stopping:
+    if driver.stopping and driver.n_ended < driver.n_trials:
         lines.append(f"to go on               {python_command()} -m sweep resume {name}{where}: what is done is not done again")
     elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")

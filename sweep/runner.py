@@ -89,7 +89,13 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         with _ray(how) as device, interruptions() as interrupted:
             folder.write_study(study, content)
             log = LaunchLog(folder.launches, launch_id, _request(study, how))
-            orders = StandingOrders(Control(folder.control, launch_id), log, interrupted, lost=lambda: lease.is_lost(study.name))
+            orders = StandingOrders(
+                Control(folder.control, launch_id),
+                log,
+                interrupted,
+                lost=lambda: lease.is_lost(study.name),
+                changed=lambda changed: folder.write_study(changed, content),
+            )
             return _run(study, folder, keys, how, device, orders)
 
 

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,7 +234,8 @@ def _distributions_of(study: Study) -> dict[str, optuna.distributions.BaseDistri
         others = {name: domain for name, domain in study.space.items() if name not in as_choice}
         converted = {**as_choice, **OptunaSearch.convert_search_space(others)}
         return {name: converted[name] for name in study.space}
-    listed = [row.configuration for row in study.listed]
+    # All of them, however few are wanted now: Optuna has no way to widen a choice while a study runs.
+    listed = [row.configuration for row in replace(study, samples=None).listed]
     values = {name: list({json.dumps(c[name], default=str): c[name] for c in listed}.values()) for name in _common_names(listed)}
     scalars = (bool, int, float, str, type(None))
     return {

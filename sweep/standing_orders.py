@@ -17,6 +17,7 @@ from sweep.driver import Driver
 from sweep.errors import StudyError
 from sweep.launches import FINISHED, PAUSED, RUNNING, LaunchLog
 from sweep.messages import INTERRUPTED
+from sweep.study import Study
 
 ASKED_TO_STOP = f"{INTERRUPTED} by `sweep stop`"
 LOOK_EVERY_S = 1.0
@@ -56,11 +57,18 @@ class StandingOrders:
     """Guarantees: a stop is never taken back, only made more urgent; what was asked of another launch is not obeyed."""
 
     def __init__(
-        self, control: Control, log: LaunchLog, heard: Interruptions, *, lost: Callable[[], bool], clock: Callable[[], float] = time.monotonic
+        self,
+        control: Control,
+        log: LaunchLog,
+        heard: Interruptions,
+        *,
+        lost: Callable[[], bool],
+        changed: Callable[[Study], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`lost`: whether another launch has this study now."""
+        """`lost`: whether another launch has this study now. `changed`: told of the study when its limits have changed."""
         self.log = log
-        self._control, self._heard, self._lost, self._clock = control, heard, lost, clock
+        self._control, self._heard, self._lost, self._changed, self._clock = control, heard, lost, changed, clock
         self._looked_at = -LOOK_EVERY_S
         self._urgency = 0
         self._asked = Wishes("")
@@ -106,3 +114,4 @@ class StandingOrders:
         if new:
             driver.change_limits(new)
             self.log.ask_for({name: str(value) for name, value in new.items()})
+            self._changed(driver.study)

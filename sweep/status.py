@@ -110,8 +110,9 @@ def disk_text(disk: Disk) -> str:
     """On one line: what it takes, and what it would cost to make again."""
     about = "" if disk.pictures_exact else "about "
     parts = f"adapters {decimal(disk.weights_bytes)}, optimiser states {decimal(disk.states_bytes)}, pictures {about}{decimal(disk.pictures_bytes)}"
-    time = duration_text(disk.evaluation_s + disk.train_s) if disk.train_s is not None else "a time that was not measured"
-    redo = f"{disk.n_trainings} trainings of {disk.n_epochs} epochs in all and {disk.n_evaluations} evaluations, {time} on one device"
+    measured = disk.train_s is not None
+    time = f"{duration_text(disk.evaluation_s + disk.train_s)} on one device" if measured else "how long is not known: no device was measured"
+    redo = f"{disk.n_trainings} trainings of {disk.n_epochs} epochs in all and {disk.n_evaluations} evaluations, {time}"
     return f"disk: {parts}; to make it again: {redo}"
 
 

@@ -46,6 +46,11 @@ class Trial:
         return min(self.rungs, key=lambda rung: rung[1], default=None)
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether it runs, or is tried again by the next launch: what ended it was not its configuration."""
+        return self.state == RUNNING or (self.state == FAIL and self.reason.startswith(TRIED_AGAIN))
+
+    @property
     def objective(self) -> float:
         return self.best[1] if self.best else math.nan
 
@@ -101,7 +106,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
         seconds=row["seconds"],
         n_rows=int(row["sequence"]) + 1,
     )
-    if trial.state == FAIL and trial.reason.startswith(TRIED_AGAIN):
+    if trial.is_unfinished:
         trial.state = RUNNING
     return trial
 
