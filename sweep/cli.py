@@ -17,16 +17,26 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LoRA hyperparameter sweeps for Stable Diffusion."
 )
 
-for command in (
-    *(launch_commands.launch, launch_commands.resume, launch_commands.plan, launch_commands.trial),
-    *(study_commands.status, study_commands.stop, study_commands.pause, study_commands.rescore),
-    *(subject_commands.prepare, subject_commands.caption, subject_commands.check),
-    *(storage_commands.rm, storage_commands.gc),
-):
-    app.command()(command)
-app.command("set")(study_commands.set_limits)
-app.command("list")(storage_commands.list_studies)
-app.command("class-images")(subject_commands.class_images)
+COMMANDS = {
+    "launch": launch_commands.launch,
+    "resume": launch_commands.resume,
+    "plan": launch_commands.plan,
+    "trial": launch_commands.trial,
+    "list": storage_commands.list_studies,
+    "status": study_commands.status,
+    "stop": study_commands.stop,
+    "pause": study_commands.pause,
+    "set": study_commands.set_limits,
+    "rescore": study_commands.rescore,
+    "rm": storage_commands.rm,
+    "gc": storage_commands.gc,
+    "prepare": subject_commands.prepare,
+    "caption": subject_commands.caption,
+    "class-images": subject_commands.class_images,
+    "check": subject_commands.check,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def main(arguments: list[str] | None = None) -> int:

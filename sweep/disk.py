@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep.folder import StudyFolder
+from sweep.launches import read_launches
 from sweep.messages import TRIED_AGAIN
 from sweep.record_schema import TRIALS
 from sweep.searcher import FAIL, PRUNED, RUNNING
@@ -61,7 +62,7 @@ class StudyUse:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes, and what it takes to make them again. `train_s` is None where no device was measured."""
+    """Bytes, and what it takes to make them again. `train_s` is None where no device was measured; `launches_s` is what it took."""
 
     n_trainings: int
     weights_bytes: int
@@ -72,6 +73,7 @@ class Disk:
     n_evaluations: int
     evaluation_s: float
     train_s: float | None
+    launches_s: float
 
     @property
     def n_bytes(self) -> int:
@@ -100,12 +102,15 @@ def studies_in(storage: Path) -> list[StudyFolder]:
     return [StudyFolder(storage, path.parent.name) for path in sorted(storage.glob("*/study.json")) if not path.parent.name.startswith(".")]
 
 
-def use_of(folder: StudyFolder) -> StudyUse:
-    """Raises: RecordsError where its records are damaged: then nobody knows what it needs."""
+def use_of(folder: StudyFolder, trials: list[dict[str, Any]] | None = None) -> StudyUse:
+    """`trials`: the latest row of each, decoded, where somebody has read them already.
+
+    Raises:
+        RecordsError: its records are damaged: then nobody knows what it needs."""
     from sweep.records import Records, as_rows
 
     records = Records(folder.root)
-    trials = as_rows(records.latest_trials(), TRIALS)
+    trials = as_rows(records.latest_trials(), TRIALS) if trials is None else trials
     evaluations = records.evaluations()
     of_evaluation = dict(zip(evaluations["evaluation_key"], evaluations["training_key"], strict=True))
     keys = {row["trial"]: _keys_of(row, of_evaluation) for row in trials}
@@ -145,6 +150,7 @@ def disk_of(use: StudyUse, rates: Rates | None) -> Disk:
         n_evaluations=use.n_evaluations,
         evaluation_s=use.evaluation_s,
         train_s=train_s(n_epochs, rates),
+        launches_s=3600 * read_launches(use.folder.launches).hours,
     )
 
 

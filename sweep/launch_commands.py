@@ -49,6 +49,8 @@ def launch(
 ) -> None:
     """Run a study, or go on with it where its records stop: train, score, stop the weak early, record everything.
 
+    E.g. `sweep launch search_spaces/captions.py --samples 24`.
+
     Ctrl+C ends it when the rungs under way are scored, a second one at once; the same command, or `sweep resume NAME`, goes on."""
     started_at = time.monotonic()
     study = load(study_file, sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent})

@@ -99,8 +99,8 @@ class Progress:
 
     def _say_mood(self, driver: Driver) -> None:
         """A pause or a stop, when it begins: the rungs under way may take a while."""
-        mood, self._mood = self._mood, mood_text(driver)
-        if self._mood != mood:
+        before, self._mood = self._mood, mood_text(driver)
+        if self._mood != before and (self._mood or driver.stopping is None):
             self._print(self._mood or "going on")
 
     def _say_first(self, trial: Trial) -> None:
@@ -138,8 +138,9 @@ def event_line(trial: Trial, *, new_rung: bool) -> str:
 def mood_text(driver: Driver) -> str:
     """Why no further trial starts now; empty where they do, or where all have ended."""
     if driver.stopping and driver.live:
-        again = "; Ctrl+C again ends it at once" if driver.stopping.startswith(INTERRUPTED) else ""
-        return f"{driver.stopping}: {len(driver.live)} trials finish the rungs under way{again}"
+        if driver.stopping.startswith(INTERRUPTED):
+            return f"{driver.stopping}: the rungs under way are finished; Ctrl+C again ends it at once"
+        return f"{driver.stopping}: the trials that run are finished"
     return "paused; `sweep resume` goes on" if driver.paused else ""
 
 

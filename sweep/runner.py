@@ -22,7 +22,7 @@ import ray
 from sweep.control import Control
 from sweep.disk import drop_states_of_stopped
 from sweep.driver import Driver
-from sweep.errors import DeviceError, WorkerError
+from sweep.errors import DeviceError, SweepError, WorkerError
 from sweep.fleet import NAMESPACE, POOL, DeviceSpec, Fleet, RemotePool, last_line, start_pool
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
@@ -35,6 +35,8 @@ from sweep.study import Study
 from sweep.trial_rows import past_of, trial_of_row
 from sweep.tuning import run_trials
 from sweep.worker import Device, known_outcomes
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
@@ -131,7 +133,10 @@ def _run(
         watch.show()
     if driver.fatal is not None:
         raise driver.fatal
-    drop_states_of_stopped(folder)
+    try:
+        drop_states_of_stopped(folder)
+    except SweepError as error:  # another study's records are damaged: `sweep gc` will say so to who asks for it
+        logger.warning("optimiser states stay: %s", error)
     return driver, watch.latest
 
 

@@ -51,7 +51,7 @@ def standing_of(folder: StudyFolder, *, with_disk: bool = True) -> Standing:
         wanted = max(int(folder.read_description()["samples"]), len(rows))
         best = min((row["objective"] for row in rows if row["objective"] is not None and row["state"] != FAIL), default=None)
         standing = Standing(folder.root.name, state_of(folder, unfinished=ended < wanted), ended, counts[FAIL], wanted, best)
-        return replace(standing, n_bytes=disk_of(use_of(folder), None).n_bytes) if with_disk else standing
+        return replace(standing, n_bytes=disk_of(use_of(folder, rows), None).n_bytes) if with_disk else standing
     except SweepError as error:
         return Standing(folder.root.name, "damaged", problem=str(error))
 
@@ -86,7 +86,7 @@ def print_status(console: Console, folder: StudyFolder) -> None:
         scored_as = f"{row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}"
         console.print(f"  {row['trial']}  {scored_as}  {configuration}", highlight=False, soft_wrap=True)
     console.print(f"records: {folder.root}", highlight=False, soft_wrap=True)
-    console.print(disk_text(disk_of(use_of(folder), measured_rates(folder))), highlight=False, soft_wrap=True)
+    console.print(disk_text(disk_of(use_of(folder, rows), measured_rates(folder))), highlight=False, soft_wrap=True)
 
 
 def list_table(standings: Iterable[Standing]) -> Table:
@@ -110,8 +110,10 @@ def disk_text(disk: Disk) -> str:
     """On one line: what it takes, and what it would cost to make again."""
     about = "" if disk.pictures_exact else "about "
     parts = f"adapters {decimal(disk.weights_bytes)}, optimiser states {decimal(disk.states_bytes)}, pictures {about}{decimal(disk.pictures_bytes)}"
-    measured = disk.train_s is not None
-    time = f"{duration_text(disk.evaluation_s + disk.train_s)} on one device" if measured else "how long is not known: no device was measured"
+    if disk.train_s is not None:
+        time = f"{duration_text(disk.evaluation_s + disk.train_s)} on one device"
+    else:
+        time = f"its launches took {duration_text(disk.launches_s)}"
     redo = f"{disk.n_trainings} trainings of {disk.n_epochs} epochs in all and {disk.n_evaluations} evaluations, {time}"
     return f"disk: {parts}; to make it again: {redo}"
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.errors import StudyError
+from sweep.errors import RecordsError, StudyError
 from sweep.options import DEFAULT_STORAGE, Storage, StudyName, Yes, confirm, console
 
 if TYPE_CHECKING:
+    from sweep.disk import Training
+    from sweep.folder import StudyFolder
     from sweep.plan import Rates
 
 
@@ -32,24 +34,14 @@ def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
 
 def rm(name: StudyName, storage: Storage = DEFAULT_STORAGE, yes: Yes = False) -> None:
     """Remove a study: its records, pictures, and the adapters that no other study uses: `sweep rm captions`."""
-    from rich.filesize import decimal
-
-    from sweep.disk import disk_of, own_trainings, remove_study, studies_in, use_of
+    from sweep.disk import remove_study
     from sweep.folder import find_study_folder
-    from sweep.plan import measured_rates
-    from sweep.status import disk_text
 
     folder = find_study_folder(name, storage)
-    others_live = [other.root.name for other in studies_in(folder.storage) if other.root != folder.root and other.holder is not None]
     with folder.held():  # refuses one that runs, and keeps it from being launched meanwhile
-        use = use_of(folder)
-        own = [] if others_live else own_trainings(folder)
-        typer.echo(disk_text(disk_of(use, measured_rates(folder))))
-        if others_live:
-            adapters = f"All adapters stay while {', '.join(others_live)} runs; `sweep gc` collects them later"
-        else:
-            adapters = f"{len(own)} of its {len(use.keys)} trainings are used by no other study, and go ({decimal(sum(t.n_bytes for t in own))})"
-        confirm(f"{adapters}. Remove {folder.root}, with all its records and pictures?", yes=yes)
+        own, said = _to_be_removed(folder)
+        typer.echo(said)
+        confirm(f"Remove {folder.root}, with all its records and pictures?", yes=yes)
         remove_study(folder, own)
     typer.echo(f"{folder.root.name} is removed.")
 
@@ -82,6 +74,25 @@ def gc(
         confirm(f"Remove {decimal(garbage.n_bytes)}?", yes=yes)
         collect(root, garbage)
         typer.echo(f"{decimal(garbage.n_bytes)} are free again.")
+
+
+def _to_be_removed(folder: StudyFolder) -> tuple[list[Training], str]:
+    """The trainings that go with a study, and what to say before they do."""
+    from rich.filesize import decimal
+
+    from sweep.disk import disk_of, own_trainings, studies_in, use_of
+    from sweep.plan import measured_rates
+    from sweep.status import disk_text
+
+    live = [other.root.name for other in studies_in(folder.storage) if other.root != folder.root and other.holder is not None]
+    if live:  # what it will read next is not in its records yet
+        return [], f"All adapters stay while {', '.join(live)} runs; `sweep gc` collects later what no study needs."
+    try:
+        use, own = use_of(folder), own_trainings(folder)
+    except RecordsError as error:
+        return [], f"All adapters stay, because it is not known which are needed: {error}"
+    went = f"{len(own)} of its {len(use.keys)} trainings, used by no other study, go with it ({decimal(sum(t.n_bytes for t in own))})"
+    return own, f"{disk_text(disk_of(use, measured_rates(folder)))}. {went}."
 
 
 def _rates_of(storage: Path) -> Rates | None:

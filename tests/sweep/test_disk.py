@@ -12,6 +12,7 @@ from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 from sweep.status import disk_text, standing_of
 from sweep.study import Study
 from sweep.trial_rows import Trial, trial_row
+from tests.sweep.fakes import FakeClock
 from trainables.leases import Leases
 
 RATES = Rates(device="d", epochs_per_hour=60.0, epochs_per_hour_alone=30.0, evaluations_per_hour=1.0)
@@ -79,7 +80,11 @@ def test_a_study_takes_its_adapters_states_and_pictures_and_says_what_they_cost(
     assert (disk.n_trainings, disk.weights_bytes, disk.states_bytes, disk.pictures_bytes) == (4, 4 * 2 * 10, 4 * 2 * 20, 4 * 5)
     assert (disk.n_epochs, disk.n_evaluations, disk.evaluation_s, disk.train_s) == (24, 4, 12.0, 24 * 60.0)
     assert "4 trainings of 24 epochs in all and 4 evaluations, about 24 minutes" in disk_text(disk)
-    assert "no device was measured" in disk_text(disk_of(use_of(StudyFolder(storage, "one")), None))
+    clock = FakeClock()
+    log = LaunchLog(StudyFolder(storage, "one").launches, "a", Request(), clock=clock)
+    clock.sleep(1800)
+    log.end("finished")
+    assert "its launches took about 30 minutes" in disk_text(disk_of(use_of(StudyFolder(storage, "one")), None))
 
 
 def test_pictures_of_many_evaluations_are_sized_by_a_part_of_them(tmp_path):
@@ -191,7 +196,7 @@ def test_rm_removes_a_study_and_what_only_it_uses(storage, capsys):
         assert "in use" in line_of(capsys, "rm", "one", "--yes", "--storage", storage)
     assert StudyFolder(storage, "one").exists
     assert main(["rm", "one", "--yes", "--storage", str(storage)]) == 0
-    assert "3 of its 4 trainings are used by no other study" not in capsys.readouterr().err
+    assert "3 of its 4 trainings, used by no other study, go with it (180 bytes)" in capsys.readouterr().out
     assert keys_with(storage, WEIGHTS) == {"shared", "nobodys", "others"}
     assert sorted(path.name for path in storage.iterdir()) == ["adapters", "two"]
 
@@ -201,6 +206,12 @@ def test_rm_keeps_all_adapters_while_another_study_runs(storage):
         assert main(["rm", "one", "--yes", "--storage", str(storage)]) == 0
     assert "done" in keys_with(storage, WEIGHTS) and not StudyFolder(storage, "one").exists
     assert "done" in {t.key for t in garbage_of(storage).unused}
+
+
+def test_a_study_whose_records_are_damaged_can_be_removed_and_leaves_its_adapters(storage, capsys):
+    next((storage / "one" / "records" / "trials").glob("*.parquet")).write_bytes(b"no parquet")
+    assert main(["rm", "one", "--yes", "--storage", str(storage)]) == 0
+    assert "damaged" in capsys.readouterr().out and not StudyFolder(storage, "one").exists and "done" in keys_with(storage, WEIGHTS)
 
 
 def test_what_an_interrupted_removal_left_is_collected(storage):
