@@ -11,6 +11,7 @@ import signal
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,19 +21,24 @@ from typing import Any, Protocol
 import psutil
 import ray
 
+from sweep.control import Control
+from sweep.disk import drop_states_of_stopped
 from sweep.driver import Driver
-from sweep.errors import DeviceError, WorkerError
+from sweep.errors import DeviceError, SweepError, WorkerError
 from sweep.fleet import NAMESPACE, POOL, DeviceSpec, Fleet, RemotePool, last_line, start_pool
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.messages import INTERRUPTED
+from sweep.launches import LaunchLog, Request, read_launches
 from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import Searcher
+from sweep.standing_orders import StandingOrders, interruptions
 from sweep.study import Study
 from sweep.trial_rows import past_of, trial_of_row
 from sweep.tuning import run_trials
 from sweep.worker import Device, known_outcomes
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
@@ -77,26 +83,41 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
     folder = StudyFolder(how.storage, study.name)
     keys = how.keys or Keys(study)
     keys.check()
-    with folder.held():
+    launch_id = uuid.uuid4().hex[:12]
+    with folder.held(launch_id) as lease:
         content = keys.content_digests()
         folder.require_comparable(study, content)
+        read_launches(folder.launches)  # before anything starts: a damaged one is said
         _say(how, "starting Ray")
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
-        with _ray(how) as device, _interrupts() as interrupted:
+        with _ray(how) as device, interruptions() as interrupted:
             folder.write_study(study, content)
-            return _run(study, folder, keys, how, device, interrupted)
+            log = LaunchLog(folder.launches, launch_id, _request(study, how))
+            orders = StandingOrders(
+                Control(folder.control, launch_id),
+                log,
+                interrupted,
+                lost=lambda: lease.is_lost(study.name),
+                changed=lambda changed: folder.write_study(changed, content),
+            )
+            return _run(study, folder, keys, how, device, orders)
+
+
+def _request(study: Study, how: Launch) -> Request:
+    options = {"device": how.device, "pack_size": how.pack_size, **how.pack_options}
+    return Request(dict(study.overrides), options, str(Path(study.file).absolute()) if study.file else "", os.getcwd())
 
 
 def _run(
-    study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event
+    study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, orders: StandingOrders
 ) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
     pool = RemotePool(start_pool(known_outcomes(records)))
     options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}
     fleet = Fleet(pool, folder, study, device=device, **options)
     _say(how, "loading torch and diffusers on the worker")
-    driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)
-    watch = _Watch(driver, pool, fleet, interrupted, how.view)
+    driver = _new_driver(study, folder, keys, records, pool, orders.log, max_concurrent=fleet.n_concurrent)
+    watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda")
     try:
         pool.wait_until_up()
         driver.ask_for_what_is_missing()
@@ -110,9 +131,14 @@ def _run(
         driver.end_all()
         pool.close("the study has ended")
         fleet.join(timeout_s=2.0)
+        orders.ended(driver)
         watch.show()
     if driver.fatal is not None:
         raise driver.fatal
+    try:
+        drop_states_of_stopped(folder)
+    except SweepError as error:  # another study's records are damaged: `sweep gc` will say so to who asks for it
+        logger.warning("optimiser states stay: %s", error)
     return driver, watch.latest
 
 
@@ -122,33 +148,37 @@ def _say(how: Launch, text: str) -> None:
 
 
 def _new_driver(
-    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: RemotePool, *, max_concurrent: int
+    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: RemotePool, log: LaunchLog, *, max_concurrent: int
 ) -> Driver:
     past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
     searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
-    return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past)
+    return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past, usage=log)
 
 
-# ---- watching, and Ctrl+C
+# ---- watching
 
 
 class _Watch:
-    """Called again and again while trials run: looks after the workers, hears Ctrl+C, feeds the live view."""
+    """Called again and again while trials run: looks after the workers, obeys what was asked for, feeds the live view."""
 
-    def __init__(self, driver: Driver, pool: RemotePool, fleet: Fleet, interrupted: threading.Event, view: View | None) -> None:
-        self._driver, self._pool, self._fleet, self._interrupted, self._view = driver, pool, fleet, interrupted, view
+    def __init__(
+        self, driver: Driver, pool: RemotePool, fleet: Fleet, orders: StandingOrders, view: View | None, *, on_gpus: bool
+    ) -> None:
+        self._driver, self._pool, self._fleet, self._orders, self._view = driver, pool, fleet, orders, view
+        self._on_gpus = on_gpus
         self._asked: Any = None
         self._asked_at = -SNAPSHOT_EVERY_S
-        self._stopped = False
+        self._failed = False
         self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
         self._driver.fatal = self._driver.fatal or self._fleet.check()
-        if not self._stopped and self._interrupted.is_set():
-            self._stop(INTERRUPTED)
-        elif not self._stopped and self._driver.fatal is not None:
-            self._stop(str(self._driver.fatal))
+        self._orders.obey(self._driver, self._under_way, n_gpus=self._fleet.n_devices if self._on_gpus else 0)
+        if self._driver.fatal is not None and not self._failed:
+            self._failed = True
+            self._driver.stop(str(self._driver.fatal))
+            self._driver.end_all(str(self._driver.fatal))
         self._refresh()
 
     def snapshot(self) -> dict[str, Any]:
@@ -160,10 +190,14 @@ class _Watch:
         if self._view is not None:
             self._view.update(self._driver, self.latest)
 
-    def _stop(self, reason: str) -> None:
-        self._stopped = True
-        self._driver.stop(reason)
-        self._driver.end_all(reason)
+    def _under_way(self) -> list[str]:
+        """Trials whose training has a slot, or has come past the last rung that they heard of."""
+        trainings = self.snapshot()["trials"]
+        return [
+            trial.id
+            for trial in self._driver.live
+            if (training := trainings.get(trial.id)) and (training["worker"] is not None or training["epoch"] > trial.epochs)
+        ]
 
     def _refresh(self) -> None:
         now = time.monotonic()
@@ -173,27 +207,6 @@ class _Watch:
             self.latest, self._asked = ray.get(self._asked), None
             self._driver.hear_unattended(self.latest["answers"])
             self.show()
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
-    interrupted = threading.Event()
-
-    def hear(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # ---- Ray
