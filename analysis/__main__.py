@@ -12,7 +12,7 @@ from rich.console import Console
 
 from analysis.load import DEFAULT_STORAGE, StudyRecords, load_study_records
 from analysis.tables import pivot, ranked_trials
-from analysis.text import print_frame, print_ranked
+from analysis.text import MOST_ROWS, print_frame, print_ranked
 from sweep.records import RecordsError
 
 
@@ -34,7 +34,7 @@ def _print_tables(records: StudyRecords, options: argparse.Namespace) -> None:
     elif options.pivot:
         print_frame(frame, records.name, Console())
     else:
-        print_ranked(records, frame, Console())
+        print_ranked(records, frame, Console(), most_rows=options.rows)
 
 
 def _write_paper(records: StudyRecords, options: argparse.Namespace) -> None:
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     tables = _command(commands, "tables", "the ranked table of a study")
     tables.add_argument("--pivot", nargs=2, metavar=("A", "B"), help="one row per pair of values of two parameters instead")
+    tables.add_argument("--rows", type=int, default=MOST_ROWS, help="the best so many, and the controls (default: %(default)s)")
     tables.add_argument("--csv", action="store_true", help="CSV on stdout")
     tables.set_defaults(run=_print_tables)
     paper = _command(commands, "paper", "the paper's tables, figure and sample grids, beside the published values")

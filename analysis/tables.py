@@ -4,15 +4,16 @@ Frames in, new frames out; how they are printed is analysis/__main__.py's."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Hashable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.bands import with_bands
 from analysis.load import CONTROL, FAILED, StudyRecords
-from analysis.stats import mean_interval, paired_difference
+from analysis.stats import mean_interval, mean_intervals, paired_differences
 from sweep.records import EVALUATIONS
 
 METRICS = (
@@ -33,7 +34,7 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = _best_evaluations(records)
     table = pd.concat([trials, _controls(records)], ignore_index=True)
-    images = dict(tuple(records.images.groupby("evaluation_key")))
+    images = _lpips_of_sets(records, table["evaluation_keys"])
     table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
     by = ["is_control", "failed", "objective", "number"]
     table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
@@ -95,40 +96,61 @@ def _measured(records: StudyRecords) -> pd.DataFrame:
     return with_bands(records.evaluations[columns])
 
 
-def _lpips_by_image(keys: object, images: dict[Hashable, pd.DataFrame]) -> pd.DataFrame:
-    """LPIPS of the images that these evaluations share, by prompt and noise: a column per training seed; empty where there are none."""
-    known = [key for key in keys if key in images] if isinstance(keys, tuple) else []
-    columns = [images[key].set_index(list(PAIRED_BY))["lpips"] for key in known]
-    return pd.concat(columns, axis=1, join="inner", ignore_index=True) if columns else pd.DataFrame()
+@dataclass(frozen=True)
+class _Lpips:
+    """LPIPS of images (n, s) under s training seeds; pairs (n,) number their prompt and noise, ascending."""
+
+    pairs: np.ndarray
+    values: np.ndarray
 
 
-def _intervals(table: pd.DataFrame, images: dict[Hashable, pd.DataFrame], *, seed: int) -> pd.DataFrame:
-    intervals = [mean_interval(_lpips_by_image(keys, images), seed=seed) for keys in table["evaluation_keys"]]
+_NO_IMAGES = _Lpips(np.empty(0, int), np.empty((0, 1)))
+
+
+def _lpips_of_sets(records: StudyRecords, keys: pd.Series) -> dict[str, _Lpips]:
+    """By evaluation key, for those that the table names."""
+    wanted = {key for some in keys if isinstance(some, tuple) for key in some}
+    images = records.images[records.images["evaluation_key"].isin(wanted)]
+    images = images.assign(pair=images.groupby(list(PAIRED_BY), sort=False).ngroup()).sort_values(["evaluation_key", "pair"])
+    names, starts = np.unique(images["evaluation_key"].to_numpy(), return_index=True)
+    pairs, values = images["pair"].to_numpy(), images["lpips"].to_numpy(dtype=float)[:, None]
+    ends = [*starts[1:], len(images)]
+    return {name: _Lpips(pairs[i:j], values[i:j]) for name, i, j in zip(names, starts, ends, strict=False)}
+
+
+def _over_seeds(keys: object, images: dict[str, _Lpips]) -> _Lpips:
+    """Of the images that these evaluations share: a column per training seed; empty where there are none."""
+    known = [images[key] for key in keys if key in images] if isinstance(keys, tuple) else []
+    if not known:
+        return _NO_IMAGES
+    if len(known) == 1:
+        return known[0]
+    pairs = functools.reduce(np.intersect1d, [one.pairs for one in known])
+    return _Lpips(pairs, np.concatenate([one.values[np.isin(one.pairs, pairs)] for one in known], axis=1))
+
+
+def _intervals(table: pd.DataFrame, images: dict[str, _Lpips], *, seed: int) -> pd.DataFrame:
+    intervals = mean_intervals([_over_seeds(keys, images).values for keys in table["evaluation_keys"]], seed=seed)
     ends = [(interval.low, interval.high) for interval in intervals]
     return pd.DataFrame(ends, index=table.index, columns=["lpips_low", "lpips_high"], dtype=float)
 
 
-def _against_baseline(table: pd.DataFrame, images: dict[Hashable, pd.DataFrame], *, seed: int) -> pd.DataFrame:
+def _against_baseline(table: pd.DataFrame, images: dict[str, _Lpips], *, seed: int) -> pd.DataFrame:
     columns = ["vs_baseline", "vs_baseline_low", "vs_baseline_high", "vs_baseline_n"]
     marked = table["label.baseline"].eq(True) if "label.baseline" in table else pd.Series(False, index=table.index)
     keys = next(iter(table.loc[marked, "evaluation_keys"].dropna()), None)
-    baseline = _lpips_by_image(keys, images)
-    if baseline.empty:
-        return pd.DataFrame([_none()] * len(table), index=table.index, columns=columns)
-    others = [_lpips_by_image(own, images) if own != keys else pd.DataFrame() for own in table["evaluation_keys"]]
-    return pd.DataFrame([_difference(own, baseline, seed=seed) for own in others], index=table.index, columns=columns)
+    baseline = _over_seeds(keys, images)
+    own = [_NO_IMAGES if other == keys else _over_seeds(other, images) for other in table["evaluation_keys"]]
+    differences = paired_differences([_common(one, baseline) for one in own], seed=seed)
+    rows = [(difference.mean, difference.low, difference.high, difference.n) for difference in differences]
+    return pd.DataFrame(rows, index=table.index, columns=columns)
 
 
-def _difference(images: pd.DataFrame, baseline: pd.DataFrame, *, seed: int) -> tuple[float, float, float, int]:
-    if images.empty:
-        return _none()
-    own, other = images.align(baseline, join="inner", axis=0)
-    difference = paired_difference(own, other, seed=seed)
-    return difference.mean, difference.low, difference.high, difference.n
-
-
-def _none() -> tuple[float, float, float, int]:
-    return math.nan, math.nan, math.nan, 0
+def _common(one: _Lpips, other: _Lpips) -> tuple[np.ndarray, np.ndarray]:
+    """The values of the images that both have, in one order."""
+    if np.array_equal(one.pairs, other.pairs):
+        return one.values, other.values
+    return one.values[np.isin(one.pairs, other.pairs)], other.values[np.isin(other.pairs, one.pairs)]
 
 
 def _cell(names: dict[str, object], values: pd.Series, *, seed: int) -> dict[str, object]:

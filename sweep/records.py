@@ -173,14 +173,15 @@ class Records:
 
 def as_rows(frame: pd.DataFrame, table: Table) -> list[dict[str, Any]]:
     """The frame's rows as dictionaries: json columns decoded, what is missing (NaN too) as None."""
-    columns = [table.columns[name] for name in frame.columns if name in table.columns]
-    return [{column.name: _cell(row[column.name], column) for column in columns} for row in frame.to_dict("records")]
+    names = [name for name in frame.columns if name in table.columns]
+    columns = [_cells(frame[name], table.columns[name]) for name in names]
+    return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
-def _cell(value: Any, column: Column) -> Any:
-    if pd.isna(value):
-        return None
-    return json.loads(value) if column.dtype == "json" else value
+def _cells(values: pd.Series, column: Column) -> list[Any]:
+    missing = values.isna()
+    cells = values.astype(object).where(~missing, None).tolist()
+    return [None if cell is None else json.loads(cell) for cell in cells] if column.dtype == "json" else cells
 
 
 def _once(rows: pa.Table, table: Table) -> pa.Table:
