@@ -34,7 +34,7 @@ class Wishes:
 
 
 def ask(folder: StudyFolder, *, limits: Mapping[str, Any] | None = None, **wishes: Any) -> Wishes:
-    """Ask the live launch of a study for something; returns all that is asked of it now.
+    """Ask the live launch of a study for something; returns all that is asked of it now. Of two that ask in the same moment, one is heard.
 
     Raises:
         StudyError: no launch is live, or a limit breaks its rule."""
