@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweep import cluster_commands
 from trainables.errors import SweepError
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def launch(
     device: Device = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the UNet: minutes at the start, faster steps on a GPU.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, slower steps.")] = False,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="ADDRESS", help="A Ray that runs, with all its nodes: auto, or HOST:PORT. Otherwise this machine.")
+    ] = None,
 ) -> None:
     """Run a study, or go on with it where its records stop: train, score, stop the weak early, record everything."""
     started_at = time.monotonic()
@@ -66,7 +70,7 @@ def launch(
         from sweep.runner import launch as run
 
         options = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
-        how = Launch(storage, device=device, pack_size=pack_size, pack_options=options, keys=keys, view=view)
+        how = Launch(storage, device=device, pack_size=pack_size, pack_options=options, keys=keys, view=view, address=address)
         driver, snapshot = run(study, how)
     _print_end(console, driver, snapshot, storage, first_scored_s=view.first_scored_s)
     raise typer.Exit(_exit_code(driver))
@@ -106,8 +110,12 @@ def trial(
 def status(
     name: Annotated[str, typer.Argument(help="A study's name, or its folder.", show_default=False)],
     storage: Storage = DEFAULT_STORAGE,
+    address: cluster_commands.OnCluster = None,
 ) -> None:
-    """Say how a study stands, from its records."""
+    """Say how a study stands, from its records; with --address, how its job on a cluster does."""
+    if address is not None:
+        cluster_commands.status_on_cluster(name, address)
+        return
     from sweep.folder import find_study_folder
     from sweep.progress import print_status
 
@@ -238,6 +246,10 @@ def check(
     typer.echo(f"{subject} {usable}: {counts}; {len(found.problems)} errors, {len(found.warnings)} warnings.")
     if found.problems:
         raise typer.Exit(MENDABLE)
+
+
+for command in (cluster_commands.submit, cluster_commands.attach, cluster_commands.stop):
+    app.command()(command)
 
 
 def main(arguments: list[str] | None = None) -> int:

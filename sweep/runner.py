@@ -65,6 +65,7 @@ class Launch:
     make_device: Callable[[DeviceSpec], Device] | None = None  # None: the real one
     keys: Keys | None = None
     view: View | None = None
+    address: str | None = None  # of a Ray that runs, with all its nodes: "auto" or "HOST:PORT"; None: a Ray of our own on this machine
 
 
 def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
@@ -200,7 +201,7 @@ def _interrupts() -> Iterator[threading.Event]:
 
 @contextmanager
 def _ray(how: Launch) -> Iterator[str]:
-    """A Ray of our own on this machine, and the kind of device to use.
+    """A Ray of our own on this machine, or the one at `how.address`; and the kind of device to use.
 
     Raises:
         DeviceError: the wanted device is not there."""
@@ -209,7 +210,10 @@ def _ray(how: Launch) -> Iterator[str]:
     # Sockets lie in there, whose paths may have 107 characters.
     session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
     try:
-        _start_ray(session)
+        if how.address is None:
+            _start_ray(session)
+        else:
+            _join_ray(how.address)
         yield _device_kind(how.device)
     except ray.exceptions.RayError as error:
         raise WorkerError(
@@ -218,6 +222,20 @@ def _ray(how: Launch) -> Iterator[str]:
     finally:
         ray.shutdown()
         shutil.rmtree(session, ignore_errors=True)
+
+
+def _join_ray(address: str) -> None:
+    if "://" in address:
+        raise DeviceError(
+            f"`--address` names a Ray that runs as one of its nodes does, auto or HOST:PORT, but it is {address!r}. "
+            "From outside of a cluster, use `sweep submit`."
+        )
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # ConnectionError where there is none, RuntimeError for another version
+        raise DeviceError(
+            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, or leave --address out to use this machine alone."
+        ) from error
 
 
 def _start_ray(session: str) -> None:
