@@ -13,7 +13,6 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --signal=INT@300          # five minutes before the end the launch writes down where it is
 set -euo pipefail
 
 study=${1:?"usage: sbatch deploy/slurm.sh STUDY.py [options of sweep launch]"}
@@ -31,7 +30,6 @@ export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 (umask 077 && ray get-auth-token --generate > /dev/null)
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-# A signal from SLURM goes to every process of the step, and `ray symmetric-run` would not wait: the launch is asked through its own.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
     ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$SLURM_GPUS_ON_NODE" --include-dashboard=false -- \

@@ -1,12 +1,11 @@
 """A Ray cluster as a person sees it from outside: send a study there, follow its log, ask how it stands, stop it. Over Ray Jobs.
 
 A job runs `sweep launch` on the cluster's head; what happens in it is the launch's business, and its records are the truth. Nothing
-here starts a node: `ray up cluster.yaml` does. What a job takes along is in job_folder.py, whom to talk to in job_server.py."""
+here starts a node: `ray up cluster.yaml` does. What a job takes along and runs is in job_folder.py, whom to talk to in job_server.py."""
 
 from __future__ import annotations
 
 import asyncio
-import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +21,11 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from sweep.errors import ClusterError
-from sweep.job_folder import fill_job_folder, require_reachable
+from sweep.job_folder import ENVIRONMENT, entrypoint, fill_job_folder, require_reachable
 from sweep.job_server import JobServer
 from sweep.study import Study
 
 INTERRUPTED_CODE = 130
-STOP_PATIENCE_S = 600
-"""How long a job that is asked to stop may take to end its trials and write their records, until Ray kills it. Ray's own 3 s lose some."""
 ASK_EVERY_S = 1.0
 LOG_LINES = 8
 """How much of its log the state of a job shows."""
@@ -86,7 +83,7 @@ class Cluster:
             self._client.submit_job(
                 entrypoint=entrypoint(study_file, study.name, storage, options),
                 submission_id=job_id,
-                runtime_env={"working_dir": folder, "env_vars": _environment()},
+                runtime_env={"working_dir": folder, "env_vars": dict(ENVIRONMENT)},
                 metadata={"study": study.name, "storage": storage},
             )
         return self.job(job_id)
@@ -168,16 +165,6 @@ class Cluster:
         except (RuntimeError, ValueError) as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
             raise ClusterError(f"The job server at {self.server.address} must carry the request out, but it says: {said}") from error
-
-
-def entrypoint(study_file: str, name: str, storage: str, options: Sequence[str]) -> str:
-    """The command line of a job, quoted for the shell that runs it there."""
-    return shlex.join(["python", "-m", "sweep", "launch", study_file, "--address=auto", f"--name={name}", f"--storage={storage}", *options])
-
-
-def _environment() -> dict[str, str]:
-    # Everybody who may see the job sees these: nothing secret belongs here.
-    return {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S)}
 
 
 def _job(details: JobDetails) -> Job:

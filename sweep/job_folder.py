@@ -1,12 +1,14 @@
-"""What a job takes along to a cluster: our code and the study's source, in a folder made for it. Neither photographs nor models nor records.
+"""What a job takes along to a cluster, and the command it runs there: our code and the study's source, in a folder made for it. Neither
+photographs nor models nor records.
 
 Ray copies the folder to every node and works in it. Data lies on the storage that the nodes share, so a study may name no folder of this
 machine: that is checked before anything is sent."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from sweep.errors import ClusterError
@@ -16,6 +18,10 @@ from sweep.study import Study
 PACKAGES = ("sweep", "trainables")
 STUDIES = "study"
 """The folder of the study file in the job's: a name that begins with a dash is then no option."""
+STOP_PATIENCE_S = 600
+"""How long a job that is asked to stop may take to end its trials and write their records, until Ray kills it. Ray's own 3 s lose some."""
+ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S)}
+"""Everybody who may see a job sees these: nothing secret belongs here."""
 FOLDER_PARAMETERS = (*MODEL_PARAMETERS, "prior_images")
 
 
@@ -28,6 +34,11 @@ def fill_job_folder(folder: Path, study: Study) -> str:
     study_file.parent.mkdir()
     study_file.write_text(study.source, encoding="utf-8")
     return study_file.relative_to(folder).as_posix()
+
+
+def entrypoint(study_file: str, name: str, storage: str, options: Sequence[str] = ()) -> str:
+    """The command line of a job, quoted for the shell that runs it there. `options`: further ones of `sweep launch`."""
+    return shlex.join(["python", "-m", "sweep", "launch", study_file, "--address=auto", f"--name={name}", f"--storage={storage}", *options])
 
 
 def require_reachable(study: Study, storage: str) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -35,6 +36,7 @@ from sweep.worker import Device, known_outcomes
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
+ANSWER_WITHIN_S = 10.0
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -231,11 +233,20 @@ def _join_ray(address: str) -> None:
             "From outside of a cluster, use `sweep submit`."
         )
     try:
+        _require_listener(address)
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
     except Exception as error:  # ConnectionError where there is none, RuntimeError for another version
         raise DeviceError(
-            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, or leave --address out to use this machine alone."
+            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, set RAY_AUTH_MODE=token if it asks for one, "
+            "or leave --address out to use this machine alone."
         ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raises: OSError where nothing listens. Ray itself would try for a quarter of an hour."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN_S).close()
 
 
 def _start_ray(session: str) -> None:
