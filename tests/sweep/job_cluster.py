@@ -88,7 +88,7 @@ def end(head: subprocess.Popen) -> None:
     except psutil.NoSuchProcess:
         started = []
     head.terminate()
-    _, alive = psutil.wait_procs(started, timeout=10)
+    _, alive = psutil.wait_procs(started, timeout=3)
     for process in alive:
         process.kill()
     try:

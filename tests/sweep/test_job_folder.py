@@ -53,7 +53,7 @@ def test_a_storage_that_nodes_cannot_share_is_refused(storage):
     "study, name",
     [
         (dict(subject="photos"), "subject"),
-        (dict(model="photos"), "infer_model"),
+        (dict(model="photos"), "train_model"),
         (dict(fixed={"prior_images": "photos", "prior_prompt": "a woman"}), "prior_images"),
         (dict(fan_out={"infer_model": ["embedded:base", "photos"]}), "infer_model"),
         (dict(metrics=("dinov2=photos",)), "dinov2"),

@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 
+from sweep.cli import main
 from sweep.records import TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, RUNNING
 from tests.sweep.job_cluster import TOKEN, job_cluster
@@ -48,6 +49,19 @@ def submit(cluster, tmp_path, model, subject):
     return start
 
 
+@pytest.fixture
+def ask(cluster, monkeypatch, capsys):
+    """The exit code of a command in this process, and what it wrote."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        code = main([*map(str, arguments), f"--address={cluster.address}"])
+        return code, "".join(capsys.readouterr())
+
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    return run
+
+
 def said(process) -> str:
     return process.communicate(timeout=240)[0]
 
@@ -56,7 +70,7 @@ def test_a_submitted_study_is_followed_to_its_end_and_its_records_lie_in_the_sto
     process = submit("whole")
     text = said(process)
     assert process.returncode == 0, text
-    assert re.search(r"t0000 +done", text) and re.search(r"whole-\w{8} has ended\.", text)
+    assert "whole: 1 done" in text and re.search(r"whole-\w{8} has ended\.", text)
     (row,) = as_rows(Records(tmp_path / "sweeps" / "whole").latest_trials(), TRIALS)
     assert row["state"] == COMPLETE
     written = [path.read_bytes() for path in (tmp_path / "sweeps").rglob("*") if path.is_file()]
@@ -70,29 +84,32 @@ def test_the_exit_code_is_the_launchs_and_its_error_is_in_the_log(submit, tmp_pa
     assert re.search(r"error: .*/no/such/subject", text) and "exit code 2" in text
 
 
-def test_ctrl_c_only_detaches_and_a_stop_ends_it_with_its_trials(submit, cluster, tmp_path):
-    at = f"--address={cluster.address}"
+def test_ctrl_c_only_detaches_and_a_stop_ends_it_with_its_trials(submit, ask, tmp_path):
     process = submit("long", epochs=100_000)
-    lines = []
     for line in process.stdout:
-        lines.append(line)
         if "loading torch" in line:
             break
     command_lines = [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
-    assert any("sweep launch" in line for line in command_lines) and not any(TOKEN in line for line in command_lines)
+    assert any("--name=long" in line for line in command_lines) and not any(TOKEN in line for line in command_lines)
     os.kill(process.pid, signal.SIGINT)
     assert "goes on. `sweep attach long" in said(process) and process.returncode == 130
-    assert "is running since" in said(cluster.sweep("status", "long", at))
-    twice = submit("long", epochs=100_000)
-    assert "launched once at a time" in said(twice) and twice.returncode == 2
 
-    stop = cluster.sweep("stop", "long", at)
-    assert re.search(r"long-\w{8} has been stopped", said(stop)) and stop.returncode == 0
+    code, text = ask("status", "long")
+    assert code == 0 and "is running since" in text and "loading torch" in text
+    code, text = ask("submit", tmp_path / "long.py", f"--storage={tmp_path / 'sweeps'}")
+    assert code == 2 and "launched once at a time" in text
+    code, text = ask("status", "other")
+    assert code == 2 and "'other' was not" in text and "long" in text
+
+    code, text = ask("stop", "long")
+    assert code == 0 and re.search(r"long-\w{8} has been stopped", text)
     rows = as_rows(Records(tmp_path / "sweeps" / "long").latest_trials(), TRIALS)
     assert rows and all(row["state"] != RUNNING for row in rows)
-    attach = cluster.sweep("attach", "long", at)
-    assert "interrupted" in said(attach) and attach.returncode == 130
     assert no_launch_is_left()
+    code, text = ask("attach", "long")
+    assert code == 130 and "interrupted" in text
+    code, text = ask("stop", "long")
+    assert code == 2 and "has been stopped" in text
 
 
 def no_launch_is_left(within_s: float = 20.0) -> bool:
