@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 SHARED_STORAGE = "/mnt/sweeps"
 """Where cluster.yaml and the files in deploy/ mount what all nodes share."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-INTERRUPTED_CODE = 130
 RAYS_TALKERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 
 Address = Annotated[
@@ -114,6 +113,8 @@ def _cluster(address: str) -> Cluster:
 
 def _follow(cluster: Cluster, job: Job) -> None:
     """Print its log until it has ended, and exit with its code."""
+    from sweep.cluster import INTERRUPTED_CODE
+
     try:
         job = cluster.follow(job, _write)
     except KeyboardInterrupt as error:

@@ -17,7 +17,6 @@ import requests
 
 from sweep.errors import ClusterError
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """Ray's own, which its command line reads, too."""
 ANSWER_WITHIN_S = 10.0
@@ -108,11 +107,11 @@ def _checked(address: str) -> str:
         url = urlsplit(address)
         port = f":{url.port}" if url.port is not None else ""
     except ValueError as error:
-        raise ClusterError(f"`--address` must be the URL of Ray's job server, but it is {address!r}. Use e.g. {DEFAULT_ADDRESS}.") from error
+        raise ClusterError(f"`--address` must be the URL of Ray's job server, but it is {address!r}. Use e.g. http://127.0.0.1:8265.") from error
     if url.password or url.username:
         raise ClusterError("`--address` must hold no password: everybody on this machine can read it. Put a token into ~/.ray/auth_token.")
     if url.scheme not in ("http", "https") or not url.hostname:
-        raise ClusterError(f"`--address` must be the URL of Ray's job server, but it is {address!r}. Use e.g. {DEFAULT_ADDRESS}.")
+        raise ClusterError(f"`--address` must be the URL of Ray's job server, but it is {address!r}. Use e.g. http://127.0.0.1:8265.")
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return f"{url.scheme}://{host}{port}{url.path.rstrip('/')}"
 
