@@ -11,6 +11,7 @@
     │   └── IncomparableStudyError  a study name that already holds records of something else
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
+    ├── ClusterError                a Ray cluster that cannot be reached, refuses, or cannot run the study
     └── WorkerError                 a worker that was lost more often than is retried
 """
 
@@ -27,6 +28,7 @@ from trainables.errors import (
 
 __all__ = [
     "AdapterError",
+    "ClusterError",
     "ConfigError",
     "DeviceError",
     "EvaluationFailed",
@@ -59,6 +61,10 @@ class RecordsError(SweepError):
 
 class DeviceError(SweepError):
     """There is no free device to run on."""
+
+
+class ClusterError(SweepError):
+    """A Ray cluster cannot be reached, refuses a request, or could not run the study."""
 
 
 class WorkerError(SweepError):

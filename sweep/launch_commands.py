@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from sweep.launches import Request
     from sweep.study import Study
 
+RayAddress = Annotated[
+    str | None, typer.Option("--address", metavar="ADDRESS", help="A Ray that runs, with all its nodes: auto, or HOST:PORT. Otherwise this machine.")
+]
 PackSize = Annotated[int | None, typer.Option(min=1, help="Trainings that advance together on a device; measured otherwise.")]
 
 
@@ -46,6 +49,7 @@ def launch(
     device: Device = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the UNet: minutes at the start, faster steps on a GPU.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, slower steps.")] = False,
+    address: RayAddress = None,
 ) -> None:
     """Run a study, or go on with it where its records stop: train, score, stop the weak early, record everything.
 
@@ -55,7 +59,7 @@ def launch(
     started_at = time.monotonic()
     study = load(study_file, sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent})
     options = {"device": device, "pack_size": pack_size, "compile": compile, "gradient_checkpointing": gradient_checkpointing}
-    _run(study, storage, options, started_at=started_at)
+    _run(study, storage, options, started_at=started_at, address=address)
 
 
 def resume(
@@ -67,6 +71,7 @@ def resume(
     max_concurrent: MaxConcurrent = None,
     pack_size: PackSize = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
+    address: RayAddress = None,
 ) -> None:
     """Go on with a study where its records stop, or end its pause: `sweep resume captions`, `sweep resume captions --samples 40`.
 
@@ -86,7 +91,7 @@ def resume(
     with _directory_of(request):
         study = _stored_study(folder, request, {**overrides, "name": new_name or folder.root.name})
         _say_if_changed(folder, request)
-        _run(study, folder.storage, options, started_at=started_at)
+        _run(study, folder.storage, options, started_at=started_at, address=address)
 
 
 def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None, storage: Storage = DEFAULT_STORAGE) -> None:
@@ -124,7 +129,7 @@ def trial(
     raise typer.Exit(_exit_code(driver, snapshot))
 
 
-def _run(study: Study, storage: Path, options: Mapping[str, Any], *, started_at: float) -> None:
+def _run(study: Study, storage: Path, options: Mapping[str, Any], *, started_at: float, address: str | None) -> None:
     """Launch a study and exit with its code. `options`: as of `launch`."""
     from sweep.keys import Keys
     from sweep.progress import Progress
@@ -140,7 +145,8 @@ def _run(study: Study, storage: Path, options: Mapping[str, Any], *, started_at:
         from sweep.runner import launch as run
 
         pack_options = {name: bool(options.get(name)) for name in ("compile", "gradient_checkpointing")}
-        how = Launch(storage, device=options.get("device") or "auto", pack_size=options.get("pack_size"), pack_options=pack_options, keys=keys, view=view)
+        device, pack_size = options.get("device") or "auto", options.get("pack_size")
+        how = Launch(storage, device=device, pack_size=pack_size, pack_options=pack_options, keys=keys, view=view, address=address)
         driver, snapshot = run(study, how)
     _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
     raise typer.Exit(_exit_code(driver, snapshot))

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
+ANSWER_WITHIN_S = 10.0
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -72,6 +74,7 @@ class Launch:
     make_device: Callable[[DeviceSpec], Device] | None = None  # None: the real one
     keys: Keys | None = None
     view: View | None = None
+    address: str | None = None  # of a Ray that runs, with all its nodes: "auto" or "HOST:PORT"; None: a Ray of our own on this machine
 
 
 def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
@@ -214,7 +217,7 @@ class _Watch:
 
 @contextmanager
 def _ray(how: Launch) -> Iterator[str]:
-    """A Ray of our own on this machine, and the kind of device to use.
+    """A Ray of our own on this machine, or the one at `how.address`; and the kind of device to use.
 
     Raises:
         DeviceError: the wanted device is not there."""
@@ -224,7 +227,10 @@ def _ray(how: Launch) -> Iterator[str]:
     session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
     not_ray = _processes()
     try:
-        _start_ray(session)
+        if how.address is None:
+            _start_ray(session)
+        else:
+            _join_ray(how.address)
         yield _device_kind(how.device)
     except ray.exceptions.RayError as error:
         raise WorkerError(
@@ -248,6 +254,29 @@ def _kill(processes: set[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _join_ray(address: str) -> None:
+    if "://" in address:
+        raise DeviceError(
+            f"`--address` names a Ray that runs as one of its nodes does, auto or HOST:PORT, but it is {address!r}. "
+            "From outside of a cluster, use `sweep submit`."
+        )
+    try:
+        _require_listener(address)
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # ConnectionError where there is none, RuntimeError for another version
+        raise DeviceError(
+            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, set RAY_AUTH_MODE=token if it asks for one, "
+            "or leave --address out to use this machine alone."
+        ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raises: OSError where nothing listens. Ray itself would try for a quarter of an hour."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN_S).close()
 
 
 def _start_ray(session: str) -> None:

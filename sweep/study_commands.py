@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from sweep.cluster_commands import OnCluster, status_on_cluster, stop_on_cluster
 from sweep.options import DEFAULT_STORAGE, Device, Storage, StudyName, console
 from trainables.errors import SweepError
 
 
-def status(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
-    """Say how a study stands, from its records, and what it takes on disk: `sweep status captions`."""
+def status(name: StudyName, storage: Storage = DEFAULT_STORAGE, address: OnCluster = None) -> None:
+    """Say how a study stands, from its records, and what it takes on disk: `sweep status captions`; with --address, how its job does."""
+    if address is not None:
+        status_on_cluster(name, address)
+        return
     from sweep.folder import find_study_folder
     from sweep.status import print_status
 
@@ -22,10 +26,15 @@ def stop(
     name: StudyName,
     now: Annotated[bool, typer.Option("--now", help="At once; what was trained since the last rung is trained again.")] = False,
     storage: Storage = DEFAULT_STORAGE,
+    address: OnCluster = None,
 ) -> None:
     """End a study that runs, on any machine of its storage, when the rungs under way are scored: `sweep stop captions`.
 
-    It ends like one that was interrupted by Ctrl+C, and `sweep resume` goes on with it."""
+    It ends like one that was interrupted by Ctrl+C, and `sweep resume` goes on with it. With --address its job on a cluster
+    ends, always at once; submit it again to go on."""
+    if address is not None:
+        stop_on_cluster(name, address)
+        return
     from sweep.control import AT_RUNGS, NOW, ask
     from sweep.folder import find_study_folder
 
