@@ -41,7 +41,7 @@ def _write_paper(records: StudyRecords, options: argparse.Namespace) -> None:
     from analysis.paper import paper_rows, paper_table
     from analysis.paper_report import TABLES, caption_and_findings, readable_table, write_paper_report
 
-    folder, rows = options.out or records.folder / "paper", paper_rows(records)
+    folder, rows = options.out or records.output_folder("paper"), paper_rows(records)
     left_out = write_paper_report(records, rows, folder)
     for table in TABLES:
         print_frame(readable_table(paper_table(rows, table)), f"{records.name}: table {table} of the paper", Console())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sweep.driver import Driver
     from sweep.study import Study
 
-DEFAULT_STORAGE = Path("sweeps")
+DEFAULT_STORAGE = "sweeps"
 WIDTH_OF_A_FILE = 140
 FAILED, MENDABLE, INTERRUPTED_CODE = 1, 2, 130
 
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.py", help="The study file, e.g. search_spaces/captions.py.", show_default=False)]
-Storage = Annotated[Path, typer.Option("--storage", metavar="DIR", help="Where studies are kept.")]
+Storage = Annotated[str, typer.Option("--storage", metavar="DIR", help="Where studies are kept: a folder, or s3://bucket/prefix.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter or a field of the study. Repeatable.")]
 Samples = Annotated[int | None, typer.Option(help="How many trials in all.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -276,7 +276,7 @@ def _exit_code(driver: Driver) -> int:
     return 0 if driver.best is not None else FAILED
 
 
-def _print_end(console: Any, driver: Driver, snapshot: Any, storage: Path, *, first_scored_s: float | None) -> None:
+def _print_end(console: Any, driver: Driver, snapshot: Any, storage: str, *, first_scored_s: float | None) -> None:
     from sweep.folder import StudyFolder
     from sweep.progress import print_summary
 

@@ -32,6 +32,7 @@ from trainables.leases import Leases
 from trainables.lora import SlotLoRA
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState
 from trainables.probe import probe_pack_size
+from trainables.storage import Place
 from trainables.subject import load_subject
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class PackDevice:
         self,
         *,
         device: str,
-        adapters: Path,
+        adapters: Place,
         latents: Path | None = None,
         n_threads: int | None = None,
         n_slots: int | None = None,

@@ -2,13 +2,18 @@
 
     <storage>/adapters/         adapters of all studies, by training key
     <storage>/<name>/study.py   the source that was launched last;  study.json: the same, field by field
-                     records/   pictures/   optuna.journal   worker-*.log
+                     records/   pictures/
+    <here>/                     optuna.journal   pack.json   worker-*.log   .lock: of one machine, made anew where they lack
+
+`here` is the study's folder itself or, where that lies in an S3-style store, one in this machine's cache.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,26 +22,33 @@ from sweep.comparison import Verdict, require_comparable
 from sweep.errors import RecordsError, StudyError
 from sweep.record_files import write_atomically
 from sweep.study import Study
+from trainables.leases import Leases
+from trainables.storage import Place, StorePath, place, reason_of, require_plain_name
 
 DEFAULT_STORAGE = Path("sweeps")
 ADAPTERS = "adapters"
 
 
 class StudyFolder:
-    """Paths only: making one touches no disk."""
+    """Paths only: making one touches no disk and sends no request.
 
-    def __init__(self, storage: Path | str, name: str) -> None:
+    Raises:
+        StudyError: the name is that of the adapters.  StorageError: it leads out of the storage, or there can be no such storage."""
+
+    def __init__(self, storage: Place | str, name: str) -> None:
         if name == ADAPTERS:
             raise StudyError(f"A study may not be named {ADAPTERS!r}: that folder of the storage holds the adapters. Use another --name.")
-        self.storage = Path(storage).absolute()
-        self.root = self.storage / name
+        self.storage = place(storage).absolute()
+        self.root = self.storage / require_plain_name(name, "A study's name")
         self.adapters = self.storage / ADAPTERS
-        self.latents = self.storage / ".latents"
-        self.journal = self.root / "optuna.journal"
-        self.pack_size = self.root / "pack.json"
         self.source = self.root / "study.py"
         self.description = self.root / "study.json"
-        self._lock = self.root / ".lock"
+        machine = _cache_of(self.storage) if isinstance(self.storage, StorePath) else self.storage
+        self.here = machine / name
+        self.latents = machine / ".latents"
+        self.journal = self.here / "optuna.journal"
+        self.pack_size = self.here / "pack.json"
+        self._lock = self.here / ".lock"
 
     @property
     def exists(self) -> bool:
@@ -44,7 +56,9 @@ class StudyFolder:
 
     @property
     def is_running(self) -> bool:
-        """Whether some process on this machine runs the study now."""
+        """Whether some process on this machine, or one that shares the store, runs the study now."""
+        if isinstance(self.root, StorePath) and Leases(self.storage).is_held(self.root.name):
+            return True
         if not self._lock.exists():
             return False
         with open(self._lock) as file:
@@ -56,26 +70,45 @@ class StudyFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep every other launch of this study out.
+        """Keep every other launch of this study out: on this machine surely, and of those that share a store as far as a lease does.
 
         Raises:
             StudyError: another process runs it.  RecordsError: the folder cannot be written."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.here.mkdir(parents=True, exist_ok=True)
             lock = open(self._lock, "a+")  # noqa: SIM115
         except OSError as error:
-            raise _unwritable(self.root, error) from error
+            raise _unwritable(self.here, error) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise StudyError(
-                    f"A study runs once at a time, but {self.root} is in use by another launch. Wait for it, or use --name."
-                ) from error
+                raise self._in_use() from error
             try:
-                yield
+                with self._leased():
+                    yield
             finally:
                 self._remove_if_empty()
+
+    @contextmanager
+    def _leased(self) -> Iterator[None]:
+        if not isinstance(self.root, StorePath):
+            yield
+            return
+        leases = Leases(self.storage)
+        try:
+            held = leases.acquire(self.root.name)
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
+        if not held:
+            raise self._in_use()
+        try:
+            yield
+        finally:
+            leases.release(self.root.name)
+
+    def _in_use(self) -> StudyError:
+        return StudyError(f"A study runs once at a time, but {self.root} is in use by another launch. Wait for it, or use --name.")
 
     def require_comparable(self, study: Study, content: Mapping[str, str]) -> list[Verdict]:
         """The fields in which `study` extends what the folder holds; none for a new folder. `content`: as Keys.content_digests.
@@ -94,30 +127,37 @@ class StudyFolder:
 
     def _remove_if_empty(self) -> None:
         """A launch that never began leaves nothing behind."""
-        if self.root.is_dir() and [path.name for path in self.root.iterdir()] == [self._lock.name]:
+        if self.here.is_dir() and [path.name for path in self.here.iterdir()] == [self._lock.name]:
             self._lock.unlink()
-            self.root.rmdir()
+            self.here.rmdir()
 
     def worker_log(self, worker: str) -> Path:
-        return self.root / f"{worker}.log"
+        return self.here / f"{worker}.log"
 
 
-def find_study_folder(name_or_dir: str, storage: Path | str = DEFAULT_STORAGE) -> StudyFolder:
+def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE) -> StudyFolder:
     """The folder of a study that was launched, by its name or its path.
 
     Raises:
         StudyError: there is none."""
-    as_path = Path(name_or_dir)
-    for folder in (StudyFolder(storage, name_or_dir), StudyFolder(as_path.absolute().parent, as_path.name)):
-        if folder.exists:
-            return folder
-    known = sorted(path.parent.name for path in Path(storage).glob("*/study.json"))
+    storage, as_path = place(storage), place(name_or_dir).absolute()
+    named = [] if isinstance(as_path, StorePath) or "/" in name_or_dir else [(storage, name_or_dir)]
+    for there, name in (*named, (as_path.parent, as_path.name)):
+        if (there / name / "study.json").exists():
+            return StudyFolder(there, name)
+    known = sorted(path.parent.name for path in storage.glob("*/study.json"))
     there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
     raise StudyError(f"There is no study {name_or_dir!r}: {there}. Use one of these, or --storage DIR.")
 
 
-def _unwritable(folder: Path, error: OSError) -> RecordsError:
+def _cache_of(store: StorePath) -> Path:
+    """The folder of this machine for what belongs to a store, but cannot lie in it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "lora-sweep" / f"{store.name}-{hashlib.sha256(str(store).encode()).hexdigest()[:12]}"
+
+
+def _unwritable(folder: Place, error: OSError) -> RecordsError:
     return RecordsError(
-        f"A study's folder must be writable, but {folder} is not: {error.strerror or error}. "
+        f"A study's folder must be writable, but {folder} is not: {reason_of(error)}. "
         f"Change its permissions, or choose another place with --storage DIR."
     )

@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,21 +20,26 @@ from typing import Any, Protocol
 import ray
 
 from sweep.driver import Driver
-from sweep.errors import DeviceError, WorkerError
+from sweep.errors import DeviceError, RecordsError, WorkerError
 from sweep.fleet import NAMESPACE, POOL, DeviceSpec, Fleet, RemotePool, last_line, start_pool
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.messages import INTERRUPTED
-from sweep.records import TRIALS, Records, as_rows
+from sweep.pool import Pool
+from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
 from sweep.scheduler import Asha
-from sweep.searcher import Searcher
+from sweep.searcher import RUNNING, Searcher
 from sweep.study import Study
-from sweep.trial_rows import past_of, trial_of_row
+from sweep.trial_rows import Trial, past_of, trial_of_row
 from sweep.tuning import run_trials
 from sweep.worker import Device, known_outcomes
+from trainables.storage import Place
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
+PARTS_LEFT = 200  # of a table, that a launch leaves as they are
+
+logger = logging.getLogger(__name__)
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -57,7 +62,7 @@ class View(Protocol):
 class Launch:
     """How a study is launched, apart from what is in it."""
 
-    storage: Path
+    storage: Place | str
     device: str = "auto"  # "auto", "cpu" or "cuda"
     max_concurrent: int | None = None
     pack_size: int | None = None  # None: measured
@@ -80,21 +85,48 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         content = keys.content_digests()
         folder.require_comparable(study, content)
         _say(how, "starting Ray")
+        if (done := _already_done(study, folder, keys)) is not None:
+            folder.write_study(study, content)
+            return done
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
         with _ray(how) as device, _interrupts() as interrupted:
             folder.write_study(study, content)
             return _run(study, folder, keys, how, device, interrupted)
 
 
+def _already_done(study: Study, folder: StudyFolder, keys: Keys) -> tuple[Driver, Mapping[str, Any]] | None:
+    """What a launch would return if nothing is left to do, told without Ray and without writing a row; else None."""
+    records = Records(folder.root)
+    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+    n_ended = sum(trial.state != RUNNING for trial in past)
+    if not past or n_ended < study.n_trials:  # at a glance
+        return None
+    pool = Pool(known_outcomes(records))
+    driver = _new_driver(study, keys, past, pool, _NoRows(), max_concurrent=1, journal=None)
+    driver.ask_for_what_is_missing()
+    driver.fill()
+    snapshot = pool.snapshot()
+    return (driver, snapshot) if driver.finished and not snapshot["requests_open"] else None
+
+
+class _NoRows:
+    """Records that forget: for asking what a study would do."""
+
+    def append_trial(self, row: Mapping[str, Any]) -> None:
+        pass
+
+
 def _run(
     study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event
 ) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
+    records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
     pool = RemotePool(start_pool(known_outcomes(records)))
     options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}
     fleet = Fleet(pool, folder, study, device=device, **options)
     _say(how, "loading torch and diffusers on the worker")
-    driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)
+    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+    driver = _new_driver(study, keys, past, pool, records, max_concurrent=fleet.n_concurrent, journal=folder.journal)
     watch = _Watch(driver, pool, fleet, interrupted, how.view)
     try:
         pool.wait_until_up()
@@ -110,9 +142,18 @@ def _run(
         pool.close("the study has ended")
         fleet.join(timeout_s=2.0)
         watch.show()
+    _compact(records)
     if driver.fatal is not None:
         raise driver.fatal
     return driver, watch.latest
+
+
+def _compact(records: Records) -> None:
+    """So that the next reader opens a few files and not thousands. What cannot be merged now is as good as it is."""
+    try:
+        records.compact(least_parts=PARTS_LEFT)
+    except RecordsError as error:
+        logger.warning(f"the records were not compacted: {error}")
 
 
 def _say(how: Launch, text: str) -> None:
@@ -121,10 +162,16 @@ def _say(how: Launch, text: str) -> None:
 
 
 def _new_driver(
-    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: RemotePool, *, max_concurrent: int
+    study: Study,
+    keys: Keys,
+    past: Sequence[Trial],
+    pool: RemotePool | Pool,
+    records: Records | _NoRows,
+    *,
+    max_concurrent: int,
+    journal: Path | None,
 ) -> Driver:
-    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
-    searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
+    searcher = Searcher(study, journal=journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
     return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past)
 
