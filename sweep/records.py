@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from sweep.errors import RecordsError
+from sweep.errors import RecordsError, SweepError
 from sweep.record_files import LEADS_OUT, remove, write_atomically, write_pictures
 from sweep.record_schema import EVALUATIONS, IMAGES, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
 from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
 
-__all__ = ["EVALUATIONS", "IMAGES", "SCHEMA_VERSION", "TABLES", "TRIALS", "Place", "Records", "RecordsError", "as_rows", "place"]
+__all__ = ["EVALUATIONS", "IMAGES", "SCHEMA_VERSION", "TABLES", "TRIALS", "Place", "Records", "RecordsError", "SweepError", "as_rows", "place"]
 
 MOST_PARTS = 1000
 """How many parts of a table one writer leaves before it merges them."""
@@ -204,14 +204,19 @@ class Records:
 
 def as_rows(frame: pd.DataFrame, table: Table) -> list[dict[str, Any]]:
     """The frame's rows as dictionaries: json columns decoded, what is missing (NaN too) as None."""
-    columns = [table.columns[name] for name in frame.columns if name in table.columns]
-    return [{column.name: _cell(row[column.name], column) for column in columns} for row in frame.to_dict("records")]
+    names = [name for name in frame.columns if name in table.columns]
+    columns = [_cells(frame[name], table.columns[name]) for name in names]  # a column at once: of a study there are millions of cells
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _cell(value: Any, column: Column) -> Any:
-    if pd.isna(value):
-        return None
-    return json.loads(value) if column.dtype == "json" else value
+def _cells(values: pd.Series, column: Column) -> list[Any]:
+    missing = values.isna()
+    if missing.all():
+        return [None] * len(values)
+    cells = values.tolist()
+    if column.dtype == "json":
+        return [None if gone else json.loads(cell) for cell, gone in zip(cells, missing, strict=True)]
+    return [None if gone else cell for cell, gone in zip(cells, missing, strict=True)] if missing.any() else cells
 
 
 def _is_compact(part: Place) -> bool:

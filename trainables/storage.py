@@ -54,10 +54,10 @@ class StorePath:
         """Raises:
         StorageError: no bucket, credentials in the address, or a query that pyarrow does not know."""
         parts = urlsplit(uri)
-        if "@" in parts.netloc:
+        if "@" in uri.partition("?")[0] or ":" in parts.netloc:  # a secret may have a slash, and then end the netloc; do not repeat it
             raise StorageError(
-                f"An address is printed and recorded, so it holds no credentials, but the one of bucket {parts.hostname} does. "
-                f"Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
+                "An address is printed and recorded, so it holds no credentials and has no `@`, but the one that was given does. "
+                "Use s3://bucket/prefix, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
             )
         if parts.scheme != "s3" or not parts.netloc:
             raise StorageError(f"A storage is a folder or s3://bucket/prefix, but it is {uri!r}.")

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
+from tests.trainables.test_adapters import KEY, state_at
 from trainables.adapters import STATE, WEIGHTS, AdapterStore
 from trainables.errors import AdapterError, StorageError
 from trainables.leases import STALE_S, Leases
 from trainables.storage import StorePath, patiently, place, remove_tree, require_plain_name, write_atomically
-from tests.trainables.test_adapters import KEY, state_at
 
 
 @pytest.fixture(params=["folder", "store"])
@@ -163,10 +163,11 @@ def test_an_outage_without_an_end_is_an_error_and_a_full_disk_is_not_waited_for(
     assert full.seconds == 0
 
 
-def test_credentials_in_an_address_are_refused_and_not_repeated():
+@pytest.mark.parametrize("credentials", ["AKIAKEY:secretsecret", "AKIAKEY:secret/secret", "AKIAKEY"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(credentials):
     with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID") as caught:
-        place("s3://AKIAKEY:secretsecret@bucket/sweeps")
-    assert "secretsecret" not in str(caught.value) and "AKIAKEY" not in str(caught.value)
+        place(f"s3://{credentials}@bucket/sweeps")
+    assert "AKIAKEY" not in str(caught.value) and "secret/" not in str(caught.value) and "secretsecret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("address", ["s3://", "gs://bucket/x", "s3:///x", "s3://bucket/../x"])
