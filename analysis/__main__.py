@@ -13,7 +13,7 @@ from rich.console import Console
 from analysis.load import DEFAULT_STORAGE, StudyRecords, load_study_records
 from analysis.tables import pivot, ranked_trials
 from analysis.text import MOST_ROWS, print_frame, print_ranked
-from sweep.records import RecordsError
+from sweep.records import SweepError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(load_study_records(options.name, options.storage, skip_damaged=options.skip_damaged), options)
-    except (RecordsError, KeyError) as error:
+    except (SweepError, KeyError) as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
     return 0
@@ -41,7 +41,7 @@ def _write_paper(records: StudyRecords, options: argparse.Namespace) -> None:
     from analysis.paper import paper_rows, paper_table
     from analysis.paper_report import TABLES, caption_and_findings, readable_table, write_paper_report
 
-    folder, rows = options.out or records.folder / "paper", paper_rows(records)
+    folder, rows = options.out or records.output_folder("paper"), paper_rows(records)
     left_out = write_paper_report(records, rows, folder)
     for table in TABLES:
         print_frame(readable_table(paper_table(rows, table)), f"{records.name}: table {table} of the paper", Console())

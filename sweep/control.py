@@ -8,12 +8,12 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep.errors import StudyError
 from sweep.record_files import write_atomically
 from sweep.study_rules import check_limits
+from trainables.storage import Place
 
 if TYPE_CHECKING:
     from sweep.folder import StudyFolder
@@ -60,7 +60,7 @@ def asked_of(folder: StudyFolder) -> Wishes:
 class Control:
     """The launch's side."""
 
-    def __init__(self, path: Path, launch: str) -> None:
+    def __init__(self, path: Place, launch: str) -> None:
         self._path, self._launch = path, launch
 
     def wishes(self) -> Wishes | None:
@@ -68,7 +68,7 @@ class Control:
         return _read(self._path, self._launch)
 
 
-def _read(path: Path, launch: str) -> Wishes | None:
+def _read(path: Place, launch: str) -> Wishes | None:
     """What the file asks of this launch; None where it asks nothing of it."""
     try:
         asked = Wishes(**json.loads(path.read_text(encoding="utf-8")))

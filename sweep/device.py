@@ -31,6 +31,7 @@ from trainables.frozen import FrozenWork
 from trainables.leases import Leases
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
 from trainables.probe import probe_pack_size
+from trainables.storage import Place
 from trainables.subject import load_subject
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class PackDevice:
         self,
         *,
         device: str,
-        adapters: Path,
+        adapters: Place,
         latents: Path | None = None,
         n_threads: int | None = None,
         n_slots: int | None = None,

@@ -5,9 +5,7 @@ on from there. Reads records and file sizes; knows of adapters only how they lie
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,6 +18,7 @@ from sweep.messages import TRIED_AGAIN
 from sweep.record_schema import TRIALS
 from sweep.searcher import FAIL, PRUNED, RUNNING
 from trainables.leases import Leases
+from trainables.storage import Place, bytes_in, folders_in, remove_tree
 
 if TYPE_CHECKING:
     from sweep.plan import Rates
@@ -86,7 +85,7 @@ class Garbage:
 
     unused: tuple[Training, ...]  # no study refers to them
     ended: tuple[Training, ...]  # no trial will train them on: their states go
-    leftovers: tuple[Path, ...]  # folders that something that was killed was writing or removing
+    leftovers: tuple[Place, ...]  # folders that something that was killed was writing or removing
 
     @property
     def n_bytes(self) -> int:
@@ -97,7 +96,7 @@ class Garbage:
         return sum(sum(t.states.values()) for t in self.ended)
 
 
-def studies_in(storage: Path) -> list[StudyFolder]:
+def studies_in(storage: Place) -> list[StudyFolder]:
     """The studies of a storage, by name."""
     return [StudyFolder(storage, path.parent.name) for path in sorted(storage.glob("*/study.json")) if not path.parent.name.startswith(".")]
 
@@ -128,10 +127,10 @@ def use_of(folder: StudyFolder, trials: list[dict[str, Any]] | None = None) -> S
     )
 
 
-def trainings_in(adapters: Path, keys: Iterable[str] | None = None) -> list[Training]:
+def trainings_in(adapters: Place, keys: Iterable[str] | None = None) -> list[Training]:
     """What the store holds of these trainings; None: of all. Those of which it holds nothing are left out."""
-    names = sorted(entry.name for entry in _folders(adapters)) if keys is None else sorted(keys)
-    found = (_training_at(adapters / name) for name in names)
+    folders = folders_in(adapters) if keys is None else [adapters / key for key in sorted(keys)]
+    found = (_training_at(folder) for folder in folders)
     return [training for training in found if training.weights or training.states]
 
 
@@ -159,7 +158,7 @@ def train_s(n_epochs: int, rates: Rates | None) -> float | None:
     return None if rates is None else 3600 * n_epochs / rates.epochs_per_hour
 
 
-def garbage_of(storage: Path, *, keep_states: bool = False) -> Garbage:
+def garbage_of(storage: Place, *, keep_states: bool = False) -> Garbage:
     """What no study of the storage refers to, and optimiser states of trainings that no trial will go on with.
 
     Raises:
@@ -175,7 +174,7 @@ def garbage_of(storage: Path, *, keep_states: bool = False) -> Garbage:
     )
 
 
-def collect(storage: Path, garbage: Garbage) -> None:
+def collect(storage: Place, garbage: Garbage) -> None:
     """Remove it. What a training in another process holds by now is left alone."""
     leases = Leases(storage / "adapters")
     for training in garbage.unused:
@@ -183,7 +182,7 @@ def collect(storage: Path, garbage: Garbage) -> None:
     for training in garbage.ended:
         _drop_states(storage / "adapters", training.key, leases)
     for path in garbage.leftovers:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
 
 
 def drop_states_of_stopped(folder: StudyFolder) -> None:
@@ -206,13 +205,15 @@ def own_trainings(folder: StudyFolder) -> list[Training]:
 
 def remove_study(folder: StudyFolder, trainings: Collection[Training]) -> None:
     """The study's folder, and these trainings. What is left when it is interrupted, `sweep gc` collects."""
-    aside = folder.storage / f".removing-{folder.root.name}"
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(folder.root, aside)  # at once, so that nobody sees half of a study
+    aside: Place = folder.root
+    if isinstance(aside, Path):  # at once, so that nobody sees half of a study; a store cannot
+        aside = folder.storage / f".removing-{folder.root.name}"
+        remove_tree(aside)
+        folder.root.rename(aside)
     leases = Leases(folder.adapters)
     for training in trainings:
         _remove_training(folder.adapters, training.key, leases)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_tree(aside)
 
 
 # ---- private
@@ -228,52 +229,44 @@ def _may_go_on(row: Mapping[str, Any]) -> bool:
     return row["state"] == RUNNING or (row["state"] == FAIL and (row["reason"] or "").startswith(TRIED_AGAIN))
 
 
-def _training_at(folder: Path) -> Training:
+def _training_at(folder: Place) -> Training:
     weights, states = {}, {}
-    for entry in _folders(folder):
-        if match := EPOCH.fullmatch(entry.name):
+    for epoch in folders_in(folder):
+        if match := EPOCH.fullmatch(epoch.name):
             for sizes, name in ((weights, WEIGHTS), (states, STATE)):
-                if (n := _size(Path(entry.path) / name)) is not None:
+                if (n := _size(epoch / name)) is not None:
                     sizes[int(match[1])] = n
     return Training(folder.name, weights, states)
 
 
-def _folders(path: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return
-
-
-def _size(path: Path) -> int | None:
+def _size(path: Place) -> int | None:
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return None
 
 
-def _pictures_bytes(folder: Path) -> tuple[int, bool]:
+def _pictures_bytes(folder: Place) -> tuple[int, bool]:
     """Bytes of a study's pictures, and whether they were all counted."""
-    sets = sorted(entry.path for entry in _folders(folder))
+    sets = folders_in(folder)
     step = max(1, len(sets) // MOST_SIZED)
     sized = sets[::step]
-    n_bytes = sum(entry.stat().st_size for path in sized for entry in os.scandir(path))
+    n_bytes = sum(bytes_in(path) for path in sized)
     return (round(n_bytes * len(sets) / len(sized)) if sized else 0), step == 1
 
 
-def _leftovers(storage: Path) -> Iterator[Path]:
+def _leftovers(storage: Place) -> Iterator[Place]:
     yield from storage.glob(".removing-*")
     yield from (storage / "adapters").glob("*/.writing-*")
 
 
-def _remove_training(adapters: Path, key: str, leases: Leases) -> None:
+def _remove_training(adapters: Place, key: str, leases: Leases) -> None:
     if leases.acquire(key):
-        shutil.rmtree(adapters / key, ignore_errors=True)
+        remove_tree(adapters / key)
         leases.release(key)
 
 
-def _drop_states(adapters: Path, key: str, leases: Leases) -> None:
+def _drop_states(adapters: Place, key: str, leases: Leases) -> None:
     if leases.acquire(key):
         for path in (adapters / key).glob(f"epoch-*/{STATE}"):
             path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@
     ├── SubjectError                trainables: a folder of images and captions that cannot be used as it is
     ├── ModelError                  trainables: a base model or feature network that is unknown, missing or damaged
     ├── AdapterError                trainables: an adapter file that is missing, damaged or of another layout
+    ├── StorageError                trainables: a place for files that cannot be used, or a name that would lead out of it
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
     ├── StudyError                  a study file, or a value in it, that cannot be used
@@ -22,6 +23,7 @@ from trainables.errors import (
     ConfigError,
     EvaluationFailed,
     ModelError,
+    StorageError,
     SubjectError,
     SweepError,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "ModelError",
     "ObjectiveError",
     "RecordsError",
+    "StorageError",
     "StudyError",
     "SubjectError",
     "SweepError",

@@ -24,6 +24,7 @@ from sweep.records import Records
 from sweep.study import Study
 from sweep.worker import Device, Worker
 from trainables.config import TrainConfig
+from trainables.storage import Place
 
 POOL, NAMESPACE = "pool", "sweep"
 MAX_WORKER_LOSSES = 3
@@ -42,7 +43,7 @@ class DeviceSpec:
 
     name: str  # "cpu" or "cuda"
     n_threads: int
-    adapters: Path
+    adapters: Place
     latents: Path
     backbones: Mapping[str, str]  # as Study.backbones
     metrics: tuple[str, ...]  # as Study.metrics
@@ -137,10 +138,11 @@ class WorkerActor:
         pool: Any,
         make_device: Callable[[DeviceSpec], Device],
         spec: DeviceSpec,
-        study_dir: Path,
+        study_dir: Place,
+        log: Path,
         objective: Objective,
     ) -> None:
-        _log_to(study_dir / f"{worker_id}.log")
+        _log_to(log)
         # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
         os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
         Worker(worker_id, RemotePool(pool), make_device(spec), Records(study_dir), objective=objective).run()
@@ -211,7 +213,7 @@ class Fleet:
         )
         resources = {"num_gpus": 1, "num_cpus": 0} if self._device == "cuda" else {"num_cpus": 0}
         actor = ray.remote(**resources)(WorkerActor).remote()
-        ref = actor.run.remote(worker_id, self._pool.actor, self._make_device, spec, self._folder.root, self._study.objective)
+        ref = actor.run.remote(worker_id, self._pool.actor, self._make_device, spec, self._folder.root, self._folder.worker_log(worker_id), self._study.objective)
         self._running[ref] = (worker_id, actor)
 
     def _take_end(self, ref: Any) -> SweepError | None:
@@ -273,6 +275,7 @@ def _typical_training(study: Study) -> TrainConfig:
 def _log_to(path: Path) -> None:
     import faulthandler
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
     faulthandler.enable(file)
     logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)

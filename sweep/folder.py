@@ -4,12 +4,17 @@
     <storage>/<name>/study.py   the source that was launched last;  study.json: the same, field by field
                      launches.json   when it was launched, how, and how that ended;  control.json: what is asked of a live launch
                      .lease     kept fresh by the launch that is live
-                     records/   pictures/   optuna.journal   worker-*.log
+                     records/   pictures/
+    <here>/                     optuna.journal   pack.json   worker-*.log: of one machine, made anew where they lack
+
+`here` is the study's folder itself or, where that lies in an S3-style store, one in this machine's cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -21,27 +26,33 @@ from sweep.errors import RecordsError, StudyError
 from sweep.record_files import write_atomically
 from sweep.study import Study
 from trainables.leases import STALE_S, Holder, Leases
+from trainables.storage import Place, StorePath, place, reason_of, require_plain_name
 
 DEFAULT_STORAGE = Path("sweeps")
 ADAPTERS = "adapters"
 
 
 class StudyFolder:
-    """Paths only: making one touches no disk."""
+    """Paths only: making one touches no disk and sends no request.
 
-    def __init__(self, storage: Path | str, name: str) -> None:
+    Raises:
+        StudyError: the name is that of the adapters.  StorageError: it leads out of the storage, or there can be no such storage."""
+
+    def __init__(self, storage: Place | str, name: str) -> None:
         if name == ADAPTERS:
             raise StudyError(f"A study may not be named {ADAPTERS!r}: that folder of the storage holds the adapters. Use another --name.")
-        self.storage = Path(storage).absolute()
-        self.root = self.storage / name
+        self.storage = place(storage).absolute()
+        self.root = self.storage / require_plain_name(name, "A study's name")
         self.adapters = self.storage / ADAPTERS
-        self.latents = self.storage / ".latents"
-        self.journal = self.root / "optuna.journal"
-        self.pack_size = self.root / "pack.json"
         self.source = self.root / "study.py"
         self.description = self.root / "study.json"
         self.launches = self.root / "launches.json"
         self.control = self.root / "control.json"
+        machine = _cache_of(self.storage) if isinstance(self.storage, StorePath) else self.storage
+        self.here = machine / name
+        self.latents = machine / ".latents"
+        self.journal = self.here / "optuna.journal"
+        self.pack_size = self.here / "pack.json"
 
     @property
     def exists(self) -> bool:
@@ -60,6 +71,7 @@ class StudyFolder:
             StudyError: another launch holds it.  RecordsError: the folder cannot be written."""
         lease = Leases(self.storage, note={"launch": launch})
         try:
+            self.here.mkdir(parents=True, exist_ok=True)
             mine = lease.acquire(self.root.name)
         except OSError as error:
             raise _unwritable(self.root, error) from error
@@ -114,30 +126,36 @@ class StudyFolder:
 
     def _remove_if_empty(self) -> None:
         """A launch that never began leaves nothing behind."""
-        if self.root.is_dir() and not any(self.root.iterdir()):
-            self.root.rmdir()
+        if self.here.is_dir() and not any(self.here.iterdir()):
+            self.here.rmdir()
 
     def worker_log(self, worker: str) -> Path:
-        return self.root / f"{worker}.log"
+        return self.here / f"{worker}.log"
 
 
-def find_study_folder(name_or_dir: str, storage: Path | str = DEFAULT_STORAGE) -> StudyFolder:
+def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE) -> StudyFolder:
     """The folder of a study that was launched, by its name or its path.
 
     Raises:
         StudyError: there is none."""
-    as_path = Path(name_or_dir)
-    by_name = [StudyFolder(storage, name_or_dir)] if as_path.name == name_or_dir else []
-    for folder in (*by_name, StudyFolder(as_path.absolute().parent, as_path.name)):
-        if folder.exists:
-            return folder
-    known = sorted(path.parent.name for path in Path(storage).glob("*/study.json"))
+    storage, as_path = place(storage), place(name_or_dir).absolute()
+    named = [] if isinstance(as_path, StorePath) or "/" in name_or_dir else [(storage, name_or_dir)]
+    for there, name in (*named, (as_path.parent, as_path.name)):
+        if (there / name / "study.json").exists():
+            return StudyFolder(there, name)
+    known = sorted(path.parent.name for path in storage.glob("*/study.json"))
     there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
     raise StudyError(f"There is no study {name_or_dir!r}: {there}. Use one of these, or --storage DIR.")
 
 
-def _unwritable(folder: Path, error: OSError) -> RecordsError:
+def _cache_of(store: StorePath) -> Path:
+    """The folder of this machine for what belongs to a store, but cannot lie in it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "lora-sweep" / f"{store.name}-{hashlib.sha256(str(store).encode()).hexdigest()[:12]}"
+
+
+def _unwritable(folder: Place, error: OSError) -> RecordsError:
     return RecordsError(
-        f"A study's folder must be writable, but {folder} is not: {error.strerror or error}. "
+        f"A study's folder must be writable, but {folder} is not: {reason_of(error)}. "
         f"Change its permissions, or choose another place with --storage DIR."
     )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sweep.folder import StudyFolder
     from sweep.launches import Request
     from sweep.study import Study
+    from trainables.storage import Place
 
 RayAddress = Annotated[
     str | None, typer.Option("--address", metavar="ADDRESS", help="A Ray that runs, with all its nodes: auto, or HOST:PORT. Otherwise this machine.")
@@ -129,7 +130,7 @@ def trial(
     raise typer.Exit(_exit_code(driver, snapshot))
 
 
-def _run(study: Study, storage: Path, options: Mapping[str, Any], *, started_at: float, address: str | None) -> None:
+def _run(study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None) -> None:
     """Launch a study and exit with its code. `options`: as of `launch`."""
     from sweep.keys import Keys
     from sweep.progress import Progress
@@ -194,7 +195,7 @@ def _exit_code(driver: Driver, snapshot: Mapping[str, Any]) -> int:
     return 0 if driver.best is not None else FAILED
 
 
-def _print_end(screen: Any, driver: Driver, snapshot: Any, storage: Path, *, first_scored_s: float | None) -> None:
+def _print_end(screen: Any, driver: Driver, snapshot: Any, storage: Place, *, first_scored_s: float | None) -> None:
     from sweep.folder import StudyFolder
     from sweep.progress import print_summary
 

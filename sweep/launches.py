@@ -12,11 +12,11 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from sweep.errors import RecordsError, StudyError
 from sweep.record_files import write_atomically
+from trainables.storage import Place
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Launches:
         return sum(entry.gpu_hours for entry in self.entries)
 
 
-def read_launches(path: Path) -> Launches:
+def read_launches(path: Place) -> Launches:
     """The launches so far; none where the file is missing.
 
     Raises:
@@ -82,7 +82,7 @@ def read_launches(path: Path) -> Launches:
         raise StudyError(f"The list of a study's launches must be readable, but {path} is damaged: {error}. Remove it: budgets then begin anew.") from error
 
 
-def write_launches(path: Path, launches: Launches) -> None:
+def write_launches(path: Place, launches: Launches) -> None:
     """Raises: RecordsError where the folder cannot be written."""
     text = json.dumps({"request": asdict(launches.request), "launches": [asdict(entry) for entry in launches.entries]}, indent=1)
     write_atomically(path, lambda file: file.write(text.encode()))
@@ -96,7 +96,7 @@ def with_overrides(launches: Launches, overrides: Mapping[str, str]) -> Launches
 class LaunchLog:
     """The entry of a launch that is live: it beats while it runs, and is told how it ended."""
 
-    def __init__(self, path: Path, launch: str, request: Request, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Place, launch: str, request: Request, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
         self._entry = LaunchEntry(launch, socket.gethostname(), os.getpid(), clock(), clock())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainables.errors import SweepError
+from trainables.storage import place
 
 if TYPE_CHECKING:
     from sweep.study import Study
@@ -19,7 +20,8 @@ FAILED, MENDABLE, INTERRUPTED_CODE = 1, 2, 130
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.py", help="The study file, e.g. search_spaces/captions.py.", show_default=False)]
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study's name, or its folder.", show_default=False)]
-Storage = Annotated[Path, typer.Option("--storage", metavar="DIR", help="Where studies are kept.")]
+Storage = Annotated[Any, typer.Option("--storage", parser=place, metavar="DIR", help="Where studies are kept: a folder, or s3://bucket/prefix.")]
+"""A Place."""
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter or a field of the study. Repeatable.")]
 Samples = Annotated[int | None, typer.Option(help="How many trials in all.")]
 MaxConcurrent = Annotated[int | None, typer.Option(help="Most trials at a time.")]

@@ -171,7 +171,7 @@ def _read(paths: list[Path]) -> Any:  # -> (n, h, w, 3) uint8
     pictures = []
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with path.open("rb") as file, Image.open(file) as image:
                 pictures.append(np.asarray(image.convert("RGB")))
         except OSError as error:
             raise RecordsError(f"A stored picture must be readable, but {path} is not ({error}). Restore the study's pictures/.") from error

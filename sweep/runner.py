@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,25 +25,28 @@ import ray
 from sweep.control import Control
 from sweep.disk import drop_states_of_stopped
 from sweep.driver import Driver
-from sweep.errors import DeviceError, SweepError, WorkerError
+from sweep.errors import DeviceError, RecordsError, SweepError, WorkerError
 from sweep.fleet import NAMESPACE, POOL, DeviceSpec, Fleet, RemotePool, last_line, start_pool
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request, read_launches
-from sweep.records import TRIALS, Records, as_rows
+from sweep.pool import Pool
+from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
 from sweep.scheduler import Asha
-from sweep.searcher import Searcher
+from sweep.searcher import RUNNING, Searcher
 from sweep.standing_orders import StandingOrders, interruptions
 from sweep.study import Study
-from sweep.trial_rows import past_of, trial_of_row
+from sweep.trial_rows import Trial, past_of, trial_of_row
 from sweep.tuning import run_trials
 from sweep.worker import Device, known_outcomes
+from trainables.storage import Place
 
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
 ANSWER_WITHIN_S = 10.0
+PARTS_LEFT = 200  # of a table, that a launch leaves as they are
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -66,7 +69,7 @@ class View(Protocol):
 class Launch:
     """How a study is launched, apart from what is in it."""
 
-    storage: Path
+    storage: Place | str
     device: str = "auto"  # "auto", "cpu" or "cuda"
     max_concurrent: int | None = None
     pack_size: int | None = None  # None: measured
@@ -92,6 +95,9 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         folder.require_comparable(study, content)
         read_launches(folder.launches)  # before anything starts: a damaged one is said
         _say(how, "starting Ray")
+        if (done := _already_done(study, folder, keys)) is not None:
+            folder.write_study(study, content)
+            return done
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
         with _ray(how) as device, interruptions() as interrupted:
             folder.write_study(study, content)
@@ -111,15 +117,39 @@ def _request(study: Study, how: Launch) -> Request:
     return Request(dict(study.overrides), options, str(Path(study.file).absolute()) if study.file else "", os.getcwd())
 
 
+def _already_done(study: Study, folder: StudyFolder, keys: Keys) -> tuple[Driver, Mapping[str, Any]] | None:
+    """What a launch would return if nothing is left to do, told without Ray and without writing a row; else None."""
+    records = Records(folder.root)
+    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+    n_ended = sum(trial.state != RUNNING for trial in past)
+    if not past or n_ended < study.n_trials:  # at a glance
+        return None
+    pool = Pool(known_outcomes(records))
+    driver = _new_driver(study, keys, past, pool, _NoRows(), log=None, max_concurrent=1, journal=None)
+    driver.ask_for_what_is_missing()
+    driver.fill()
+    snapshot = pool.snapshot()
+    return (driver, snapshot) if driver.finished and not snapshot["requests_open"] else None
+
+
+class _NoRows:
+    """Records that forget: for asking what a study would do."""
+
+    def append_trial(self, row: Mapping[str, Any]) -> None:
+        pass
+
+
 def _run(
     study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, orders: StandingOrders
 ) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
+    records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
     pool = RemotePool(start_pool(known_outcomes(records)))
     options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}
     fleet = Fleet(pool, folder, study, device=device, **options)
     _say(how, "loading torch and diffusers on the worker")
-    driver = _new_driver(study, folder, keys, records, pool, orders.log, max_concurrent=fleet.n_concurrent)
+    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+    driver = _new_driver(study, keys, past, pool, records, log=orders.log, max_concurrent=fleet.n_concurrent, journal=folder.journal)
     watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda")
     try:
         pool.wait_until_up()
@@ -136,6 +166,7 @@ def _run(
         fleet.join(timeout_s=2.0)
         orders.ended(driver)
         watch.show()
+    _compact(records)
     if driver.fatal is not None:
         raise driver.fatal
     try:
@@ -145,16 +176,31 @@ def _run(
     return driver, watch.latest
 
 
+def _compact(records: Records) -> None:
+    """So that the next reader opens a few files and not thousands. What cannot be merged now is as good as it is."""
+    try:
+        records.compact(least_parts=PARTS_LEFT)
+    except RecordsError as error:
+        logger.warning(f"the records were not compacted: {error}")
+
+
 def _say(how: Launch, text: str) -> None:
     if how.view is not None:
         how.view.phase(text)
 
 
 def _new_driver(
-    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: RemotePool, log: LaunchLog, *, max_concurrent: int
+    study: Study,
+    keys: Keys,
+    past: Sequence[Trial],
+    pool: RemotePool | Pool,
+    records: Records | _NoRows,
+    *,
+    log: LaunchLog | None,
+    max_concurrent: int,
+    journal: Path | None,
 ) -> Driver:
-    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
-    searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
+    searcher = Searcher(study, journal=journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
     return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past, usage=log)
 

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +22,7 @@ from sweep.plan import Rates, measured_rates
 from sweep.progress import MOST_ROWS, WORDS, configuration_text
 from sweep.records import TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
+from trainables.storage import Place
 
 KILLED = "killed"
 LONGEST_STATE = 40
@@ -102,7 +102,7 @@ def list_table(standings: Iterable[Standing]) -> Table:
     return table
 
 
-def standings_in(storage: Path) -> list[Standing]:
+def standings_in(storage: Place) -> list[Standing]:
     return [standing_of(folder) for folder in studies_in(storage)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from sweep.disk import Training
     from sweep.folder import StudyFolder
     from sweep.plan import Rates
+    from trainables.storage import Place
 
 
 def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
@@ -95,7 +95,7 @@ def _to_be_removed(folder: StudyFolder) -> tuple[list[Training], str]:
     return own, f"{disk_text(disk_of(use, measured_rates(folder)))}. {went}."
 
 
-def _rates_of(storage: Path) -> Rates | None:
+def _rates_of(storage: Place) -> Rates | None:
     """What the study that was launched last has measured of its device."""
     from sweep.disk import studies_in
     from sweep.plan import measured_rates

@@ -2,12 +2,17 @@
 
 A lease is a file in the folder of its key, kept fresh by its holder. One whose holder is dead, or silent for STALE_S, may be taken.
 For trainings it saves work and nothing more: two holders at once would store the same adapters twice, which is storing them once.
-A launch of a study holds one, too: whoever was silent too long finds out by `is_lost` that another has gone on in its place."""
+A launch of a study holds one, too: whoever was silent too long finds out by `is_lost` that another has gone on in its place.
+
+Where the storage is a store, which cannot create a file only if there is none, everybody who wants a lease writes a claim of his own and
+then lists them: he holds it if no other is fresh, and else takes his own away. A store lists all that was written before, so two that live
+never hold the same; of two at the same moment it may be neither, until one of them asks again. Fresh is meant by the store's clock."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -15,7 +20,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from trainables.storage import Place, StorePath, place
 
 REFRESH_S = 10.0
 STALE_S = 60.0
@@ -30,15 +37,18 @@ class Holder:
     silent_s: float  # since it last showed that it lives
     note: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_gone(self) -> bool:
+        """Silent for too long, or a process of this machine that is dead."""
+        return self.silent_s > STALE_S or (self.host == socket.gethostname() and not _is_alive(self.pid))
+
 
 class Leases:
-    """The leases of one process. `clock` tells seconds since 1970, as file times do; `note` is JSON that others may read."""
+    """The leases of one process. `note` is JSON that others may read; `clock` tells seconds since 1970, as file times do; a store has its own."""
 
-    def __init__(self, root: Path, *, note: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._root = Path(root)
-        self._note = dict(note or {})
-        self._clock = clock
-        self._token = uuid.uuid4().hex
+    def __init__(self, root: Place | str, *, note: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.time) -> None:
+        root, claim = place(root), {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex, "note": dict(note or {})}
+        self._claims: _Claims = _ObjectClaims(root, claim) if isinstance(root, StorePath) else _FileClaims(root, claim, clock)
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._refresher: threading.Thread | None = None
@@ -48,7 +58,7 @@ class Leases:
         with self._lock:
             if key in self._held:
                 return True
-            if not self._create(key) and not (self.holder(key) is None and self._take_over(key)):
+            if not self._claims.take(key):
                 return False
             self._held.add(key)
             if self._refresher is None:
@@ -61,35 +71,21 @@ class Leases:
         with self._lock:
             if key in self._held:
                 self._held.remove(key)
-                if not self._is_anothers(key):
-                    self._path(key).unlink(missing_ok=True)
+                self._claims.drop(key)
 
     def refresh(self) -> None:
         """Show that the holder of these leases lives. One that another has taken is left to it."""
         with self._lock:
             for key in self._held:
-                try:
-                    if not self._is_anothers(key):
-                        os.utime(self._path(key), (self._clock(),) * 2)
-                except FileNotFoundError:  # somebody removed the store's folder
-                    self._create(key)
+                self._claims.touch(key)
 
     def is_lost(self, key: str) -> bool:
         """Whether another has taken a lease that this process held, which must then leave alone what it stood for."""
-        return key in self._held and self._is_anothers(key)
+        return key in self._held and self._claims.is_anothers(key)
 
     def holder(self, key: str) -> Holder | None:
         """Who holds the key's lease, in whatever process; None where nobody does, or one that is dead or silent for STALE_S."""
-        try:
-            silent_s = self._clock() - self._path(key).stat().st_mtime
-            said = json.loads(self._path(key).read_text(encoding="utf-8"))
-            found = Holder(str(said["host"]), int(said["pid"]), silent_s, said.get("note") or {})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError):  # its writer was interrupted, or is just writing
-            return None if silent_s > STALE_S else Holder("an unknown machine", 0, silent_s)
-        is_dead = found.host == socket.gethostname() and not _is_alive(found.pid)
-        return None if is_dead or silent_s > STALE_S else found
+        return self._claims.holder(key)
 
     def _refresh_for_ever(self) -> None:
         while True:
@@ -98,7 +94,59 @@ class Leases:
                 if not self._held:
                     self._refresher = None
                     return
-            self.refresh()
+            try:
+                self.refresh()
+            except OSError:  # the storage is away; what needs it says so
+                continue
+
+
+class _Claims(Protocol):
+    """How a lease is written down. Whoever calls holds the lock of its Leases."""
+
+    def take(self, key: str) -> bool: ...
+
+    def touch(self, key: str) -> None: ...
+
+    def drop(self, key: str) -> None: ...
+
+    def holder(self, key: str) -> Holder | None: ...
+
+    def is_anothers(self, key: str) -> bool: ...
+
+
+class _FileClaims:
+    """One file for each key, which only one process can create."""
+
+    def __init__(self, root: Path, claim: Mapping[str, Any], clock: Callable[[], float]) -> None:
+        self._root, self._claim, self._clock = root, claim, clock
+
+    def take(self, key: str) -> bool:
+        return self._create(key) or (self.holder(key) is None and self._take_over(key))
+
+    def touch(self, key: str) -> None:
+        try:
+            if not self.is_anothers(key):
+                os.utime(self._path(key), (self._clock(),) * 2)
+        except FileNotFoundError:  # somebody removed the store's folder
+            self._create(key)
+
+    def drop(self, key: str) -> None:
+        if not self.is_anothers(key):
+            self._path(key).unlink(missing_ok=True)
+
+    def holder(self, key: str) -> Holder | None:
+        try:
+            silent_s = self._clock() - self._path(key).stat().st_mtime
+            found = _holder_of(self._path(key).read_bytes(), silent_s)
+        except FileNotFoundError:
+            return None
+        return None if found.is_gone else found
+
+    def is_anothers(self, key: str) -> bool:
+        try:
+            return json.loads(self._path(key).read_text(encoding="utf-8")).get("token") != self._claim["token"]
+        except (FileNotFoundError, ValueError):  # gone, or just being written
+            return False
 
     def _path(self, key: str) -> Path:
         return self._root / key / ".lease"
@@ -108,7 +156,7 @@ class Leases:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(path, "x", encoding="utf-8") as file:
-                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "token": self._token, "note": self._note}, file)
+                json.dump(self._claim, file)
         except FileExistsError:
             return False
         os.utime(path, (self._clock(),) * 2)
@@ -122,13 +170,74 @@ class Leases:
         except FileNotFoundError:
             pass
         aside.unlink(missing_ok=True)
-        return self._create(key) and not self._is_anothers(key)
+        return self._create(key) and not self.is_anothers(key)
 
-    def _is_anothers(self, key: str) -> bool:
-        try:
-            return json.loads(self._path(key).read_text(encoding="utf-8")).get("token") != self._token
-        except (FileNotFoundError, ValueError):  # gone, or just being written
+
+class _ObjectClaims:
+    """Any number of objects for each key, of one claimant each: .lease/<host>-<pid>-<token>."""
+
+    def __init__(self, root: StorePath, claim: Mapping[str, Any]) -> None:
+        self._root, self._claim = root, claim
+        self._host = re.sub(r"[^A-Za-z0-9.]", "_", claim["host"])
+        self._own = f"{self._host}-{claim['pid']}-{claim['token']}"
+
+    def take(self, key: str) -> bool:
+        self._write(key)
+        if self._others(key):
+            self.drop(key)
             return False
+        return True
+
+    def touch(self, key: str) -> None:
+        if not self.is_anothers(key):
+            self._write(key)
+
+    def drop(self, key: str) -> None:
+        (self._folder(key) / self._own).unlink(missing_ok=True)
+
+    def holder(self, key: str) -> Holder | None:
+        ages = self._fresh(key)
+        for name in sorted(ages, key=lambda name: name != self._own):
+            try:
+                return _holder_of((self._folder(key) / name).read_bytes(), ages[name])
+            except FileNotFoundError:  # given back just now
+                continue
+        return None
+
+    def is_anothers(self, key: str) -> bool:
+        fresh = self._fresh(key)
+        return bool(fresh) and self._own not in fresh
+
+    def _write(self, key: str) -> None:
+        (self._folder(key) / self._own).write_bytes(json.dumps(self._claim).encode())
+
+    def _others(self, key: str) -> list[str]:
+        return sorted(set(self._fresh(key)) - {self._own})
+
+    def _fresh(self, key: str) -> dict[str, float]:
+        """Seconds since each claim was renewed, of those that hold. Who claims the key, too, removes the stale ones."""
+        times = {path.name: stat.st_mtime for path, stat in self._folder(key).children() if path.name.count("-") >= 2}
+        now = times.get(self._own, time.time())  # our own is as young as the listing, by the same clock as the others
+        ages = {name: now - renewed for name, renewed in times.items()}
+        stale = {name for name in ages if name != self._own and (self._is_dead(name) or ages[name] > STALE_S)}
+        for name in stale if self._own in times else ():
+            (self._folder(key) / name).unlink(missing_ok=True)
+        return {name: age for name, age in ages.items() if name not in stale}
+
+    def _is_dead(self, name: str) -> bool:
+        host, pid, _ = name.rsplit("-", 2)
+        return host == self._host and not _is_alive(int(pid))
+
+    def _folder(self, key: str) -> StorePath:
+        return self._root / key / ".lease"
+
+
+def _holder_of(claim: bytes, silent_s: float) -> Holder:
+    try:
+        said = json.loads(claim)
+        return Holder(str(said["host"]), int(said["pid"]), silent_s, said.get("note") or {})
+    except (ValueError, TypeError, KeyError):  # its writer was interrupted, or is just writing
+        return Holder("an unknown machine", 0, silent_s)
 
 
 def _is_alive(pid: int) -> bool:

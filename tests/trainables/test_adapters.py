@@ -78,7 +78,7 @@ def test_dropping_states_keeps_the_adapters(store):
 
 def test_a_writer_that_died_leaves_nothing_that_readers_see(store, monkeypatch):
     monkeypatch.setattr("trainables.adapters._write_moments", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(AdapterError, match="disk full"):
         store.save(KEY, state_at(2))
     assert store.epochs(KEY) == [] and list((store.root / KEY).iterdir()) == []
 
