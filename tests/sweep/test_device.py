@@ -64,9 +64,9 @@ def test_a_training_is_saved_scored_and_continued_from_its_last_state(new_device
     assert later.start(order("k", config, 1, 2, 3)).epoch == 2
     assert [r.epoch for r in train_to(later, 3).values()] == [3]
     alone = new_device()
-    alone.start(order("other key, same config", config, 3))
+    alone.start(order("other-key-same-config", config, 3))
     train_to(alone, 2)
-    assert all(torch.equal(a, alone._packs[0].adapter("other key, same config").layers[p][0]) for p, (a, _) in final.layers.items())
+    assert all(torch.equal(a, alone._packs[0].adapter("other-key-same-config").layers[p][0]) for p, (a, _) in final.layers.items())
 
 
 def test_arrivals_wait_for_the_boundary_and_then_run_beside_the_others(new_device, config):
@@ -171,7 +171,7 @@ def test_a_training_that_cannot_be_let_in_fails_alone(new_device, config, monkey
 def test_an_adapter_that_cannot_be_read_fails_its_evaluation_alone(new_device, config, model, subject):
     device = new_device()
     evaluation = EvalConfig(infer_model=model, steps=1, images_per_prompt=1)
-    orders = [EvaluationOrder("gone", "no such training", 1, evaluation, subject), EvaluationOrder("control", None, 0, evaluation, subject)]
+    orders = [EvaluationOrder("gone", "no-such-training", 1, evaluation, subject), EvaluationOrder("control", None, 0, evaluation, subject)]
     found = {image_set.key: image_set for image_set in device.evaluate(orders)}
     assert "must be stored" in found["gone"].error and found["control"].error is None and found["control"].images is not None
 
