@@ -13,12 +13,9 @@ import pandas as pd
 from analysis.bands import with_bands
 from analysis.load import CONTROL, FAILED, StudyRecords
 from analysis.stats import mean_interval, paired_difference
-from sweep.records import EVALUATIONS
+from sweep.records import EVALUATIONS, METRIC_COLUMNS
 
-METRICS = (
-    *("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout"),
-    *("fid_inf", "lpips_seen", "lpips_unseen", "fid_seen", "fid_unseen", "kid_seen", "kid_unseen", "heldout_loss"),
-)
+METRICS = METRIC_COLUMNS
 COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
 PAIRED_BY = ("prompt", "seed")
 """Two images are a pair where the prompt and the noise are the same: common random numbers."""
@@ -31,7 +28,7 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     images, drawn with `seed`, and over the training seeds too where `n_train_seeds` is above 1: metrics are then means over them, and
     `objective_spread` is the standard deviation of the objective between them. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
     prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
-    trials = _best_evaluations(records)
+    trials = best_evaluations(records)
     table = pd.concat([trials, _controls(records)], ignore_index=True)
     images = dict(tuple(records.images.groupby("evaluation_key")))
     table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
@@ -50,12 +47,12 @@ def pivot(records: StudyRecords, a: str, b: str, *, value: str = "objective", se
     for name in (a, b):
         if name not in records.parameters:
             raise KeyError(f"A pivot takes parameters that the study searched, but `{name}` is none of {', '.join(records.parameters)}.")
-    frame = _best_evaluations(records).query("state != @FAILED").dropna(subset=[value])
+    frame = best_evaluations(records).query("state != @FAILED").dropna(subset=[value])
     rows = [_cell({a: cell_a, b: cell_b}, group[value], seed=seed) for (cell_a, cell_b), group in frame.groupby([a, b])]
     return pd.DataFrame(rows, columns=[a, b, "n", "best", "mean", "low", "high"])
 
 
-def _best_evaluations(records: StudyRecords) -> pd.DataFrame:
+def best_evaluations(records: StudyRecords) -> pd.DataFrame:
     """One row per trial, with the evaluations of its best rung, one per training seed, and their means; trials without one keep
     missing metrics."""
     rungs = records.rungs.rename(columns={"epoch": "best_epoch"})[["trial", "best_epoch", "evaluation_keys"]]

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from sweep.errors import RecordsError
 from sweep.record_files import remove, write_atomically, write_pictures
-from sweep.record_schema import EVALUATIONS, IMAGES, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
+from sweep.record_schema import EVALUATIONS, IMAGES, METRIC_COLUMNS, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
 
-__all__ = ["EVALUATIONS", "IMAGES", "SCHEMA_VERSION", "TABLES", "TRIALS", "Records", "RecordsError", "as_rows"]
+__all__ = ["EVALUATIONS", "IMAGES", "METRIC_COLUMNS", "SCHEMA_VERSION", "TABLES", "TRIALS", "Records", "RecordsError", "as_rows"]
 
 _COMPACT = "compact-"
 _READ_ATTEMPTS = 5
