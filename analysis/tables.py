@@ -5,20 +5,18 @@ Frames in, new frames out; how they are printed is analysis/__main__.py's."""
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 
 import numpy as np
 import pandas as pd
 
 from analysis.bands import with_bands
+from analysis.image_values import ImageValues, image_values
 from analysis.load import CONTROL, FAILED, StudyRecords
-from analysis.stats import mean_interval, paired_difference
+from analysis.stats import mean_interval, mean_intervals
 from sweep.records import EVALUATIONS, METRIC_COLUMNS
 
 METRICS = METRIC_COLUMNS
 COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
-PAIRED_BY = ("prompt", "seed")
-"""Two images are a pair where the prompt and the noise are the same: common random numbers."""
 
 
 def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
@@ -30,7 +28,7 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = best_evaluations(records)
     table = pd.concat([trials, _controls(records)], ignore_index=True)
-    images = dict(tuple(records.images.groupby("evaluation_key")))
+    images = image_values(records.images, list(table["evaluation_keys"]))
     table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
     by = ["is_control", "failed", "objective", "number"]
     table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
@@ -92,36 +90,37 @@ def _measured(records: StudyRecords) -> pd.DataFrame:
     return with_bands(records.evaluations[columns])
 
 
-def _lpips_by_image(keys: object, images: dict[Hashable, pd.DataFrame]) -> pd.DataFrame:
-    """LPIPS of the images that these evaluations share, by prompt and noise: a column per training seed; empty where there are none."""
-    known = [key for key in keys if key in images] if isinstance(keys, tuple) else []
-    columns = [images[key].set_index(list(PAIRED_BY))["lpips"] for key in known]
-    return pd.concat(columns, axis=1, join="inner", ignore_index=True) if columns else pd.DataFrame()
+def _intervals(table: pd.DataFrame, images: ImageValues, *, seed: int) -> pd.DataFrame:
+    low, high = _interval_rows(images.values, images.n_seeds, seed=seed)[1:3]
+    return pd.DataFrame({"lpips_low": low, "lpips_high": high}, index=table.index)
 
 
-def _intervals(table: pd.DataFrame, images: dict[Hashable, pd.DataFrame], *, seed: int) -> pd.DataFrame:
-    intervals = [mean_interval(_lpips_by_image(keys, images), seed=seed) for keys in table["evaluation_keys"]]
-    ends = [(interval.low, interval.high) for interval in intervals]
-    return pd.DataFrame(ends, index=table.index, columns=["lpips_low", "lpips_high"], dtype=float)
-
-
-def _against_baseline(table: pd.DataFrame, images: dict[Hashable, pd.DataFrame], *, seed: int) -> pd.DataFrame:
+def _against_baseline(table: pd.DataFrame, images: ImageValues, *, seed: int) -> pd.DataFrame:
     columns = ["vs_baseline", "vs_baseline_low", "vs_baseline_high", "vs_baseline_n"]
     marked = table["label.baseline"].eq(True) if "label.baseline" in table else pd.Series(False, index=table.index)
-    keys = next(iter(table.loc[marked, "evaluation_keys"].dropna()), None)
-    baseline = _lpips_by_image(keys, images)
-    if baseline.empty:
+    scored = np.flatnonzero(marked & table["evaluation_keys"].notna())
+    if not len(scored) or not np.isfinite(images.values[scored[0]]).any():
         return pd.DataFrame([_none()] * len(table), index=table.index, columns=columns)
-    others = [_lpips_by_image(own, images) if own != keys else pd.DataFrame() for own in table["evaluation_keys"]]
-    return pd.DataFrame([_difference(own, baseline, seed=seed) for own in others], index=table.index, columns=columns)
+    baseline, n_own = images.values[scored[0]], images.n_seeds[scored[0]]
+    if (wrong := (images.n_seeds != n_own) & (images.n_seeds > 1) & (n_own > 1)).any():
+        raise ValueError(f"Pairs need equally many training seeds on both sides, but there are {n_own} and {images.n_seeds[wrong][0]}.")
+    # One training seed is paired with each of several: a control has no seed of its own.
+    n_seeds = np.where(images.n_seeds == 0, 0, np.maximum(images.n_seeds, n_own))
+    own = np.where((images.n_seeds == 1)[:, None, None], images.values[:, :, :1], images.values)
+    differences = own - (baseline[:, :1] if n_own == 1 else baseline)
+    keys = table["evaluation_keys"].tolist()
+    differences[[own == keys[scored[0]] for own in keys]] = math.nan
+    return pd.DataFrame(dict(zip(columns, _interval_rows(differences, n_seeds, seed=seed), strict=True)), index=table.index)
 
 
-def _difference(images: pd.DataFrame, baseline: pd.DataFrame, *, seed: int) -> tuple[float, float, float, int]:
-    if images.empty:
-        return _none()
-    own, other = images.align(baseline, join="inner", axis=0)
-    difference = paired_difference(own, other, seed=seed)
-    return difference.mean, difference.low, difference.high, difference.n
+def _interval_rows(values: np.ndarray, n_seeds: np.ndarray, *, seed: int) -> tuple[np.ndarray, ...]:  # values (m, n, s), n_seeds (m,)
+    """Mean, low, high and n of each trial: over its images, and over its training seeds too where it has several."""
+    found = mean_intervals(values[:, :, 0], seed=seed)
+    mean, low, high, n = found.mean, found.low, found.high, found.n
+    for i in np.flatnonzero(n_seeds > 1):
+        own = mean_interval(values[i, :, : n_seeds[i]], seed=seed)
+        mean[i], low[i], high[i], n[i] = own.mean, own.low, own.high, own.n
+    return mean, low, high, n
 
 
 def _none() -> tuple[float, float, float, int]:
