@@ -9,12 +9,11 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from analysis.text import print_frame, text_of
+from analysis.text import print_frame, texts_of
 from sweep.records import RecordsError
 
 FORMATS = ("text", "csv", "markdown", "latex", "parquet")
 SUFFIXES = {".txt": "text", ".csv": "csv", ".md": "markdown", ".tex": "latex", ".parquet": "parquet"}
-DIGITS = 4
 
 
 def format_of(format: str | None, out: Path | None) -> str:
@@ -61,8 +60,8 @@ def as_bytes(frame: pd.DataFrame, title: str, format: str) -> bytes:
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with every cell as text: four digits, '-' where there is nothing."""
-    return pd.DataFrame({name: [text_of(value, DIGITS) for value in frame[name].tolist()] for name in frame}, columns=frame.columns, dtype=object)
+    """The frame with every cell as text, as a terminal shows it."""
+    return pd.DataFrame({name: texts_of(frame[name]) for name in frame}, columns=frame.columns, dtype=object)
 
 
 def write_file(path: Path, content: bytes) -> None:
