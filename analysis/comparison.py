@@ -79,20 +79,27 @@ def _difference(studies: Sequence[StudyRecords], bests: Sequence[pd.Series | Non
     first, own = bests[0], bests[i]
     if i == 0 or first is None or own is None or first["perceptual_backbone"] != own["perceptual_backbone"]:
         return nothing
-    # The same image set may be in both studies under one key: of either, the rows of its own study.
-    sides = [studies[k].images.assign(evaluation_key=str(k) + "/" + studies[k].images["evaluation_key"]) for k in (0, i)]
-    keys = [tuple(f"{k}/{key}" for key in bests[k]["evaluation_keys"]) for k in (0, i)] if _have_keys(first, own) else []
-    if not keys:
+    if not (_has_keys(first) and _has_keys(own)):
         return nothing
+    # The same image set may be in both studies under one key: of either, the rows of its own study.
+    keys = [tuple(f"{k}/{key}" for key in bests[k]["evaluation_keys"]) for k in (0, i)]
+    sides = []
+    for k in (0, i):
+        images = studies[k].images
+        images = images[images["evaluation_key"].isin(bests[k]["evaluation_keys"])]
+        sides.append(images.assign(evaluation_key=f"{k}/" + images["evaluation_key"]))
     values = image_values(pd.concat(sides, ignore_index=True), keys).over_seeds()
     d = values[1] - values[0]
     d = d[np.isfinite(d)]
     if not len(d):
         return nothing
     found = mean_intervals(d[None], seed=seed)
-    p = float(ttest_1samp(d, 0).pvalue) if len(d) > 1 and np.ptp(d) > 0 else float(d.mean() == 0) if len(d) > 1 else math.nan
+    if np.ptp(d) > 1e-12 * np.abs(d).max(initial=1.0):
+        p = float(ttest_1samp(d, 0).pvalue)
+    else:  # without spread (but for rounding) a t-test has nothing to divide by
+        p = math.nan if len(d) < 2 else float(np.allclose(d, 0))
     return {"vs_first": found.mean[0], "vs_first_low": found.low[0], "vs_first_high": found.high[0], "vs_first_n": len(d), "p": p}
 
 
-def _have_keys(*bests: pd.Series) -> bool:
-    return all(isinstance(best["evaluation_keys"], tuple) for best in bests)
+def _has_keys(best: pd.Series) -> bool:
+    return isinstance(best["evaluation_keys"], tuple)

@@ -93,7 +93,7 @@ def interaction_of(records: StudyRecords, a: str, b: str, *, value: str = "objec
 
 def scored_trials(records: StudyRecords, value: str) -> pd.DataFrame:
     """One row per trial that did not fail and has a finite `value` at its best rung."""
-    trials = best_evaluations(records).query("state != @FAILED")
+    trials = best_evaluations(records).loc[lambda trials: trials["state"] != FAILED]
     if value not in trials or not pd.api.types.is_numeric_dtype(trials[value]):
         raise RecordsError(f"A value is the objective or a metric of the study, e.g. lpips, but there is no `{value}`.")
     values = pd.to_numeric(trials[value]).astype(float)

@@ -19,7 +19,7 @@ def pareto_front(records: StudyRecords, x: str = "lpips", y: str = "fid") -> pd.
 
     Raises:
         RecordsError: a metric of which lower is not better, or that no trial has."""
-    trials = best_evaluations(records).query("state != @FAILED")
+    trials = best_evaluations(records).loc[lambda trials: trials["state"] != FAILED]
     for metric in (x, y):
         if metric in HIGHER_IS_BETTER or metric not in {*METRIC_COLUMNS, "objective"}:
             known = ", ".join(name for name in ("objective", *METRIC_COLUMNS) if name not in HIGHER_IS_BETTER)

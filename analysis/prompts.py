@@ -48,7 +48,7 @@ def seen_and_unseen(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
 
 
 def _trials_and_images(records: StudyRecords) -> tuple[pd.DataFrame, ImageValues]:
-    trials = best_evaluations(records).query("state != @FAILED").dropna(subset=["evaluation_keys"]).reset_index(drop=True)
+    trials = best_evaluations(records).loc[lambda trials: trials["state"] != FAILED].dropna(subset=["evaluation_keys"]).reset_index(drop=True)
     images = image_values(records.images, list(trials["evaluation_keys"]))
     has = np.isfinite(images.values).any(axis=(1, 2))
     return trials[has].reset_index(drop=True), images.of(has)

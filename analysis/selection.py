@@ -118,7 +118,7 @@ def _scored(records: StudyRecords, value: str) -> tuple[pd.DataFrame, ImageValue
     """The trials that have pictures and did not fail, and their pictures' values."""
     if value not in IMAGE_VALUES:
         raise RecordsError(f"Pictures are compared by a value that each one has, {' or '.join(IMAGE_VALUES)}, but `{value}` was asked for.")
-    trials = best_evaluations(records).query("state != @FAILED").dropna(subset=["evaluation_keys"]).reset_index(drop=True)
+    trials = best_evaluations(records).loc[lambda trials: trials["state"] != FAILED].dropna(subset=["evaluation_keys"]).reset_index(drop=True)
     images = image_values(records.images, list(trials["evaluation_keys"]), value)
     has = np.isfinite(images.values).any(axis=(1, 2))
     return trials[has].reset_index(drop=True), images.of(has)

@@ -72,7 +72,7 @@ def _grouped_by(records: StudyRecords, by: tuple[str, ...], value: str) -> pd.Da
     for name in by:
         if name not in known:
             raise KeyError(f"A pivot takes parameters that the study searched, but `{name}` is none of {', '.join(known)}.")
-    frame = best_evaluations(records).query("state != @FAILED")
+    frame = best_evaluations(records).loc[lambda trials: trials["state"] != FAILED]
     if value not in frame or not pd.api.types.is_numeric_dtype(frame[value]):
         raise KeyError(f"A value is the objective or a metric of the study, e.g. lpips, but there is no `{value}`.")
     texts = {name: frame[name].map(lambda own: str(own) if isinstance(own, (list, dict)) else own) for name in by if frame[name].dtype == object}
