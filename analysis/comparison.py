@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.cost import failures
 from analysis.image_values import image_values
 from analysis.load import StudyRecords
-from analysis.stats import holm, mean_intervals
+from analysis.resampling import holm, row_intervals
 from analysis.tables import ranked_trials
 from sweep.records import RecordsError
 
@@ -93,7 +93,7 @@ def _difference(studies: Sequence[StudyRecords], bests: Sequence[pd.Series | Non
     d = d[np.isfinite(d)]
     if not len(d):
         return nothing
-    found = mean_intervals(d[None], seed=seed)
+    found = row_intervals(d[None], seed=seed)
     if np.ptp(d) > 1e-12 * np.abs(d).max(initial=1.0):
         p = float(ttest_1samp(d, 0).pvalue)
     else:  # without spread (but for rounding) a t-test has nothing to divide by

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-PAIRED_BY = ("prompt", "seed")
-"""Two images are a pair where the prompt and the noise are the same: common random numbers."""
+from analysis.tables import PAIRED_BY
 
 
 @dataclass(frozen=True)

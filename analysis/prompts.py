@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.image_values import ImageValues, image_values
 from analysis.load import FAILED, StudyRecords
-from analysis.stats import Intervals, mean_intervals, resample_weights, rows_by_pattern
+from analysis.resampling import Intervals, resample_weights, row_intervals, rows_by_pattern
 from analysis.tables import best_evaluations
 
 
@@ -15,10 +15,10 @@ def intervals_over_prompts(records: StudyRecords, *, seed: int = 0) -> pd.DataFr
     """One row per trial with pictures, the lowest LPIPS first: `lpips`, its 95 % bootstrap interval over the pictures of these prompts
     (`low`, `high`), and over prompts and pictures (`prompts_low`, `prompts_high`): how far it may be off for other prompts of the kind.
 
-    Of several training seeds, pictures are means. See `mean_intervals`; drawn with `seed`."""
+    Of several training seeds, pictures are means. See `row_intervals`; drawn with `seed`."""
     trials, images = _trials_and_images(records)
     values = images.over_seeds()
-    plain, clustered = mean_intervals(values, seed=seed), mean_intervals(values, clusters=_labels(images), seed=seed)
+    plain, clustered = row_intervals(values, seed=seed), row_intervals(values, clusters=_labels(images), seed=seed)
     n_prompts = [len(set(images.prompts[finite])) for finite in np.isfinite(values)]
     counts = {"lpips": plain.mean, "low": plain.low, "high": plain.high, "n_images": plain.n}
     over = {"prompts_low": clustered.low, "prompts_high": clustered.high, "n_prompts": n_prompts}
@@ -40,7 +40,7 @@ def seen_and_unseen(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     parts = []
     for covers, own in (("prompts and images", (n_prompts > 1).all(axis=0)), ("images", (n_prompts < 2).any(axis=0))):
         clusters = labels if covers != "images" else None
-        found = [mean_intervals(group[own], clusters=clusters, seed=seed) for group in (seen, unseen)]
+        found = [row_intervals(group[own], clusters=clusters, seed=seed) for group in (seen, unseen)]
         low, high = _gap_interval(seen[own], unseen[own], clusters, seed=seed)
         gap = {"gap": found[1].mean - found[0].mean, "gap_low": low, "gap_high": high, "covers": covers}
         parts.append(_named(records, trials)[own].assign(**_columns("seen", found[0]), **_columns("unseen", found[1]), **gap))

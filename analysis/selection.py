@@ -12,7 +12,8 @@ import pandas as pd
 
 from analysis.image_values import ImageValues, image_values
 from analysis.load import FAILED, StudyRecords
-from analysis.stats import N_RESAMPLES, holm, resample_weights
+from analysis.resampling import holm, resample_weights
+from analysis.stats import N_RESAMPLES
 from analysis.tables import best_evaluations
 from sweep.records import RecordsError
 

@@ -14,7 +14,7 @@ from analysis.bands import fid_warning
 from analysis.load import StudyRecords, load_study_records
 from analysis.output import FORMATS, format_of, write_frame
 from analysis.tables import best_of_each, pivot, ranked_trials
-from analysis.text import notes_of, print_ranked
+from analysis.text import MOST_ROWS, notes_of, print_ranked
 from sweep.records import RecordsError
 
 TABLES: dict[str, str] = {
@@ -48,6 +48,7 @@ def add_table_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> No
     tables.add_argument("--value", default="objective", help="the metric of pivot, best, importance, effects, interaction (default: %(default)s)")
     tables.add_argument("--axes", nargs=2, default=("lpips", "fid"), metavar=("X", "Y"), help="the metrics of pareto (default: lpips fid)")
     tables.add_argument("--with", dest="reference", metavar="TRIAL", help="the trial of `paired` (default: the baseline)")
+    tables.add_argument("--rows", type=int, default=MOST_ROWS, help="of the ranked table in a terminal the best so many, and the controls (default: %(default)s)")
     tables.add_argument("--method", default="ped-anova", help="ped-anova, or fanova where scikit-learn is installed (default: %(default)s)")
     tables.set_defaults(run=_run_tables)
     compare = add("compare", "several studies side by side")
@@ -108,7 +109,7 @@ def _run_tables(options: argparse.Namespace) -> None:
     records = load_study_records(options.name, options.storage, skip_damaged=options.skip_damaged)
     frame, notes = table_of(records, options)
     if options.table == "ranked" and format == "text" and options.out is None:
-        print_ranked(records, frame, Console())  # prints the notes, too
+        print_ranked(records, frame, Console(), most_rows=options.rows)  # prints the notes, too
         return
     title = records.name if options.table in ("ranked", "pivot") else f"{records.name}: {TABLES[options.table].split(' (')[0]}"
     _write(frame, title, notes, format=format, out=options.out)

@@ -4,19 +4,22 @@ Frames in, new frames out; how they are printed is analysis/__main__.py's."""
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.bands import with_bands
-from analysis.image_values import ImageValues, image_values
 from analysis.load import CONTROL, FAILED, StudyRecords
-from analysis.stats import mean_interval, mean_intervals
+from analysis.stats import mean_interval, mean_intervals, paired_differences
 from sweep.records import EVALUATIONS, METRIC_COLUMNS
 
 METRICS = METRIC_COLUMNS
 COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
+PAIRED_BY = ("prompt", "seed")
+"""Two images are a pair where the prompt and the noise are the same: common random numbers."""
 
 
 def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
@@ -28,7 +31,7 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = best_evaluations(records)
     table = pd.concat([trials, _controls(records)], ignore_index=True)
-    images = image_values(records.images, list(table["evaluation_keys"]))
+    images = _lpips_of_sets(records, table["evaluation_keys"])
     table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
     by = ["is_control", "failed", "objective", "number"]
     table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
@@ -60,7 +63,7 @@ def best_of_each(records: StudyRecords, *by: str, value: str = "objective", seed
     frame = _grouped_by(records, by, value).sort_values([value, "number"], kind="stable")
     counts = frame.groupby(list(by), as_index=False).size().rename(columns={"size": "n_trials"})
     best = frame.drop_duplicates(list(by)).merge(counts, on=list(by)).reset_index(drop=True)
-    best = best.join(_intervals(best, image_values(records.images, list(best["evaluation_keys"])), seed=seed))
+    best = best.join(_intervals(best, _lpips_of_sets(records, best["evaluation_keys"]), seed=seed))
     others = [name for name in records.parameters if name not in by]
     columns = [*by, "n_trials", "trial", *others, "best_epoch", value, "objective", "lpips", "lpips_low", "lpips_high", "fid", "kid", "n_images"]
     return best[list(dict.fromkeys(columns))]
@@ -119,41 +122,61 @@ def _measured(records: StudyRecords) -> pd.DataFrame:
     return with_bands(records.evaluations[columns])
 
 
-def _intervals(table: pd.DataFrame, images: ImageValues, *, seed: int) -> pd.DataFrame:
-    low, high = _interval_rows(images.values, images.n_seeds, seed=seed)[1:3]
-    return pd.DataFrame({"lpips_low": low, "lpips_high": high}, index=table.index)
+@dataclass(frozen=True)
+class _Lpips:
+    """LPIPS of images (n, s) under s training seeds; pairs (n,) number their prompt and noise, ascending."""
+
+    pairs: np.ndarray
+    values: np.ndarray
 
 
-def _against_baseline(table: pd.DataFrame, images: ImageValues, *, seed: int) -> pd.DataFrame:
+_NO_IMAGES = _Lpips(np.empty(0, int), np.empty((0, 1)))
+
+
+def _lpips_of_sets(records: StudyRecords, keys: pd.Series) -> dict[str, _Lpips]:
+    """By evaluation key, for those that the table names."""
+    wanted = {key for some in keys if isinstance(some, tuple) for key in some}
+    images = records.images[records.images["evaluation_key"].isin(wanted)]
+    images = images.assign(pair=images.groupby(list(PAIRED_BY), sort=False).ngroup()).sort_values(["evaluation_key", "pair"])
+    names, starts = np.unique(images["evaluation_key"].to_numpy(), return_index=True)
+    pairs, values = images["pair"].to_numpy(), images["lpips"].to_numpy(dtype=float)[:, None]
+    ends = [*starts[1:], len(images)]
+    return {name: _Lpips(pairs[i:j], values[i:j]) for name, i, j in zip(names, starts, ends, strict=False)}
+
+
+def _over_seeds(keys: object, images: dict[str, _Lpips]) -> _Lpips:
+    """Of the images that these evaluations share: a column per training seed; empty where there are none."""
+    known = [images[key] for key in keys if key in images] if isinstance(keys, tuple) else []
+    if not known:
+        return _NO_IMAGES
+    if len(known) == 1:
+        return known[0]
+    pairs = functools.reduce(np.intersect1d, [one.pairs for one in known])
+    return _Lpips(pairs, np.concatenate([one.values[np.isin(one.pairs, pairs)] for one in known], axis=1))
+
+
+def _intervals(table: pd.DataFrame, images: dict[str, _Lpips], *, seed: int) -> pd.DataFrame:
+    intervals = mean_intervals([_over_seeds(keys, images).values for keys in table["evaluation_keys"]], seed=seed)
+    ends = [(interval.low, interval.high) for interval in intervals]
+    return pd.DataFrame(ends, index=table.index, columns=["lpips_low", "lpips_high"], dtype=float)
+
+
+def _against_baseline(table: pd.DataFrame, images: dict[str, _Lpips], *, seed: int) -> pd.DataFrame:
     columns = ["vs_baseline", "vs_baseline_low", "vs_baseline_high", "vs_baseline_n"]
     marked = table["label.baseline"].eq(True) if "label.baseline" in table else pd.Series(False, index=table.index)
-    scored = np.flatnonzero(marked & table["evaluation_keys"].notna())
-    if not len(scored) or not np.isfinite(images.values[scored[0]]).any():
-        return pd.DataFrame([_none()] * len(table), index=table.index, columns=columns)
-    baseline, n_own = images.values[scored[0]], images.n_seeds[scored[0]]
-    if (wrong := (images.n_seeds != n_own) & (images.n_seeds > 1) & (n_own > 1)).any():
-        raise ValueError(f"Pairs need equally many training seeds on both sides, but there are {n_own} and {images.n_seeds[wrong][0]}.")
-    # One training seed is paired with each of several: a control has no seed of its own.
-    n_seeds = np.where(images.n_seeds == 0, 0, np.maximum(images.n_seeds, n_own))
-    own = np.where((images.n_seeds == 1)[:, None, None], images.values[:, :, :1], images.values)
-    differences = own - (baseline[:, :1] if n_own == 1 else baseline)
-    keys = table["evaluation_keys"].tolist()
-    differences[[own == keys[scored[0]] for own in keys]] = math.nan
-    return pd.DataFrame(dict(zip(columns, _interval_rows(differences, n_seeds, seed=seed), strict=True)), index=table.index)
+    keys = next(iter(table.loc[marked, "evaluation_keys"].dropna()), None)
+    baseline = _over_seeds(keys, images)
+    own = [_NO_IMAGES if other == keys else _over_seeds(other, images) for other in table["evaluation_keys"]]
+    differences = paired_differences([_common(one, baseline) for one in own], seed=seed)
+    rows = [(difference.mean, difference.low, difference.high, difference.n) for difference in differences]
+    return pd.DataFrame(rows, index=table.index, columns=columns)
 
 
-def _interval_rows(values: np.ndarray, n_seeds: np.ndarray, *, seed: int) -> tuple[np.ndarray, ...]:  # values (m, n, s), n_seeds (m,)
-    """Mean, low, high and n of each trial: over its images, and over its training seeds too where it has several."""
-    found = mean_intervals(values[:, :, 0], seed=seed)
-    mean, low, high, n = found.mean, found.low, found.high, found.n
-    for i in np.flatnonzero(n_seeds > 1):
-        own = mean_interval(values[i, :, : n_seeds[i]], seed=seed)
-        mean[i], low[i], high[i], n[i] = own.mean, own.low, own.high, own.n
-    return mean, low, high, n
-
-
-def _none() -> tuple[float, float, float, int]:
-    return math.nan, math.nan, math.nan, 0
+def _common(one: _Lpips, other: _Lpips) -> tuple[np.ndarray, np.ndarray]:
+    """The values of the images that both have, in one order."""
+    if np.array_equal(one.pairs, other.pairs):
+        return one.values, other.values
+    return one.values[np.isin(one.pairs, other.pairs)], other.values[np.isin(other.pairs, one.pairs)]
 
 
 def _cell(names: dict[str, object], values: pd.Series, *, seed: int) -> dict[str, object]:

@@ -17,21 +17,27 @@ from analysis.stats import Interval
 NARROW = ("#", "trial", "state", "configuration", "epoch", "objective", "lpips", "fid")
 """What is left where a terminal is too narrow for every parameter and metric in a column of its own."""
 
+MOST_ROWS = 100
+"""More would scroll away."""
+
 FURTHER = ("lpips seen / unseen", "held-out loss", "copies")
 SIMILARITIES = ("dinov2", "clip_i", "clip_t", "face")
 """Columns of the full form, shown where some row has a value."""
 
 
-def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console) -> None:
-    """The ranked trials, in full where the console is wide enough or no terminal at all, else the narrow form."""
+def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console, *, most_rows: int = MOST_ROWS) -> None:
+    """The best of the ranked trials and the controls, in full where the console is wide enough or no terminal at all, else the narrow form."""
+    shown = ranked[(ranked.index < most_rows) | ranked["is_control"]]
     labels = [label for label in records.labels if label != "label.baseline" and _heading(label) not in records.parameters]
     given = (*labels, *records.parameters)
-    rows = [_cells(row, given) | _further_cells(row, _similarities(ranked)) for row in ranked.to_dict("records")]
+    rows = [_cells(row, given) | _further_cells(row, _similarities(ranked)) for row in shown.to_dict("records")]
     further = [heading for heading in (*FURTHER, *_similarities(ranked)) if any(row.get(heading, "-") != "-" for row in rows)]
     measured = ("objective", "lpips [95 %]", "fid", "kid", "lpips vs baseline", *further)
     wide = ("#", "trial", "state", *map(_heading, given), "epoch", *measured)
     title = f"{records.name}: {len(records.trials)} trials, best first"
     _print_widest(console, _table(title, wide, rows), _table(title, NARROW, rows))
+    if len(shown) < len(ranked):
+        console.print(f"The {most_rows} best of {len(ranked)} rows; --rows N shows more, --csv has all.", highlight=False, style="dim")
     console.print(caption_of(ranked), highlight=False, style="dim")
     for note in notes_of(ranked):
         console.print(note, highlight=False, style="dim")
