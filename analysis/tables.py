@@ -14,12 +14,9 @@ import pandas as pd
 from analysis.bands import with_bands
 from analysis.load import CONTROL, FAILED, StudyRecords
 from analysis.stats import mean_interval, mean_intervals, paired_differences
-from sweep.records import EVALUATIONS
+from sweep.records import EVALUATIONS, METRIC_COLUMNS
 
-METRICS = (
-    *("lpips", "lpips_nearest", "lpips_heldout", "diversity", "fid", "kid", "fid_heldout", "kid_heldout"),
-    *("fid_inf", "lpips_seen", "lpips_unseen", "fid_seen", "fid_unseen", "kid_seen", "kid_unseen", "heldout_loss"),
-)
+METRICS = METRIC_COLUMNS
 COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
 PAIRED_BY = ("prompt", "seed")
 """Two images are a pair where the prompt and the noise are the same: common random numbers."""
@@ -32,7 +29,7 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     images, drawn with `seed`, and over the training seeds too where `n_train_seeds` is above 1: metrics are then means over them, and
     `objective_spread` is the standard deviation of the objective between them. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
     prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
-    trials = _best_evaluations(records)
+    trials = best_evaluations(records)
     table = pd.concat([trials, _controls(records)], ignore_index=True)
     images = _lpips_of_sets(records, table["evaluation_keys"])
     table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
@@ -43,20 +40,49 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     return ranked.assign(rank_number=pd.Series(range(1, len(ranked) + 1), dtype="Int64").where(has_rank))
 
 
-def pivot(records: StudyRecords, a: str, b: str, *, value: str = "objective", seed: int = 0) -> pd.DataFrame:
-    """One row per pair of values of the parameters `a` and `b`: n trials, the best, and the mean with its bootstrap interval.
+def pivot(records: StudyRecords, *by: str, value: str = "objective", seed: int = 0) -> pd.DataFrame:
+    """One row per combination of values of the parameters or labels `by`, e.g. "caption", "guidance": n trials, the best, and the mean with
+    its bootstrap interval over trials, drawn with `seed`. Failed trials, and those that lack one of the parameters, are in none.
 
     Raises:
-        KeyError: a parameter that the study did not search."""
-    for name in (a, b):
-        if name not in records.parameters:
-            raise KeyError(f"A pivot takes parameters that the study searched, but `{name}` is none of {', '.join(records.parameters)}.")
-    frame = _best_evaluations(records).query("state != @FAILED").dropna(subset=[value])
-    rows = [_cell({a: cell_a, b: cell_b}, group[value], seed=seed) for (cell_a, cell_b), group in frame.groupby([a, b])]
-    return pd.DataFrame(rows, columns=[a, b, "n", "best", "mean", "low", "high"])
+        KeyError: a parameter that the study did not search, or a value that it did not measure."""
+    frame = _grouped_by(records, by, value)
+    groups = frame.groupby(list(by), sort=True)[value] if by else []
+    rows = [_cell(dict(zip(by, names, strict=True)), group, seed=seed) for names, group in groups]
+    return pd.DataFrame(rows, columns=[*by, "n", "best", "mean", "low", "high"])
 
 
-def _best_evaluations(records: StudyRecords) -> pd.DataFrame:
+def best_of_each(records: StudyRecords, *by: str, value: str = "objective", seed: int = 0) -> pd.DataFrame:
+    """One row per combination of values of the parameters or labels `by`, e.g. "caption": its trial with the lowest `value`, that trial's
+    metrics and the LPIPS interval over its pictures, and out of how many (`n_trials`) it was picked; the lowest first.
+
+    The best of more trials is lower by chance alone: compare rows of equal n_trials. Ties go to the trial of the lowest number.
+
+    Raises:
+        KeyError: as `pivot`."""
+    frame = _grouped_by(records, by, value).sort_values([value, "number"], kind="stable")
+    counts = frame.groupby(list(by), as_index=False).size().rename(columns={"size": "n_trials"})
+    best = frame.drop_duplicates(list(by)).merge(counts, on=list(by)).reset_index(drop=True)
+    best = best.join(_intervals(best, _lpips_of_sets(records, best["evaluation_keys"]), seed=seed))
+    others = [name for name in records.parameters if name not in by]
+    columns = [*by, "n_trials", "trial", *others, "best_epoch", value, "objective", "lpips", "lpips_low", "lpips_high", "fid", "kid", "n_images"]
+    return best[list(dict.fromkeys(columns))]
+
+
+def _grouped_by(records: StudyRecords, by: tuple[str, ...], value: str) -> pd.DataFrame:
+    """One row per trial that did not fail and has the value; parameters that are lists as text, so that they make groups."""
+    known = (*records.parameters, *records.labels)
+    for name in by:
+        if name not in known:
+            raise KeyError(f"A pivot takes parameters that the study searched, but `{name}` is none of {', '.join(known)}.")
+    frame = best_evaluations(records).loc[lambda trials: trials["state"] != FAILED]
+    if value not in frame or not pd.api.types.is_numeric_dtype(frame[value]):
+        raise KeyError(f"A value is the objective or a metric of the study, e.g. lpips, but there is no `{value}`.")
+    texts = {name: frame[name].map(lambda own: str(own) if isinstance(own, (list, dict)) else own) for name in by if frame[name].dtype == object}
+    return frame.assign(**texts).dropna(subset=[*by, value])
+
+
+def best_evaluations(records: StudyRecords) -> pd.DataFrame:
     """One row per trial, with the evaluations of its best rung, one per training seed, and their means; trials without one keep
     missing metrics."""
     rungs = records.rungs.rename(columns={"epoch": "best_epoch"})[["trial", "best_epoch", "evaluation_keys"]]

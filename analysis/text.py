@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,9 +44,20 @@ def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console, 
 
 
 def print_frame(frame: pd.DataFrame, title: str, console: Console) -> None:
-    """Any frame as a table, numbers to four digits."""
-    rows = [{name: text_of(value, 4) for name, value in row.items()} for row in frame.to_dict("records")]
+    """Any frame as a table, its columns as `texts_of` writes them."""
+    columns = {name: texts_of(frame[name]) for name in frame}
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     _print_widest(console, _table(title, tuple(frame.columns), rows))
+
+
+def texts_of(column: pd.Series) -> list[str]:
+    """The column's cells for reading: short numbers, as of parameters, as one would write them, measured ones to four digits, very small
+    ones as powers of ten, '-' where there is nothing."""
+    values = column.tolist()
+    numbers = [value for value in values if isinstance(value, float) and math.isfinite(value)]
+    if all(float(f"{value:g}") == value for value in numbers):
+        return [_short(value) for value in values]
+    return [f"{value:.0e}" if isinstance(value, float) and 0 < abs(value) < 5e-4 else text_of(value, 4) for value in values]
 
 
 def caption_of(ranked: pd.DataFrame) -> str:
@@ -76,7 +88,7 @@ def notes_of(ranked: pd.DataFrame) -> list[str]:
 
 
 def text_of(value: Any, digits: int = 3) -> str:
-    if isinstance(value, (list, dict)):
+    if isinstance(value, (list, dict, tuple)):
         return str(value)
     if pd.isna(value):
         return "-"

@@ -23,10 +23,13 @@ import pyarrow.parquet as pq
 
 from sweep.errors import RecordsError, SweepError
 from sweep.record_files import LEADS_OUT, remove, write_atomically, write_pictures
-from sweep.record_schema import EVALUATIONS, IMAGES, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
+from sweep.record_schema import EVALUATIONS, IMAGES, METRIC_COLUMNS, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
 from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
 
-__all__ = ["EVALUATIONS", "IMAGES", "SCHEMA_VERSION", "TABLES", "TRIALS", "Place", "Records", "RecordsError", "SweepError", "as_rows", "place"]
+__all__ = [
+    *("EVALUATIONS", "IMAGES", "METRIC_COLUMNS", "SCHEMA_VERSION", "TABLES", "TRIALS"),
+    *("Place", "Records", "RecordsError", "SweepError", "as_rows", "place"),
+]
 
 MOST_PARTS = 1000
 """How many parts of a table one writer leaves before it merges them."""
