@@ -1,5 +1,6 @@
 """python -m analysis tables NAME [--pivot A B] [--csv]: the ranked table of a study, from its records.
-python -m analysis paper NAME [--out DIR]: the paper's Tables 4 and 5, its figure and sample grids, beside the published values."""
+python -m analysis paper NAME [--out DIR]: the paper's Tables 4 and 5, its figure and sample grids, beside the published values.
+python -m analysis report NAME [-o report.html]: the study as one page that opens from disk."""
 
 from __future__ import annotations
 
@@ -52,6 +53,13 @@ def _write_paper(records: StudyRecords, options: argparse.Namespace) -> None:
     print(f"report  {folder / 'paper.md'}")
 
 
+def _write_report(records: StudyRecords, options: argparse.Namespace) -> None:
+    from analysis.report import write_report
+
+    file = write_report(records, options.out or records.folder / "report.html")
+    print(f"report  {file}  ({file.stat().st_size / 1e6:.1f} MB)")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and reports from the records of a study.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -62,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     paper = _command(commands, "paper", "the paper's tables, figure and sample grids, beside the published values")
     paper.add_argument("--out", type=Path, metavar="DIR", help="where to write them (default: paper/ in the study's folder)")
     paper.set_defaults(run=_write_paper)
+    report = _command(commands, "report", "the study as one page: pictures, ranked table, curves, costs; opens from disk")
+    report.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: report.html in the study's folder)")
+    report.set_defaults(run=_write_report)
     return parser
 
 
