@@ -1,6 +1,7 @@
 """python -m analysis tables NAME [--pivot A B] [--csv]: the ranked table of a study, from its records.
 python -m analysis paper NAME [--out DIR]: the paper's Tables 4 and 5, its figure and sample grids, beside the published values.
-python -m analysis report NAME [-o report.html]: the study as one page that opens from disk."""
+python -m analysis report NAME [-o report.html]: the study as one page that opens from disk.
+python -m analysis grid NAME --x epoch --y guidance [--z caption]: pictures over two or three parameters."""
 
 from __future__ import annotations
 
@@ -60,6 +61,16 @@ def _write_report(records: StudyRecords, options: argparse.Namespace) -> None:
     print(f"report  {file}  ({file.stat().st_size / 1e6:.1f} MB)")
 
 
+def _write_grid(records: StudyRecords, options: argparse.Namespace) -> None:
+    from analysis.grids import draw_grid, grid_of, save_grid
+
+    axes = [axis for axis in (options.x, options.y, options.z) if axis]
+    sheet = draw_grid(grid_of(records, options.x, options.y, options.z, prompt=options.prompt, seed=options.seed))
+    file = options.out or records.folder / f"grid-{'-'.join(axes)}.png"
+    save_grid(sheet, file)
+    print(f"grid  {file}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and reports from the records of a study.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -73,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", "the study as one page: pictures, ranked table, curves, costs; opens from disk")
     report.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: report.html in the study's folder)")
     report.set_defaults(run=_write_report)
+    grid = _command(commands, "grid", "pictures of one prompt and seed over two or three parameters")
+    for axis, is_needed in (("x", True), ("y", True), ("z", False)):
+        grid.add_argument(f"--{axis}", required=is_needed, metavar="NAME", help="a parameter of the study, or epoch")
+    grid.add_argument("--prompt", help="which prompt (default: the first)")
+    grid.add_argument("--seed", type=int, help="which noise seed (default: the prompt's first)")
+    grid.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: grid-X-Y.png in the study's folder)")
+    grid.set_defaults(run=_write_grid)
     return parser
 
 

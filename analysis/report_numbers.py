@@ -37,12 +37,11 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
     chosen = _PictureRows(records, images, thumbnails)
     shown = {"pictures": _first_pictures(ranked, chosen), "extremes": _extremes(best, chosen)}  # before the trials': the budget is theirs first
     trials = [_trial(row, records, chosen) for row in ranked.to_dict("records")]
-    names = (*records.labels, *records.parameters)
     return plain(
         {
             "name": records.name,
             "seed": seed,
-            "parameters": [name for name in names if name != "label.baseline"],
+            "parameters": _given_names(records),
             "metrics": [{"key": key, "name": _NAMES.get(key, key)} for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
             "counts": records.trials["state"].value_counts().to_dict(),
             "trials": trials,
@@ -83,12 +82,18 @@ def plain(value: Any) -> Any:
 # ---- trials
 
 
+def _given_names(records: StudyRecords) -> list[str]:
+    """Labels, but not those that repeat a parameter, then parameters."""
+    labels = [name for name in records.labels if name != "label.baseline" and name.removeprefix("label.") not in records.parameters]
+    return [*labels, *records.parameters]
+
+
 def _trial(row: Mapping[str, Any], records: StudyRecords, chosen: _PictureRows) -> dict[str, Any]:
     ends = [f"{metric}_{end}" for metric in TABLE_METRICS for end in ("low", "high")]
     values = {name: row.get(name) for name in (*TABLE_METRICS, *ends, "lpips_seen", "lpips_unseen", "n_images", "n_copies")}
     words = {name: row.get(name) for name in ("lpips_band", "fid_band", "state", "reason", "training_key")}
     own = ("rank_number", "best_epoch", "epochs", "vs_baseline", "vs_baseline_low", "vs_baseline_high", "vs_baseline_n", "n_train_seeds")
-    configuration = {name: row[name] for name in (*records.labels, *records.parameters) if name != "label.baseline"}
+    configuration = {name: row[name] for name in _given_names(records)}
     is_baseline = row.get("label.baseline") is True
     trial = row["trial"] if not row["is_control"] else f"control {row['evaluation_key'][:6]}"
     given = {} if row["is_control"] else _given(records, trial)

@@ -130,11 +130,12 @@ function effects(rows) {
 // ---- the ranked table
 
 function ranked() {
+  const measured = data.metrics.map(m => ({key: m.key, name: m.name, number: true, metric: true, of: t => t[m.key]}));
   const columns = [
     {key: "rank_number", name: "#", number: true, of: t => t.rank_number}, {key: "trial", name: "trial", of: t => t.trial},
-    ...data.metrics.map(m => ({key: m.key, name: m.name, number: true, metric: true, of: t => t[m.key]})),
-    ...data.parameters.map(name => ({key: name, name: nameOf(name), of: t => t.configuration[name]})),
-    {key: "best_epoch", name: "best epoch", number: true, of: t => t.best_epoch}, {key: "state", name: "state", of: t => t.state.toLowerCase()}];
+    ...measured.slice(0, 3), ...data.parameters.map(name => ({key: name, name: nameOf(name), of: t => t.configuration[name]})),
+    {key: "best_epoch", name: "best epoch", number: true, of: t => t.best_epoch}, {key: "state", name: "state", of: t => t.state.toLowerCase()},
+    ...measured.slice(3)];
   let by = columns[0], down = false;
   const body = h("tbody"), heads = columns.map(column => h("th", {scope: "col", class: column.number ? "number" : null}, h("button", {type: "button", text: column.name, on: {click: () => { down = by === column && !down; by = column; draw(); }}})));
   const search = h("input", {type: "search", id: "filter", placeholder: "e.g. v2 rank=16 -pruned", "aria-label": "Filter trials by words; name=value for one parameter; -word leaves out", on: {input: draw}});
@@ -209,12 +210,12 @@ function headline() {
   const adapted = data.trials.filter(t => !t.is_control);
   document.getElementById("counts").textContent = adapted.length ? `${adapted.length} trials (${state}), ${data.n_images} pictures` : "No trials yet";
   if (!best) return section("best", "Best configuration", h("p", {text: !adapted.length ? "This study has no trials yet. Launch it, and make the report again." : data.counts.RUNNING ? "No trial has been scored yet. Make the report again when one has." : "No trial could be scored. Why stands under Failures."}));
-  const facts = data.metrics.slice(0, 4).map(m => [h("dt", {text: m.name}), h("dd", {}, metric(best, m.key), interval(best, m.key) ? h("small", {text: `95 %: ${interval(best, m.key)}`}) : null)]);
+  const facts = data.metrics.slice(0, 4).map(m => [h("dt", {text: m.name}), h("dd", {}, metric(best, m.key), interval(best, m.key) ? h("small", {text: interval(best, m.key)}) : null)]);
   const against = best.vs_baseline_n ? `Against the baseline its LPIPS is ${number(Math.abs(best.vs_baseline), 3)} ${best.vs_baseline < 0 ? "closer to" : "further from"} the subject (95 % of the difference: ${number(best.vs_baseline_low, 3)} to ${number(best.vs_baseline_high, 3)}; ${best.vs_baseline_n} pairs of the same prompt and noise).` : null;
   section("best", "Best configuration", h("div", {class: "lead"},
     h("div", {}, h("p", {}, opener(best.trial), known(best.best_epoch) ? `, at epoch ${best.best_epoch}` : "", known(best.n_images) ? `, ${best.n_images} pictures` : ""),
       h("ul", {class: "settings"}, data.parameters.filter(p => known(best.configuration[p])).map(p => h("li", {}, h("span", {text: nameOf(p) + " "}), setting(best.configuration[p])))),
-      h("dl", {class: "facts"}, facts.map(([dt, dd]) => h("div", {}, dt, dd))), against ? h("p", {class: "quiet", style: "margin-top:16px", text: against}) : null),
+      h("dl", {class: "facts"}, facts.map(([dt, dd]) => h("div", {}, dt, dd))), h("p", {class: "quiet", style: "margin-top:14px", text: "Lower is better. Small figures are 95 % intervals."}), against ? h("p", {class: "quiet", style: "margin-top:16px", text: against}) : null),
     data.cannot_tell.length ? h("div", {class: "limits"}, h("h3", {text: "What this cannot tell"}), h("ul", {}, data.cannot_tell.map(text => h("li", {text})))) : null));
 }
 function pictures() {
@@ -227,7 +228,8 @@ function pictures() {
   const grid = h("div", {class: "grid", style: `grid-template-columns:92px repeat(${prompts.length},minmax(104px,1fr));min-width:${92 + prompts.length * 112}px`}, cells);
   const pair = picture => h("figure", {}, h("div", {class: "two"}, image(picture), image(picture, picture.nearest_at, "nearest training image")), h("figcaption", {}, `LPIPS ${number(picture.lpips, 3)}. Right: nearest training image, ${number(picture.nearest_lpips, 3)}`, picture.is_copy ? h("span", {class: "copy", text: ", a copy"}) : null, ". ", picture.prompt));
   const ends = [["Closest to the subject", data.extremes.best], ["Furthest from it", data.extremes.worst]].filter(([, list]) => list.length);
-  section("pictures", "Pictures", quiet("A column is one prompt and one noise seed."), scroll("Pictures by prompt and trial", grid),
+  const isOneSeed = prompts.every(text => new Set(rows.flatMap(row => row.images.filter(image => image.prompt === text).map(image => image.seed))).size < 2);
+  section("pictures", "Pictures", quiet(isOneSeed ? "A column is one prompt and one noise seed." : "A column is one prompt; noise seeds differ within it."), scroll("Pictures by prompt and trial", grid),
     ...ends.flatMap(([title, list]) => [h("h3", {text: `${title}, of ${data.best}`}), h("div", {class: "pairs"}, list.map(pair))]));
 }
 function learning() {
