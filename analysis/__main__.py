@@ -1,7 +1,8 @@
 """python -m analysis tables NAME [--pivot A B] [--csv]: the ranked table of a study, from its records.
 python -m analysis paper NAME [--out DIR]: the paper's Tables 4 and 5, its figure and sample grids, beside the published values.
 python -m analysis report NAME [-o report.html]: the study as one page that opens from disk.
-python -m analysis grid NAME --x epoch --y guidance [--z caption]: pictures over two or three parameters."""
+python -m analysis grid NAME --x epoch --y guidance [--z caption]: pictures over two or three parameters.
+python -m analysis figures NAME [-o DIR]: metrics, learning curves, slices, importance and trade-offs as PNG."""
 
 from __future__ import annotations
 
@@ -71,6 +72,13 @@ def _write_grid(records: StudyRecords, options: argparse.Namespace) -> None:
     print(f"grid  {file}")
 
 
+def _write_figures(records: StudyRecords, options: argparse.Namespace) -> None:
+    from analysis.figures import write_figures
+
+    for file in write_figures(records, options.out or records.folder / "figures"):
+        print(f"figure  {file}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and reports from the records of a study.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -91,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--seed", type=int, help="which noise seed (default: the prompt's first)")
     grid.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: grid-X-Y.png in the study's folder)")
     grid.set_defaults(run=_write_grid)
+    figures = _command(commands, "figures", "metrics, learning curves, slices, importance and trade-offs as PNG")
+    figures.add_argument("-o", "--out", type=Path, metavar="DIR", help="where to write them (default: figures/ in the study's folder)")
+    figures.set_defaults(run=_write_figures)
     return parser
 
 

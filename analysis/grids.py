@@ -5,7 +5,7 @@ A study that was not a grid has no trial for some pairs, and where it has, other
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def grid_of(records: StudyRecords, x: str, y: str, z: str | None = None, *, prom
         names = list(rows_of_y)
         for name, row in (
             (NO_TRIGGER, [place.cell(found, bare) for found in keys[-1]] if bare else []),
-            (NO_ADAPTER, [place.control({x: a, **of_z}, prompt) for a in x_values]),
+            (NO_ADAPTER, [place.control(column, prompt) for column in zip(*keys)]),
         ):
             if any(cell.picture for cell in row):
                 rows.append(tuple(row))
@@ -87,6 +87,17 @@ def grid_of(records: StudyRecords, x: str, y: str, z: str | None = None, *, prom
         y_values.append(tuple(names))
     varying = _varying(records, rungs[rungs["evaluation_key"].isin([key for _, key in chosen.values()])], axes)
     return Grid(x, y, z, x_values, tuple(y_values), z_values, tuple(cells), prompt, int(seed), varying)
+
+
+def control_like(records: StudyRecords, evaluation_key: str) -> str | None:
+    """The image set without an adapter that was made with the same EvalConfig as this one; None where there is none."""
+    own = records.evaluations[records.evaluations["evaluation_key"] == evaluation_key]
+    controls = records.evaluations[records.evaluations["training_key"] == CONTROL]
+    if own.empty:
+        return None
+    columns = [name for name in controls if name.startswith("eval.")]
+    is_like = (controls[columns].astype(str) == own.iloc[0][columns].astype(str)).all(axis=1)
+    return next(iter(controls.loc[is_like, "evaluation_key"]), None)
 
 
 def draw_grid(grid: Grid) -> Image.Image:
@@ -233,14 +244,11 @@ class _Places:
         lpips = None if pd.isna(row["lpips"]) else float(row["lpips"])
         return GridCell(self._records.folder / row["path"], trial, lpips, nearest)
 
-    def control(self, values: dict[str, Any], prompt: str) -> GridCell:
-        """A picture without an adapter, made with those of the values that concern evaluations."""
-        sets = self._records.evaluations
-        sets = sets[sets["training_key"] == CONTROL]
-        for name, value in values.items():
-            sets = sets[sets[f"eval.{name}"].eq(value)] if f"eval.{name}" in sets else sets
-        keys = [key for key in sets["evaluation_key"] if key in self._by_set]
-        return self.cell((NO_ADAPTER, keys[0]), prompt) if keys else GridCell(None)
+    def control(self, found: Iterable[tuple[str, str] | None], prompt: str) -> GridCell:
+        """A picture without an adapter, made as those of a column were made: the first of them that has such a control."""
+        keys = (control_like(self._records, pair[1]) for pair in found if pair)
+        key = next((key for key in keys if key in self._by_set), None)
+        return self.cell((NO_ADAPTER, key), prompt) if key else GridCell(None)
 
 
 # ---- ink

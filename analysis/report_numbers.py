@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.cost import cost, failures
+from analysis.grids import control_like
 from analysis.importance import ENOUGH_TRIALS, importances_of, main_effects
 from analysis.load import StudyRecords
 from analysis.pictures import Thumbnails, description_of, subject_folder
@@ -188,7 +189,7 @@ class _PictureRows:
     """Pictures of image sets as small values: thumbnail numbers, prompts, seeds, LPIPS, and the nearest training image."""
 
     def __init__(self, records: StudyRecords, images: Mapping[Any, pd.DataFrame], thumbnails: Thumbnails) -> None:
-        self._folder, self._subject = records.folder, subject_folder(records)
+        self.records, self._folder, self._subject = records, records.folder, subject_folder(records)
         self._images, self._thumbnails = images, thumbnails
         self.n_not_shown = 0
 
@@ -217,8 +218,9 @@ def _first_pictures(ranked: pd.DataFrame, chosen: _PictureRows) -> list[dict[str
     controls = ranked[ranked["is_control"]]
     baseline = ranked[ranked["label.baseline"].eq(True)] if "label.baseline" in ranked else ranked.iloc[:0]
     best = ranked[ranked["rank_number"].notna()].head(N_PICTURE_ROWS)
-    same = controls[controls["evaluation_key"].isin(_controls_like(best, controls))].head(1)
-    rows = pd.concat([same if len(same) else controls.head(1), baseline, best]).drop_duplicates("trial")
+    keys = best["evaluation_keys"].iloc[0] if len(best) else None
+    like = control_like(chosen.records, keys[0]) if isinstance(keys, tuple) else None  # one made otherwise would compare two things at once
+    rows = pd.concat([controls[controls["evaluation_key"].eq(like)], baseline, best]).drop_duplicates("trial")
     found = []
     for row in rows.to_dict("records"):
         frame = chosen.frame(row["evaluation_keys"])
@@ -228,16 +230,6 @@ def _first_pictures(ranked: pd.DataFrame, chosen: _PictureRows) -> list[dict[str
             pictures = [chosen.picture(image) for image in first]
             found.append({"name": name, "trial": None if row["is_control"] else row["trial"], "images": pictures})
     return found
-
-
-def _controls_like(best: pd.DataFrame, controls: pd.DataFrame) -> list[str]:
-    """The controls that were made with the best trial's evaluation values: guidance, model and so on."""
-    if best.empty or controls.empty:
-        return []
-    names = [name for name in controls if name in best and controls[name].notna().all() and not name.startswith("label.")]
-    shared = [name for name in names if name in ("guidance", "infer_model", "negative_prompt", "steps", "denoiser")]
-    like = controls[(controls[shared] == best.iloc[0][shared]).all(axis=1)] if shared else controls
-    return like["evaluation_key"].tolist()
 
 
 def _extremes(best: pd.DataFrame, chosen: _PictureRows) -> dict[str, list[dict[str, Any]]]:
