@@ -37,7 +37,10 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
     best = ranked[ranked["rank_number"].eq(1)]
     chosen = _PictureRows(records, images, thumbnails)
     shown = {"pictures": _first_pictures(ranked, chosen), "extremes": _extremes(best, chosen)}  # before the trials': the budget is theirs first
-    trials = [_trial(row, records, chosen) for row in ranked.to_dict("records")]
+    given, curves = _given_by_trial(records), _curves_by_trial(records)
+    trials = [
+        _trial(row, records, chosen, given=given.get(row["trial"], {}), curve=curves.get(row["trial"], [])) for row in ranked.to_dict("records")
+    ]
     return plain(
         {
             "name": records.name,
@@ -89,7 +92,9 @@ def _given_names(records: StudyRecords) -> list[str]:
     return [*labels, *records.parameters]
 
 
-def _trial(row: Mapping[str, Any], records: StudyRecords, chosen: _PictureRows) -> dict[str, Any]:
+def _trial(
+    row: Mapping[str, Any], records: StudyRecords, chosen: _PictureRows, *, given: Mapping[str, Any], curve: list[list[float]]
+) -> dict[str, Any]:
     ends = [f"{metric}_{end}" for metric in TABLE_METRICS for end in ("low", "high")]
     values = {name: row.get(name) for name in (*TABLE_METRICS, *ends, "lpips_seen", "lpips_unseen", "n_images", "n_copies")}
     words = {name: row.get(name) for name in ("lpips_band", "fid_band", "state", "reason", "training_key")}
@@ -97,7 +102,6 @@ def _trial(row: Mapping[str, Any], records: StudyRecords, chosen: _PictureRows) 
     configuration = {name: row[name] for name in _given_names(records)}
     is_baseline = row.get("label.baseline") is True
     trial = row["trial"] if not row["is_control"] else f"control {row['evaluation_key'][:6]}"
-    given = {} if row["is_control"] else _given(records, trial)
     return {
         "trial": trial,
         "is_control": bool(row["is_control"]),
@@ -106,22 +110,25 @@ def _trial(row: Mapping[str, Any], records: StudyRecords, chosen: _PictureRows) 
         **words,
         **{name: row.get(name) for name in own},
         "configuration": configuration,
-        "curve": _curve(records, row["trial"]),
+        "curve": curve,
         "images": chosen.of(row["evaluation_keys"], limit=MOST_PICTURES_OF_A_TRIAL),
         "command": repeat_command(records, given) if given else None,
     }
 
 
-def _given(records: StudyRecords, trial: str) -> dict[str, Any]:
-    """The configuration under the names that `--set` takes: what was asked for, not what was reached."""
-    row = records.trials.loc[records.trials["trial"] == trial].iloc[0]
-    values = {name.removesuffix("_asked") if name == "epochs_asked" else name: row[name] for name in records.parameters}
-    return {name: value for name, value in values.items() if isinstance(value, (list, dict)) or not pd.isna(value)}
+def _given_by_trial(records: StudyRecords) -> dict[str, dict[str, Any]]:
+    """Each trial's configuration under the names that `--set` takes: what was asked for, not what was reached."""
+    columns = records.trials[["trial", *records.parameters]].rename(columns={"epochs_asked": "epochs"})
+    return {
+        row.pop("trial"): {name: value for name, value in row.items() if isinstance(value, (list, dict)) or not pd.isna(value)}
+        for row in columns.to_dict("records")
+    }
 
 
-def _curve(records: StudyRecords, trial: str) -> list[list[float]]:
-    own = records.rungs[records.rungs["trial"] == trial]
-    return [[epoch, objective] for epoch, objective in zip(own["epoch"], own["objective"])]
+def _curves_by_trial(records: StudyRecords) -> dict[str, list[list[float]]]:
+    """Each trial's [epoch, objective] at its rungs."""
+    groups = records.rungs.sort_values("epoch", kind="stable").groupby("trial")
+    return {trial: own[["epoch", "objective"]].to_numpy().tolist() for trial, own in groups}
 
 
 def _cannot_tell(ranked: pd.DataFrame, images: Mapping[Any, pd.DataFrame], records: StudyRecords, *, seed: int) -> list[str]:
@@ -201,8 +208,10 @@ class _PictureRows:
         frame = self.frame(keys)
         if frame is None:
             return []
-        self.n_not_shown += max(0, len(frame) - limit)
-        return [self.picture(row) for row in frame.head(limit).to_dict("records")]
+        pictures = [self.picture(row) for row in frame.head(limit).to_dict("records")]
+        shown = [picture for picture in pictures if picture["at"] is not None]
+        self.n_not_shown += len(frame) - len(shown)
+        return shown
 
     def picture(self, row: Mapping[str, Any], *, nearest: bool = False) -> dict[str, Any]:
         path = row["path"]

@@ -23,6 +23,7 @@ function number(value, digits) {
   if (digits === undefined) return String(Number(value.toPrecision(4)));
   return value.toFixed(digits);
 }
+const MOST_CURVES = 200;  // more are a smear, and ten thousand marks are slow
 const digitsOf = key => key === "fid" ? 1 : key === "kid" || key === "objective" ? 4 : 3;
 const metric = (trial, key) => number(trial[key], digitsOf(key));
 function interval(trial, key) {
@@ -77,7 +78,8 @@ function mark(node, text, name) {
   if (name) { node.setAttribute("tabindex", "0"); node.setAttribute("role", "button"); node.addEventListener("click", () => open(name)); node.addEventListener("keydown", event => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(name); } }); }
   return node;
 }
-function curves(trials, top, label) {
+function curves(all, top, label) {
+  const trials = all.filter((trial, i) => i < MOST_CURVES || trial.trial === top);
   const points = trials.flatMap(trial => trial.curve).filter(point => known(point[1]));
   if (!points.length) return null;
   const epochs = [...new Set(points.map(point => point[0]))].sort((a, b) => a - b);
@@ -235,7 +237,7 @@ function pictures() {
 function learning() {
   const adapted = data.trials.filter(t => !t.is_control), chart = curves(adapted, data.best, "Learning curves"), trade = scatter(data.trials, "lpips", "fid");
   if (!chart && !trade) return;
-  section("curves", "Learning curves", quiet("Blue is the best trial. A cross marks where a trial was stopped early. Open a point to see its trial."),
+  section("curves", "Learning curves", quiet("Blue is the best trial. A cross marks where a trial was stopped early. Open a point to see its trial." + (adapted.length > MOST_CURVES ? ` Curves of the first ${MOST_CURVES} in rank.` : "")),
     h("div", {class: "charts"}, chart, trade ? h("div", {}, trade, quiet("The dashed line joins what no other trial beats in both. A square is a control without an adapter.")) : null));
 }
 function mattered() {
@@ -261,7 +263,7 @@ function repeat() {
   const list = (title, pairs) => pairs.length ? [h("h3", {text: title}), h("table", {}, h("tbody", {}, pairs.map(([key, value]) => h("tr", {}, h("th", {scope: "row", text: key.replaceAll("_", " ")}), h("td", {class: "wrap", text: String(value)})))))] : null;
   section("repeat", "How to repeat it", quiet("From the folder that holds the storage. What is recorded is not computed again."), command(data.repeat.launch), list("Study", Object.entries(data.repeat.study)),
     list("Made with", [...Object.entries(data.repeat.versions), ...(data.repeat.devices.length ? [["device", data.repeat.devices.join(", ")]] : [])]));
-  const left = data.n_left_out, notes = [left.images && `${left.images} further pictures of trials lie in the study's folder only`, left.budget && `${left.budget} thumbnails were left out to keep this file small`, left.missing && `${left.missing} pictures were missing or unreadable`].filter(Boolean);
+  const left = data.n_left_out, notes = [left.images && `${left.images} pictures of these trials are not in this file`, left.budget && `the file is kept small`, left.missing && `${left.missing} pictures were missing or unreadable`].filter(Boolean);
   document.getElementById("foot").textContent = `Intervals drawn with seed ${data.seed}. ${notes.length ? notes.join("; ") + "." : ""}`;
 }
 headline(); pictures(); ranked(); learning(); mattered(); costs(); failed(); repeat();
