@@ -96,7 +96,8 @@ def control_like(records: StudyRecords, evaluation_key: str) -> str | None:
     if own.empty:
         return None
     columns = [name for name in controls if name.startswith("eval.")]
-    is_like = (controls[columns].astype(str) == own.iloc[0][columns].astype(str)).all(axis=1)
+    # By text, as values may be lists; `map`, as astype(str) leaves what is missing missing, and that equals nothing.
+    is_like = (controls[columns].map(str) == own[columns].map(str).iloc[0]).all(axis=1)
     return next(iter(controls.loc[is_like, "evaluation_key"]), None)
 
 
