@@ -4,7 +4,7 @@ import pytest
 
 from analysis.figures import metrics_by_configuration, parallel_coordinates, trade_off, trial_curves, write_figures
 from analysis.load import load_study_records
-from sweep.records import RecordsError, Records
+from sweep.records import Records, RecordsError
 
 
 @pytest.fixture
