@@ -167,8 +167,9 @@ def test_an_attack_by_prompt_name_or_reason_is_shown_as_text(attacked):
 
 @needs_chromium
 def test_nothing_but_tables_and_grids_is_wider_than_a_telephone(study_dir):
-    script = """const frame = document.createElement("iframe"); frame.style.width = "390px"; document.body.append(frame);
+    script = """open("t0002"); const frame = document.createElement("iframe"); frame.style.width = "390px"; document.body.append(frame);
     frame.contentDocument.documentElement.replaceWith(document.documentElement.cloneNode(true));
-    return {wide: frame.contentDocument.documentElement.scrollWidth};"""
+    const dialog = frame.contentDocument.getElementById("trial");
+    return {wide: frame.contentDocument.documentElement.scrollWidth, shown: dialog.clientWidth, beyond: dialog.scrollWidth - dialog.clientWidth};"""
     told, errors = chromium.run_in(page_of(numbers_of(study_dir)), script)
-    assert errors == [] and told["wide"] <= 390
+    assert errors == [] and told["wide"] <= 390 and told["shown"] > 300 and told["beyond"] == 0
