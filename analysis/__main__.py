@@ -1,5 +1,8 @@
 """python -m analysis tables NAME [--table TABLE] [--by A B]: tables of a study from its records: ranked trials, pivots, costs, what mattered.
 python -m analysis compare A B: several studies side by side.
+python -m analysis report NAME [-o report.html]: the study as one page that opens from disk.
+python -m analysis grid NAME --x epoch --y guidance [--z caption]: pictures over two or three parameters.
+python -m analysis figures NAME [-o DIR]: metrics, learning curves, slices, importance and trade-offs as PNG.
 python -m analysis paper NAME [--out DIR]: the paper's Tables 4 and 5, its figure and sample grids, beside the published values."""
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from analysis.load import DEFAULT_STORAGE, load_study_records
+from analysis.load import DEFAULT_STORAGE, StudyRecords, load_study_records
 from analysis.table_commands import add_table_commands
 from analysis.text import print_frame
 from sweep.records import SweepError
@@ -32,7 +35,7 @@ def _write_paper(options: argparse.Namespace) -> None:
     from analysis.paper import paper_rows, paper_table
     from analysis.paper_report import TABLES, caption_and_findings, readable_table, write_paper_report
 
-    records = load_study_records(options.name, options.storage, skip_damaged=options.skip_damaged)
+    records = _records_of(options)
     folder, rows = options.out or records.output_folder("paper"), paper_rows(records)
     left_out = write_paper_report(records, rows, folder)
     for table in TABLES:
@@ -44,6 +47,37 @@ def _write_paper(options: argparse.Namespace) -> None:
     print(f"report  {folder / 'paper.md'}")
 
 
+def _write_report(options: argparse.Namespace) -> None:
+    from analysis.report import write_report
+
+    records = _records_of(options)
+    file = write_report(records, options.out or records.output_folder("report.html"))
+    print(f"report  {file}  ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+def _write_grid(options: argparse.Namespace) -> None:
+    from analysis.grids import draw_grid, grid_of, save_grid
+
+    records = _records_of(options)
+    axes = [axis for axis in (options.x, options.y, options.z) if axis]
+    sheet = draw_grid(grid_of(records, options.x, options.y, options.z, prompt=options.prompt, seed=options.seed))
+    file = options.out or records.output_folder(f"grid-{'-'.join(axes)}.png")
+    save_grid(sheet, file)
+    print(f"grid  {file}")
+
+
+def _write_figures(options: argparse.Namespace) -> None:
+    from analysis.figures import write_figures
+
+    records = _records_of(options)
+    for file in write_figures(records, options.out or records.output_folder("figures")):
+        print(f"figure  {file}")
+
+
+def _records_of(options: argparse.Namespace) -> StudyRecords:
+    return load_study_records(options.name, options.storage, skip_damaged=options.skip_damaged)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and reports from the records of a study.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -52,6 +86,22 @@ def _parser() -> argparse.ArgumentParser:
     paper.add_argument("name", help="a study's name or folder")
     paper.add_argument("--out", type=Path, metavar="DIR", help="where to write them (default: paper/ in the study's folder)")
     paper.set_defaults(run=_write_paper)
+    report = _command(commands, "report", "the study as one page: pictures, ranked table, curves, costs; opens from disk")
+    report.add_argument("name", help="a study's name or folder")
+    report.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: report.html in the study's folder)")
+    report.set_defaults(run=_write_report)
+    grid = _command(commands, "grid", "pictures of one prompt and seed over two or three parameters")
+    grid.add_argument("name", help="a study's name or folder")
+    for axis, is_needed in (("x", True), ("y", True), ("z", False)):
+        grid.add_argument(f"--{axis}", required=is_needed, metavar="NAME", help="a parameter of the study, or epoch")
+    grid.add_argument("--prompt", help="which prompt (default: the first)")
+    grid.add_argument("--seed", type=int, help="which noise seed (default: the prompt's first)")
+    grid.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: grid-X-Y.png in the study's folder)")
+    grid.set_defaults(run=_write_grid)
+    figures = _command(commands, "figures", "metrics, learning curves, slices, importance and trade-offs as PNG")
+    figures.add_argument("name", help="a study's name or folder")
+    figures.add_argument("-o", "--out", type=Path, metavar="DIR", help="where to write them (default: figures/ in the study's folder)")
+    figures.set_defaults(run=_write_figures)
     return parser
 
 
