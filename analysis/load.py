@@ -44,13 +44,13 @@ def load_study_records(name_or_dir: str | Place, storage: str | Place = DEFAULT_
         RecordsError: there are no records, or a part of them is damaged."""
     folder = _folder_of(place(name_or_dir), place(storage))
     records = Records(folder, skip_damaged=skip_damaged)
-    rows = as_rows(records.latest_trials(), TRIALS)
+    rows = as_rows(records.latest_trials(), TRIALS, shared=True)
     parameters, labels = _names_in(rows, "configuration"), _names_in(rows, "labels")
     return StudyRecords(
         name=folder.name,
         folder=folder,
         trials=_trial_frame(rows, parameters, labels),
-        evaluations=_evaluation_frame(as_rows(records.evaluations(), EVALUATIONS)),
+        evaluations=_evaluation_frame(as_rows(records.evaluations(), EVALUATIONS, shared=True)),
         images=records.images(),
         rungs=_rung_frame(rows),
         parameters=tuple(_column_of(name) for name in parameters),

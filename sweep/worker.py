@@ -251,7 +251,7 @@ def outcome_of_row(row: Mapping[str, Any]) -> Outcome:
 
 def known_outcomes(records: Records) -> dict[str, Outcome]:
     """What a study's records hold already, for the pool."""
-    return {row["evaluation_key"]: outcome_of_row(row) for row in as_rows(records.evaluations(), EVALUATIONS)}
+    return {row["evaluation_key"]: outcome_of_row(row) for row in as_rows(records.evaluations(), EVALUATIONS, shared=True)}
 
 
 def _reason(error: Exception, event: str) -> str:
