@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweep import adapter_commands
 from trainables.errors import SweepError
 
 if TYPE_CHECKING:
@@ -238,6 +239,9 @@ def check(
     typer.echo(f"{subject} {usable}: {counts}; {len(found.problems)} errors, {len(found.warnings)} warnings.")
     if found.problems:
         raise typer.Exit(MENDABLE)
+
+
+adapter_commands.register(app)
 
 
 def main(arguments: list[str] | None = None) -> int:

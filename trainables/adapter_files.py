@@ -61,7 +61,7 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def require_free(path: Path, *, replace: bool) -> None:
     """Raises: AdapterError where there is something at `path` that may not be replaced."""
     if path.exists() and not replace:
-        raise AdapterError(f"An export never overwrites what is there unasked, but {path} exists. Use --replace, or another -o.")
+        raise AdapterError(f"What is there is never overwritten unasked, but {path} exists. Use --replace, or another -o.")
 
 
 def write_file(path: Path, content: bytes, *, replace: bool) -> Path:
@@ -120,7 +120,7 @@ def move_folder(temporary: Path, path: Path, *, replace: bool) -> None:
 def unwritable(path: Path, error: OSError) -> AdapterError:
     """The error that says in one line that nothing can be written there."""
     reason = error.strerror or error
-    return AdapterError(f"An export needs a place that can be written, but {path} is not: {reason}. Use another -o.")
+    return AdapterError(f"`-o` must name a place that can be written, but {path} is not: {reason}. Use another one.")
 
 
 def _peft_files(adapter: Adapter) -> dict[str, dict[str, bytes]]:
