@@ -120,8 +120,8 @@ class RecordedStudy:
         found = next((row for row in self.trials if row["trial"] == trial_id), None)
         if found is None:
             ids = [row["trial"] for row in self.trials]
-            known = f"It has {ids[0]} to {ids[-1]}." if ids else "It has none yet."
-            raise StudyError(f"`--trial` must be a trial of {self.name}, but it has no {trial_id!r}.{nearest(trial_id, ids)} {known}")
+            known = f"Its {len(ids)} trials begin with {ids[0]}." if ids else "It has none yet."
+            raise StudyError(f"`--trial` must be a trial of {self.name}, but {trial_id!r} is none.{nearest(trial_id, ids)} {known}")
         return found
 
     def choose(self, trial_id: str | None, epoch: int | None = None) -> ChosenAdapter:

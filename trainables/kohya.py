@@ -10,10 +10,8 @@ What a person may want to know of a training is put into metadata by others; not
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import torch
 from safetensors.torch import save
@@ -47,16 +45,15 @@ def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
 def kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """The two entries by which web UIs know a file again, computed as kohya's scripts do: of the tensors, and of the `ss_` entries alone."""
     content = save(dict(tensors), {name: value for name, value in metadata.items() if name.startswith("ss_")})
-    legacy = hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
-    return {"sshs_model_hash": _hash_behind_header(io.BytesIO(content)), "sshs_legacy_hash": legacy}
+    header_bytes = int.from_bytes(content[:8], "little")
+    return {
+        "sshs_model_hash": hashlib.sha256(content[8 + header_bytes :]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8],
+    }
 
 
 def model_hash_of(file: Path) -> str:
     """What web UIs call a safetensors file's hash: that of its tensors, whatever its metadata say."""
     with open(file, "rb") as opened:
-        return _hash_behind_header(opened)
-
-
-def _hash_behind_header(content: IO[bytes]) -> str:
-    content.seek(8 + int.from_bytes(content.read(8), "little"))
-    return hashlib.file_digest(content, "sha256").hexdigest()
+        opened.seek(8 + int.from_bytes(opened.read(8), "little"))
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from safetensors.torch import save
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from trainables.kohya import kohya_hashes, kohya_name, kohya_tensors
+from trainables.kohya import kohya_hashes, kohya_name, kohya_tensors, model_hash_of
 from trainables.lora import Adapter, SlotLoRA
 from trainables.merging import updatable_layers
 from trainables.single_files import SD1_CONFIG
@@ -75,7 +75,7 @@ def test_every_layer_that_may_be_updated_has_a_name_of_its_own(sd15):
     }
 
 
-def test_hashes_are_of_the_tensors_and_of_kohyas_own_metadata():
+def test_hashes_are_of_the_tensors_and_of_kohyas_own_metadata(tmp_path):
     tensors = {"lora_unet_x.lora_down.weight": torch.arange(600_000, dtype=torch.float32).view(8, -1)}
     hashes = kohya_hashes(tensors, {"ss_epoch": "3", "modelspec.title": "a"})
     # sd-webui-additional-networks: all behind the header, and 64 kB from the second megabyte on.
@@ -83,5 +83,7 @@ def test_hashes_are_of_the_tensors_and_of_kohyas_own_metadata():
     assert hashes["sshs_model_hash"] == hashlib.sha256(tensors["lora_unet_x.lora_down.weight"].numpy().tobytes()).hexdigest()
     assert hashes["sshs_legacy_hash"] == hashlib.sha256(written[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
     assert kohya_hashes(tensors, {"ss_epoch": "3"}) == hashes
+    (tmp_path / "x.safetensors").write_bytes(written)
+    assert model_hash_of(tmp_path / "x.safetensors") == hashes["sshs_model_hash"]
     other = kohya_hashes({name: tensor + 1 for name, tensor in tensors.items()}, {"ss_epoch": "3"})
     assert all(other[name] != value for name, value in hashes.items())
