@@ -23,20 +23,21 @@ PAIRED_BY = ("prompt", "seed")
 
 
 def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
-    """One row per trial, best first, by the evaluation of its best rung, failed ones last; then one row per control. Neither has a rank.
+    """One row per trial, best first, by the evaluation of its best rung, failed ones last; then one row per adapter file that was scored
+    beside them (`is_file`), and one per control. None of these has a rank.
 
     `lpips_band` and `fid_band` are verdicts in words: see bands.py. Beside every metric stand `n_images`, `n_references` and the networks; `lpips_low` and `lpips_high` are a 95 % interval over the
     images, drawn with `seed`, and over the training seeds too where `n_train_seeds` is above 1: metrics are then means over them, and
     `objective_spread` is the standard deviation of the objective between them. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
     prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = best_evaluations(records)
-    table = pd.concat([trials, _controls(records)], ignore_index=True)
+    table = pd.concat([trials, _files(records), _controls(records)], ignore_index=True)
     images = _lpips_of_sets(records, table["evaluation_keys"])
     table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
-    by = ["is_control", "failed", "objective", "number"]
+    by = ["is_control", "is_file", "failed", "objective", "number"]
     table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
     ranked = table.drop(columns="failed")
-    has_rank = ranked["objective"].notna() & ~table["failed"] & ~ranked["is_control"]
+    has_rank = ranked["objective"].notna() & ~table["failed"] & ~ranked["is_control"] & ~ranked["is_file"]
     return ranked.assign(rank_number=pd.Series(range(1, len(ranked) + 1), dtype="Int64").where(has_rank))
 
 
@@ -92,7 +93,7 @@ def best_evaluations(records: StudyRecords) -> pd.DataFrame:
     spread = records.trials["seed_objectives"].map(lambda values: float(np.std(values, ddof=1)) if values else math.nan)
     joined = records.trials[columns].assign(objective_spread=spread.astype(float)).merge(rungs, on=["trial", "best_epoch"], how="left")
     measured = _means_over_seeds(joined.dropna(subset=["evaluation_keys"]), records)
-    return joined.join(measured, on="trial").assign(is_control=False)
+    return joined.join(measured, on="trial").assign(is_control=False, is_file=False)
 
 
 def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
@@ -107,8 +108,18 @@ def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFra
 def _controls(records: StudyRecords) -> pd.DataFrame:
     """One row per evaluation without an adapter, its evaluation values in the columns of the parameters."""
     controls = records.evaluations[records.evaluations["training_key"] == CONTROL]
-    values = {name: controls[f"eval.{name}"] for name in records.parameters if f"eval.{name}" in controls}
-    known = controls[["evaluation_key", "objective"]].assign(**values, trial="control", state="CONTROL", is_control=True)
+    return _without_a_trial(controls, records).assign(trial="control", state="CONTROL", is_control=True, is_file=False)
+
+
+def _files(records: StudyRecords) -> pd.DataFrame:
+    """One row per evaluation of an adapter file that the study did not train, named after the file."""
+    files = records.evaluations[records.evaluations["adapter_file"].notna()]
+    return _without_a_trial(files, records).assign(trial=list(files["adapter_file"]), state="FILE", is_control=False, is_file=True)
+
+
+def _without_a_trial(evaluations: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
+    values = {name: evaluations[f"eval.{name}"] for name in records.parameters if f"eval.{name}" in evaluations}
+    known = evaluations[["evaluation_key", "objective"]].assign(**values)
     known = known.assign(evaluation_keys=[(key,) for key in known["evaluation_key"]])
     return known.merge(_measured(records), on="evaluation_key", how="left")
 

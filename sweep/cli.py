@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from sweep import cluster_commands, launch_commands, storage_commands, study_commands, subject_commands
+from sweep import adapter_commands, cluster_commands, launch_commands, storage_commands, study_commands, subject_commands
 from sweep.options import INTERRUPTED_CODE, MENDABLE
 from trainables.errors import SweepError
 
@@ -34,6 +34,9 @@ COMMANDS = {
     "caption": subject_commands.caption,
     "class-images": subject_commands.class_images,
     "check": subject_commands.check,
+    "export": adapter_commands.export,
+    "generate": adapter_commands.generate,
+    "score": adapter_commands.score,
     "submit": cluster_commands.submit,
     "attach": cluster_commands.attach,
 }

@@ -165,7 +165,7 @@ class PackDevice:
                 requests.append(self._request(order))
             except SweepError as error:  # an adapter that is damaged, or was taken away
                 unreadable.append(ScoredImages(order.key, error=str(error)))
-        return unreadable + [self._image_set(result) for result in self._evaluator.evaluate(requests)]
+        return unreadable + [scored_images(result, self._device) for result in self._evaluator.evaluate(requests)]
 
     # ---- private, in the order of use
 
@@ -290,16 +290,18 @@ class PackDevice:
         adapter = None if order.training_key is None else self._store.load_adapter(order.training_key, order.epoch)
         return EvaluationRequest(order.key, adapter, order.config, self._subject(order.subject), f"{order.training_key}@{order.epoch}")
 
-    def _image_set(self, result: EvaluationResult) -> ScoredImages:
-        row = {
-            **result.counts,
-            **result.facts,
-            "seconds_generate": result.seconds_generate,
-            "seconds_score": result.seconds_score,
-            "device": device_name(self._device),
-            "versions": _versions(),
-        }
-        return ScoredImages(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
+
+def scored_images(result: EvaluationResult, device: str) -> ScoredImages:
+    """What came out of an evaluation on "cpu" or "cuda", with what a record tells of where and how."""
+    row = {
+        **result.counts,
+        **result.facts,
+        "seconds_generate": result.seconds_generate,
+        "seconds_score": result.seconds_score,
+        "device": device_name(device),
+        "versions": _versions(),
+    }
+    return ScoredImages(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
 
 
 def device_kind(wanted: str) -> str:

@@ -28,8 +28,18 @@ from sweep.record_schema import EVALUATIONS, IMAGES, METRIC_COLUMNS, SCHEMA_VERS
 from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
 
 __all__ = [
-    *("EVALUATIONS", "IMAGES", "METRIC_COLUMNS", "SCHEMA_VERSION", "TABLES", "TRIALS"),
-    *("Place", "Records", "RecordsError", "SweepError", "as_rows", "place"),
+    "EVALUATIONS",
+    "IMAGES",
+    "METRIC_COLUMNS",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "TRIALS",
+    "Place",
+    "Records",
+    "RecordsError",
+    "SweepError",
+    "as_rows",
+    "place",
 ]
 
 MOST_PARTS = 1000

@@ -117,7 +117,7 @@ def _store(folder: Place, state: TrainingState, *, resumable: bool) -> None:
         above.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=above, prefix=".writing-"))
     try:
-        _write_adapter(temporary / WEIGHTS, state.adapter)
+        _write(temporary / WEIGHTS, *peft_layout(state.adapter))
         if resumable:
             _write_moments(temporary / STATE, state)
         if isinstance(folder, StorePath):
@@ -130,7 +130,8 @@ def _store(folder: Place, state: TrainingState, *, resumable: bool) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_adapter(path: Path, adapter: Adapter) -> None:
+def peft_layout(adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of an adapter under peft's names and in its shapes, and the metadata that diffusers reads with them."""
     tensors = {}
     for layer, (a, b) in adapter.layers.items():
         kernel = adapter.kernels.get(layer)
@@ -144,7 +145,7 @@ def _write_adapter(path: Path, adapter: Adapter) -> None:
     if adapter.trains_text:
         short = sorted({p.rpartition(".")[2] for p in adapter.layers if _is_text(p)})  # the same in every version of transformers
         peft |= {"text_encoder.r": adapter.rank, "text_encoder.lora_alpha": adapter.alpha, "text_encoder.target_modules": short}
-    _write(path, tensors, {"format": "pt", "rank": str(adapter.rank), "alpha": repr(adapter.alpha), "lora_adapter_metadata": json.dumps(peft)})
+    return tensors, {"format": "pt", "rank": str(adapter.rank), "alpha": repr(adapter.alpha), "lora_adapter_metadata": json.dumps(peft)}
 
 
 def _name_of(layer: str) -> str:

@@ -30,9 +30,17 @@ TEXT_BYTES = 2**28
 class FrozenWork:
     """Loaded base models, their latents and text embeddings. One per device; several may share a folder."""
 
-    def __init__(self, device: str | torch.device = "cpu", folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        folder: Path | None = None,
+        *,
+        on_load: Callable[[ModelParts], None] = lambda parts: None,
+    ) -> None:
+        """`on_load` is called once with every base model that is loaded, before anything is computed with it."""
         self.device = torch.device(device)
         self.folder = folder
+        self._on_load = on_load
         self._parts: dict[tuple[str, str | None, str], ModelParts] = {}
         self._latents: dict[str, Tensor] = {}
         self._text: OrderedDict[tuple[str, str], Tensor] = OrderedDict()  # the latest used last
@@ -49,6 +57,7 @@ class FrozenWork:
             if self.device.type == "cuda":
                 # On a CPU a profile showed the group norms of the backward pass losing by it; timings, on a busy machine, were not conclusive.
                 parts.unet.to(memory_format=torch.channels_last)
+            self._on_load(parts)
             self._parts[name] = parts
         return self._parts[name]
 

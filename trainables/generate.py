@@ -55,16 +55,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One adapter (None: the control without adapter) under one EvalConfig for a subject's trigger word."""
+    """One adapter (None: the control without adapter) under one EvalConfig for a subject's trigger word.
+
+    `seeds` are those of each prompt's pictures; None: derived from the configuration's, so that no two pictures share their noise."""
 
     adapter: Adapter | None
     config: EvalConfig
     trigger: str
+    seeds: tuple[int, ...] | None = None
 
     def pictures(self) -> list[Picture]:
         """In the order of the generated images: prompt by prompt, seeds within."""
         return [
-            Picture(prompt.filled(self.trigger), prompt.seen, derived_seed(self.config.eval_seed, p, i))
+            Picture(prompt.filled(self.trigger), prompt.seen, self.seeds[i] if self.seeds else derived_seed(self.config.eval_seed, p, i))
             for p, prompt in enumerate(self.config.prompts)
             for i in range(self.config.images_per_prompt)
         ]

@@ -39,6 +39,22 @@ def test_the_control_stands_in_the_table_with_its_own_values(ranked):
     assert (control["objective"], control["fid"], control["guidance"]) == (0.95, 90.0, 3.0) and pd.isna(control["rank"])
 
 
+def test_a_file_that_was_scored_beside_the_trials_is_a_row_of_its_own_without_a_rank(study_dir, ranked):
+    row = {"evaluation_key": "f", "training_key": "file:0123", "adapter_file": "old", "epoch": 0, "configuration": {"guidance": 3.0}}
+    images = [{"prompt": "p0", "seen": True, "seed": seed, "lpips": 0.1 + 0.01 * seed} for seed in range(4)]
+    Records(study_dir).append_evaluation({**row, "n_images": 4, "n_references": 151, "lpips": 0.115, "fid": 9.0, "objective": 0.1}, images)
+    records = load_study_records(study_dir)
+    table = ranked_trials(records)
+    assert list(table["trial"]) == [*ranked["trial"][:-1], "old", "control"]
+    file = table[table["is_file"]].iloc[0]
+    assert (file["state"], file["objective"], file["fid"], file["guidance"], file["is_control"]) == ("FILE", 0.1, 9.0, 3.0, False)
+    assert pd.isna(file["rank_number"]) and file["vs_baseline"] == pytest.approx(-0.5)  # on the four pictures that both have
+    assert table["rank_number"].dropna().tolist() == [1, 2, 3, 4]
+    out = io.StringIO()
+    print_ranked(records, table, Console(file=out, width=300))
+    assert "old" in out.getvalue() and "file" in out.getvalue()
+
+
 def test_trials_are_paired_with_the_baseline_image_by_image(ranked):
     by_trial = ranked.set_index("trial")
     assert by_trial.loc["t0003", ["vs_baseline", "vs_baseline_low", "vs_baseline_high"]].tolist() == pytest.approx([-0.3] * 3)
