@@ -8,6 +8,7 @@ python -m analysis paper NAME [--out DIR]: the paper's Tables 4 and 5, its figur
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SweepError, KeyError) as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read it has seen enough: head, less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 
 from sweep import adapter_commands, cluster_commands, launch_commands, storage_commands, study_commands, subject_commands
@@ -51,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except SweepError as error:
         return _say_error(str(error), MENDABLE)
+    except BrokenPipeError:  # whoever read it has seen enough: head, less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except PermissionError as error:
         return _say_error(f"Files must be readable, but {error.filename} is not: {error.strerror}. Change its permissions.", MENDABLE)
     except typer.Exit as error:
