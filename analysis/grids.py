@@ -262,7 +262,7 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: GridCell, at
         draw.text((left + 8, top + 8), "no picture", fill="#777777", font=font)
         return
     try:
-        with Image.open(cell.picture) as image:
+        with cell.picture.open("rb") as file, Image.open(file) as image:
             picture = ImageOps.contain(image.convert("RGB"), (CELL_PIXELS, CELL_PIXELS))
     except OSError as error:
         raise RecordsError(f"A stored picture must be readable, but {cell.picture} is not ({error}). Restore the study's pictures/.") from error

@@ -76,7 +76,7 @@ class Thumbnails:
 
 
 def _data_uri(path: Path, pixels: int) -> str:
-    with Image.open(path) as image:
+    with path.open("rb") as file, Image.open(file) as image:
         small = image.convert("RGB")
     small.thumbnail((pixels, pixels))
     file = io.BytesIO()

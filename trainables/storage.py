@@ -33,7 +33,7 @@ PATIENCE_S = 60.0
 
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET}
 _PASSING_WORDS = re.compile(r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|HTTP status (5\d\d|429)")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.@+=-]*", re.ASCII)
+_PLAIN_NAME = re.compile(r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*")
 _Result = TypeVar("_Result")
 
 
@@ -243,7 +243,7 @@ def require_plain_name(name: str, what: str) -> str:
     Raises:
         StorageError: it does."""
     if not _PLAIN_NAME.fullmatch(name):
-        raise StorageError(f"{what} names files, so it is made of A-Z a-z 0-9 . _ @ + = - and begins with no dot, but it is {name!r}. Rename it.")
+        raise StorageError(f"{what} names files, so it has no slash, backslash or colon and begins with no dot, but it is {name!r}. Rename it.")
     return name
 
 

@@ -237,3 +237,22 @@ def test_a_study_that_was_moved_goes_on_with_or_without_its_adapters(study, tmp_
     assert {key for t in again.trials.values() for _, _, *keys in t.rungs for key in keys} <= {
         row["evaluation_key"] for row in as_rows(moved.evaluations(), EVALUATIONS)
     }
+
+
+def test_a_study_with_nothing_left_to_do_ends_without_ray_and_one_with_something_left_does_not(tmp_path, monkeypatch):
+    from sweep import runner
+
+    alone = one_trial()
+    run_trial_here(alone, tmp_path, make_device=lambda folder: FakeDevice(), keys=Keys(alone, FakeContent()))
+    before = tables_of(Records(tmp_path / alone.name))
+
+    def no_ray(how):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(runner, "_ray", no_ray)
+    driver, snapshot = runner.launch(alone, runner.Launch(tmp_path, keys=Keys(alone, FakeContent())))
+    assert not driver.started_now and driver.best.id == "t0000" and snapshot["requests_open"] == 0
+    assert_same(before, tables_of(Records(tmp_path / alone.name)))
+    more = replace(alone, rows=(*alone.rows, Row({"rank": 4})))
+    with pytest.raises(AssertionError, match="Ray was started"):
+        runner.launch(more, runner.Launch(tmp_path, keys=Keys(more, FakeContent())))
