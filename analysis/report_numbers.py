@@ -150,7 +150,7 @@ def _cannot_tell(ranked: pd.DataFrame, images: Mapping[Any, pd.DataFrame], recor
     if len(scored) > 1:
         lines.append(
             f"{best['trial']} was chosen out of {len(scored)} by the pictures that it is scored by, so its own value flatters it. "
-            "Score it again under another eval_seed before you quote it."
+            "Run `sweep confirm` before you quote it: fresh seeds."
         )
     if pd.isna(best["n_train_seeds"]) or best["n_train_seeds"] < 2:
         lines.append("One training seed: the intervals cover the choice of pictures, not the luck of a training. train_seeds=3 would.")

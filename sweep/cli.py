@@ -23,6 +23,7 @@ app = typer.Typer(
 COMMANDS = {
     "launch": launch_commands.launch,
     "resume": launch_commands.resume,
+    "confirm": launch_commands.confirm,
     "plan": launch_commands.plan,
     "trial": launch_commands.trial,
     "list": storage_commands.list_studies,

@@ -95,6 +95,42 @@ def resume(
         _run(study, folder.storage, options, started_at=started_at, address=address)
 
 
+def confirm(
+    name: StudyName,
+    top: Annotated[int, typer.Option(min=1, help="The best so many trials.")] = 5,
+    images: Annotated[int, typer.Option(min=2, help="Pictures of each, at least; FID wants hundreds.")] = 200,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each; with three or more there is an interval.")] = 3,
+    storage: Storage = DEFAULT_STORAGE,
+    pack_size: PackSize = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
+    address: RayAddress = None,
+) -> None:
+    """Train and score the best trials anew, under fresh seeds, and say whether the winner holds: `sweep confirm captions --top 5 --seeds 3`.
+
+    It is a study of its own, NAME-confirm, whose file is written beside the records; the same command goes on with it."""
+    started_at = time.monotonic()
+    from sweep.confirmation import confirmation_source, finalists_of, verdict_of
+    from sweep.folder import find_study_folder
+    from sweep.launches import read_launches
+    from sweep.records import TRIALS, Records, as_rows
+    from sweep.study import load_study
+
+    folder = find_study_folder(name, storage)
+    request = read_launches(folder.launches).request
+    options = {**request.options, **{key: value for key, value in (("device", device), ("pack_size", pack_size)) if value is not None}}
+    finalists = finalists_of(as_rows(Records(folder.root).latest_trials(), TRIALS), top=top)
+    with _directory_of(request):
+        study = _stored_study(folder, request, {"name": folder.root.name})
+        new_name = f"{folder.root.name}-confirm"
+        source = confirmation_source(study, finalists, n_images=images, n_seeds=seeds)
+        driver, code = _run_to_end(
+            load_study(f"{new_name}.py", {"name": new_name}, source=source), folder.storage, options, started_at=started_at, address=address
+        )
+    for line in verdict_of(finalists, list(driver.trials.values())) if driver.finished else ():
+        typer.echo(line)
+    raise typer.Exit(code)
+
+
 def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None, storage: Storage = DEFAULT_STORAGE) -> None:
     """Say what a study will cost: trials, distinct trainings, epochs, evaluations; and how long, once it was launched here. Does no work."""
     from sweep.folder import StudyFolder
@@ -132,6 +168,13 @@ def trial(
 
 def _run(study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None) -> None:
     """Launch a study and exit with its code. `options`: as of `launch`."""
+    raise typer.Exit(_run_to_end(study, storage, options, started_at=started_at, address=address)[1])
+
+
+def _run_to_end(
+    study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None
+) -> tuple[Driver, int]:
+    """Launch a study, print how it ended, and return its driver and the exit code."""
     from sweep.keys import Keys
     from sweep.progress import Progress
 
@@ -150,7 +193,7 @@ def _run(study: Study, storage: Place, options: Mapping[str, Any], *, started_at
         how = Launch(storage, device=device, pack_size=pack_size, pack_options=pack_options, keys=keys, view=view, address=address)
         driver, snapshot = run(study, how)
     _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
-    raise typer.Exit(_exit_code(driver, snapshot))
+    return driver, _exit_code(driver, snapshot)
 
 
 def _end_pause(folder: StudyFolder, overrides: Mapping[str, str]) -> None:
