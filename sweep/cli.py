@@ -16,9 +16,7 @@ from trainables.errors import SweepError
 
 _UsageError = typer.BadParameter.__bases__[0]  # typer has brought its own copy of click since 0.20-odd: no import fits all
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LoRA hyperparameter sweeps for Stable Diffusion."
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="LoRA hyperparameter sweeps for Stable Diffusion.")
 
 COMMANDS = {
     "launch": launch_commands.launch,

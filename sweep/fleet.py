@@ -26,7 +26,7 @@ from sweep.worker import Device, Worker
 from trainables.config import TrainConfig
 from trainables.storage import Place
 
-POOL, NAMESPACE = "pool", "sweep"
+NAMESPACE = "sweep"
 MAX_WORKER_LOSSES = 3
 DEFAULT_CONCURRENT = 8
 """Trials at a time per GPU, or on the CPU, of a sampled study: more of them are chosen knowing less."""
@@ -124,9 +124,10 @@ class RemotePool:
         return ray.get(self.actor.sync.remote(worker, sync))
 
 
-def start_pool(known: Mapping[str, Outcome]) -> Any:
+def start_pool(known: Mapping[str, Outcome], *, name: str) -> Any:
+    """`name`: of this launch alone, for trials to find it by; other studies may run on the same Ray."""
     actor_class = ray.remote(num_cpus=0)(PoolActor)
-    return actor_class.options(name=POOL, namespace=NAMESPACE).remote(known)
+    return actor_class.options(name=name, namespace=NAMESPACE).remote(known)
 
 
 class WorkerActor:

@@ -26,7 +26,7 @@ from sweep.control import Control
 from sweep.disk import drop_states_of_stopped
 from sweep.driver import Driver
 from sweep.errors import DeviceError, RecordsError, SweepError, WorkerError
-from sweep.fleet import NAMESPACE, POOL, DeviceSpec, Fleet, RemotePool, last_line, start_pool
+from sweep.fleet import NAMESPACE, DeviceSpec, Fleet, RemotePool, last_line, start_pool
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request, read_launches
@@ -144,7 +144,8 @@ def _run(
 ) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
     records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
-    pool = RemotePool(start_pool(known_outcomes(records)))
+    pool_name = f"pool-{uuid.uuid4().hex[:12]}"
+    pool = RemotePool(start_pool(known_outcomes(records), name=pool_name))
     options = {"max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}
     fleet = Fleet(pool, folder, study, device=device, **options)
     _say(how, "loading torch and diffusers on the worker")
@@ -156,7 +157,7 @@ def _run(
         driver.ask_for_what_is_missing()
         driver.fill()
         if not driver.finished:
-            run_trials(driver, pool_name=POOL, namespace=NAMESPACE, on_step=watch)
+            run_trials(driver, pool_name=pool_name, namespace=NAMESPACE, on_step=watch)
         while watch.snapshot()["requests_open"] and driver.stopping is None:
             time.sleep(0.1)
             watch()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -299,3 +301,9 @@ def test_what_would_mix_records_is_refused_with_all_that_changed_and_a_name_that
     folder.description.write_text(json.dumps(old))
     line = error_of(capsys, "launch", study_file, "--storage", tmp_path)
     assert all(f"`{field}`" in line for field in ("subject", "fixed.steps", "numerics")) and "--name mine-3" in line
+
+
+def test_a_shell_completes_commands():
+    asked = {**os.environ, "_SWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "sweep con", "COMP_CWORD": "1"}
+    said = subprocess.run([sys.executable, "-m", "sweep"], env=asked, capture_output=True, text=True, check=False).stdout
+    assert said.split() == ["confirm"]
