@@ -4,6 +4,7 @@ NaN and infinity become None; a metric that the records lack is None."""
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import pandas as pd
 from analysis.cost import cost, failures
 from analysis.grids import control_like
 from analysis.importance import ENOUGH_TRIALS, importances_of, main_effects
-from analysis.load import StudyRecords
+from analysis.load import DEFAULT_STORAGE, StudyRecords
 from analysis.pictures import Thumbnails, description_of, subject_folder
 from analysis.stats import paired_difference
 from analysis.tables import PAIRED_BY, ranked_trials
@@ -65,9 +66,27 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
 
 
 def repeat_command(records: StudyRecords, configuration: Mapping[str, Any]) -> str:
-    """The command line that trains and scores this configuration again, quoted for a shell."""
-    sets = [f"--set {shlex.quote(f'{name}={value}')}" for name, value in configuration.items()]
-    return " ".join(["python -m sweep trial", shlex.quote(str(Path(records.folder.parent.name) / records.name / "study.py")), *sets])
+    """The command line that trains and scores this configuration again, with the settings of the last launch, quoted for a shell."""
+    return _command(records, "trial", configuration)
+
+
+def _command(records: StudyRecords, command: str, configuration: Mapping[str, Any]) -> str:
+    # From beside the storage's folder; a page that is sent around names no folders above it.
+    storage = records.folder.parent.name
+    file = Path(storage) / records.name / "study.py" if isinstance(records.folder, Path) else Path("study.py")
+    where = [] if storage == DEFAULT_STORAGE or not isinstance(records.folder, Path) else [f"--storage {shlex.quote(storage)}"]
+    values = {**{name: text for name, text in _overrides(records).items() if name not in ("name", "samples")}, **configuration}
+    sets = [f"--set {shlex.quote(f'{name}={value}')}" for name, value in values.items()]
+    return " ".join([f"python -m sweep {command}", shlex.quote(str(file)), *where, *sets])
+
+
+def _overrides(records: StudyRecords) -> dict[str, str]:
+    """The `--set` texts of the last launch; none where nothing is known of it."""
+    file = records.folder / "launches.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["request"]["overrides"]) if file.exists() else {}
+    except (ValueError, KeyError, TypeError):  # damaged: `sweep status` says so
+        return {}
 
 
 def plain(value: Any) -> Any:
@@ -184,8 +203,7 @@ def _repeat(records: StudyRecords) -> dict[str, Any]:
     devices = sorted({str(device) for device in records.evaluations["device"].dropna()})
     keys = ("subject", "sampler", "samples", "study_seed", "train_seeds", "early_stopping", "scale")
     known = {name: described[name] for name in keys if described.get(name) not in (None, "")}
-    folder = Path(records.folder.parent.name) / records.name
-    launch = f"python -m sweep launch {shlex.quote(str(folder / 'study.py'))} --name {shlex.quote(records.name)}"
+    launch = f"{_command(records, 'launch', {})} --name {shlex.quote(records.name)}"
     return {"launch": launch, "study": known, "versions": versions[-1] if versions else {}, "devices": devices}
 
 

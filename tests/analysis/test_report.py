@@ -97,7 +97,19 @@ def test_a_study_with_little_in_it_has_a_page(tmp_path, rows, best):
 
 def test_the_command_of_a_trial_is_quoted_for_a_shell(attacked):
     words = shlex.split(numbers_of(attacked)["trials"][0]["command"])
-    assert words[:4] == ["python", "-m", "sweep", "trial"] and words[5:] == ["--set", f"caption={ATTACK}", "--set", "rank=16"]
+    assert words[:4] == ["python", "-m", "sweep", "trial"] and words[5:7] == ["--storage", attacked.parent.name]
+    assert words[7:] == ["--set", f"caption={ATTACK}", "--set", "rank=16"]
+
+
+def test_commands_repeat_what_was_set_at_the_last_launch(tmp_path):
+    folder = tmp_path / "sweeps" / "s"
+    written = Records(folder, clock=lambda: 1.0)
+    written.append_trial({"study": "s", "trial": "t0000", "number": 0, "configuration": {"rank": 4}, **scored(0.5, "k")})
+    overrides = {"name": "s", "samples": "9", "rank": "64", "subject": "my photos"}
+    (folder / "launches.json").write_text(json.dumps({"request": {"overrides": overrides}, "launches": []}))
+    numbers = numbers_of(folder)
+    assert numbers["trials"][0]["command"] == "python -m sweep trial sweeps/s/study.py --set rank=4 --set 'subject=my photos'"
+    assert numbers["repeat"]["launch"] == "python -m sweep launch sweeps/s/study.py --set rank=64 --set 'subject=my photos' --name s"
 
 
 def test_no_text_of_a_study_ends_the_script_that_holds_it(attacked):
