@@ -9,7 +9,7 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	@echo "installing torch, diffusers, ray and the rest: about 3 minutes on a good line"
-	$(VENV)/bin/python -m pip install --quiet --editable ".[test,report]"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[test,report,cluster]"
 	@touch $@
 
 launch: $(VENV)/installed

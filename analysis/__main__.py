@@ -1,9 +1,14 @@
-"""python -m analysis tables NAME [--pivot A B] [--csv]: the ranked table of a study, from its records.
+"""python -m analysis tables NAME [--table TABLE] [--by A B]: tables of a study from its records: ranked trials, pivots, costs, what mattered.
+python -m analysis compare A B: several studies side by side.
+python -m analysis report NAME [-o report.html]: the study as one page that opens from disk.
+python -m analysis grid NAME --x epoch --y guidance [--z caption]: pictures over two or three parameters.
+python -m analysis figures NAME [-o DIR]: metrics, learning curves, slices, importance and trade-offs as PNG.
 python -m analysis paper NAME [--out DIR]: the paper's Tables 4 and 5, its figure and sample grids, beside the published values."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,37 +16,30 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.load import DEFAULT_STORAGE, StudyRecords, load_study_records
-from analysis.tables import pivot, ranked_trials
-from analysis.text import print_frame, print_ranked
-from sweep.records import RecordsError
+from analysis.table_commands import add_table_commands
+from analysis.text import print_frame
+from sweep.records import SweepError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 with one line on stderr for what the person can mend."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(load_study_records(options.name, options.storage, skip_damaged=options.skip_damaged), options)
-    except (RecordsError, KeyError) as error:
+        options.run(options)
+    except (SweepError, KeyError) as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read it has seen enough: head, less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def _print_tables(records: StudyRecords, options: argparse.Namespace) -> None:
-    frame = pivot(records, *options.pivot) if options.pivot else ranked_trials(records)
-    if options.csv:
-        frame.to_csv(sys.stdout, index=False)
-    elif options.pivot:
-        print_frame(frame, records.name, Console())
-    else:
-        print_ranked(records, frame, Console())
-
-
-def _write_paper(records: StudyRecords, options: argparse.Namespace) -> None:
+def _write_paper(options: argparse.Namespace) -> None:
     from analysis.paper import paper_rows, paper_table
     from analysis.paper_report import TABLES, caption_and_findings, readable_table, write_paper_report
 
-    folder, rows = options.out or records.folder / "paper", paper_rows(records)
+    records = _records_of(options)
+    folder, rows = options.out or records.output_folder("paper"), paper_rows(records)
     left_out = write_paper_report(records, rows, folder)
     for table in TABLES:
         print_frame(readable_table(paper_table(rows, table)), f"{records.name}: table {table} of the paper", Console())
@@ -52,22 +50,66 @@ def _write_paper(records: StudyRecords, options: argparse.Namespace) -> None:
     print(f"report  {folder / 'paper.md'}")
 
 
+def _write_report(options: argparse.Namespace) -> None:
+    from analysis.report import write_report
+
+    records = _records_of(options)
+    file = write_report(records, options.out or records.output_folder("report.html"))
+    print(f"report  {file}  ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+def _write_grid(options: argparse.Namespace) -> None:
+    from analysis.grids import draw_grid, grid_of, save_grid
+
+    records = _records_of(options)
+    axes = [axis for axis in (options.x, options.y, options.z) if axis]
+    sheet = draw_grid(grid_of(records, options.x, options.y, options.z, prompt=options.prompt, seed=options.seed))
+    file = options.out or records.output_folder(f"grid-{'-'.join(axes)}.png")
+    save_grid(sheet, file)
+    print(f"grid  {file}")
+
+
+def _write_figures(options: argparse.Namespace) -> None:
+    from analysis.figures import write_figures
+
+    records = _records_of(options)
+    for file in write_figures(records, options.out or records.output_folder("figures")):
+        print(f"figure  {file}")
+
+
+def _records_of(options: argparse.Namespace) -> StudyRecords:
+    return load_study_records(options.name, options.storage, skip_damaged=options.skip_damaged)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and reports from the records of a study.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    tables = _command(commands, "tables", "the ranked table of a study")
-    tables.add_argument("--pivot", nargs=2, metavar=("A", "B"), help="one row per pair of values of two parameters instead")
-    tables.add_argument("--csv", action="store_true", help="CSV on stdout")
-    tables.set_defaults(run=_print_tables)
+    add_table_commands(lambda name, help: _command(commands, name, help))
     paper = _command(commands, "paper", "the paper's tables, figure and sample grids, beside the published values")
+    paper.add_argument("name", help="a study's name or folder")
     paper.add_argument("--out", type=Path, metavar="DIR", help="where to write them (default: paper/ in the study's folder)")
     paper.set_defaults(run=_write_paper)
+    report = _command(commands, "report", "the study as one page: pictures, ranked table, curves, costs; opens from disk")
+    report.add_argument("name", help="a study's name or folder")
+    report.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: report.html in the study's folder)")
+    report.set_defaults(run=_write_report)
+    grid = _command(commands, "grid", "pictures of one prompt and seed over two or three parameters")
+    grid.add_argument("name", help="a study's name or folder")
+    for axis, is_needed in (("x", True), ("y", True), ("z", False)):
+        grid.add_argument(f"--{axis}", required=is_needed, metavar="NAME", help="a parameter of the study, or epoch")
+    grid.add_argument("--prompt", help="which prompt (default: the first)")
+    grid.add_argument("--seed", type=int, help="which noise seed (default: the prompt's first)")
+    grid.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: grid-X-Y.png in the study's folder)")
+    grid.set_defaults(run=_write_grid)
+    figures = _command(commands, "figures", "metrics, learning curves, slices, importance and trade-offs as PNG")
+    figures.add_argument("name", help="a study's name or folder")
+    figures.add_argument("-o", "--out", type=Path, metavar="DIR", help="where to write them (default: figures/ in the study's folder)")
+    figures.set_defaults(run=_write_figures)
     return parser
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help)
-    command.add_argument("name", help="a study's name or folder")
     command.add_argument("--storage", default=DEFAULT_STORAGE, help="where studies are kept (default: %(default)s)")
     command.add_argument("--skip-damaged", action="store_true", help="leave damaged parts of the records out, with a warning")
     return command

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sweep.records import EVALUATIONS, TRIALS, Records, RecordsError, as_rows
+from sweep.records import EVALUATIONS, TRIALS, Place, Records, RecordsError, as_rows, place
 
 CONTROL = "none"
 """The training key of evaluations without an adapter."""
@@ -24,7 +24,7 @@ class StudyRecords:
     """The frames of one study. `parameters` and `labels` name the columns of `trials` that came from its configurations."""
 
     name: str
-    folder: Path
+    folder: Place
     trials: pd.DataFrame  # one row per trial: its latest state, parameters and labels as columns
     evaluations: pd.DataFrame  # one row per image set, its EvalConfig as columns `eval.*`
     images: pd.DataFrame  # one row per generated image
@@ -32,21 +32,25 @@ class StudyRecords:
     parameters: tuple[str, ...]
     labels: tuple[str, ...]
 
+    def output_folder(self, word: str) -> Path:
+        """Where a report of that name is written if nobody says: in the study's folder or, where that is in a store, in this one."""
+        return self.folder / word if isinstance(self.folder, Path) else Path(f"{self.name}-{word}")
 
-def load_study_records(name_or_dir: str | Path, storage: str | Path = DEFAULT_STORAGE, *, skip_damaged: bool = False) -> StudyRecords:
+
+def load_study_records(name_or_dir: str | Place, storage: str | Place = DEFAULT_STORAGE, *, skip_damaged: bool = False) -> StudyRecords:
     """A study's records, by its folder or by its name in the storage place. A study that is still going on is fine.
 
     Raises:
         RecordsError: there are no records, or a part of them is damaged."""
-    folder = _folder_of(name_or_dir, Path(storage))
+    folder = _folder_of(place(name_or_dir), place(storage))
     records = Records(folder, skip_damaged=skip_damaged)
-    rows = as_rows(records.latest_trials(), TRIALS)
+    rows = as_rows(records.latest_trials(), TRIALS, shared=True)
     parameters, labels = _names_in(rows, "configuration"), _names_in(rows, "labels")
     return StudyRecords(
         name=folder.name,
         folder=folder,
         trials=_trial_frame(rows, parameters, labels),
-        evaluations=_evaluation_frame(as_rows(records.evaluations(), EVALUATIONS)),
+        evaluations=_evaluation_frame(as_rows(records.evaluations(), EVALUATIONS, shared=True)),
         images=records.images(),
         rungs=_rung_frame(rows),
         parameters=tuple(_column_of(name) for name in parameters),
@@ -54,8 +58,8 @@ def load_study_records(name_or_dir: str | Path, storage: str | Path = DEFAULT_ST
     )
 
 
-def _folder_of(name_or_dir: str | Path, storage: Path) -> Path:
-    for folder in (Path(name_or_dir), storage / str(name_or_dir)):
+def _folder_of(name_or_dir: Place, storage: Place) -> Place:
+    for folder in (name_or_dir, *([storage / name_or_dir] if isinstance(name_or_dir, Path) else [])):
         if (folder / "records").is_dir():
             return folder.resolve()
     known = sorted(path.parent.name for path in storage.glob("*/records"))

@@ -34,7 +34,7 @@ def paper_rows(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
             f"The paper's tables are made of trials labelled {', '.join(ROW)}, but the labels of {records.name} are: {known}. "
             f"Launch search_spaces/paper.py, or label the rows of your study so."
         )
-    trials = ranked_trials(records, seed=seed).query("not is_control")
+    trials = ranked_trials(records, seed=seed).query("not is_control and not is_file")
     trials = trials.drop(columns=list(ROW), errors="ignore").rename(columns=dict(zip(labels, ROW, strict=True)))
     by_prompt_group = _by_prompt_group(records, trials)  # from the images: records of older schemas have no columns of these
     trials = trials.drop(columns=list(by_prompt_group), errors="ignore").join(by_prompt_group)

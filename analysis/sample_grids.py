@@ -45,7 +45,7 @@ def sheet(rows: Sequence[Sequence[Cell]]) -> Image.Image:
 
 def _read(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             picture = image.convert("RGB")
     except OSError as error:
         raise RecordsError(f"A stored picture must be readable, but {path} is not ({error}). Restore the study's pictures/.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,30 +17,47 @@ from analysis.stats import Interval
 NARROW = ("#", "trial", "state", "configuration", "epoch", "objective", "lpips", "fid")
 """What is left where a terminal is too narrow for every parameter and metric in a column of its own."""
 
+MOST_ROWS = 100
+"""More would scroll away."""
+
 FURTHER = ("lpips seen / unseen", "held-out loss", "copies")
 SIMILARITIES = ("dinov2", "clip_i", "clip_t", "face")
 """Columns of the full form, shown where some row has a value."""
 
 
-def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console) -> None:
-    """The ranked trials, in full where the console is wide enough or no terminal at all, else the narrow form."""
+def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console, *, most_rows: int = MOST_ROWS) -> None:
+    """The best of the ranked trials and the controls, in full where the console is wide enough or no terminal at all, else the narrow form."""
+    shown = ranked[(ranked.index < most_rows) | ranked["is_control"]]
     labels = [label for label in records.labels if label != "label.baseline" and _heading(label) not in records.parameters]
     given = (*labels, *records.parameters)
-    rows = [_cells(row, given) | _further_cells(row, _similarities(ranked)) for row in ranked.to_dict("records")]
+    rows = [_cells(row, given) | _further_cells(row, _similarities(ranked)) for row in shown.to_dict("records")]
     further = [heading for heading in (*FURTHER, *_similarities(ranked)) if any(row.get(heading, "-") != "-" for row in rows)]
     measured = ("objective", "lpips [95 %]", "fid", "kid", "lpips vs baseline", *further)
     wide = ("#", "trial", "state", *map(_heading, given), "epoch", *measured)
     title = f"{records.name}: {len(records.trials)} trials, best first"
     _print_widest(console, _table(title, wide, rows), _table(title, NARROW, rows))
+    if len(shown) < len(ranked):
+        console.print(f"The {most_rows} best of {len(ranked)} rows; --rows N shows more, --csv has all.", highlight=False, style="dim")
     console.print(caption_of(ranked), highlight=False, style="dim")
     for note in notes_of(ranked):
         console.print(note, highlight=False, style="dim")
 
 
 def print_frame(frame: pd.DataFrame, title: str, console: Console) -> None:
-    """Any frame as a table, numbers to four digits."""
-    rows = [{name: text_of(value, 4) for name, value in row.items()} for row in frame.to_dict("records")]
+    """Any frame as a table, its columns as `texts_of` writes them."""
+    columns = {name: texts_of(frame[name]) for name in frame}
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     _print_widest(console, _table(title, tuple(frame.columns), rows))
+
+
+def texts_of(column: pd.Series) -> list[str]:
+    """The column's cells for reading: short numbers, as of parameters, as one would write them, measured ones to four digits, very small
+    ones as powers of ten, '-' where there is nothing."""
+    values = column.tolist()
+    numbers = [value for value in values if isinstance(value, float) and math.isfinite(value)]
+    if all(float(f"{value:g}") == value for value in numbers):
+        return [_short(value) for value in values]
+    return [f"{value:.0e}" if isinstance(value, float) and 0 < abs(value) < 5e-4 else text_of(value, 4) for value in values]
 
 
 def caption_of(ranked: pd.DataFrame) -> str:
@@ -70,7 +88,7 @@ def notes_of(ranked: pd.DataFrame) -> list[str]:
 
 
 def text_of(value: Any, digits: int = 3) -> str:
-    if isinstance(value, (list, dict)):
+    if isinstance(value, (list, dict, tuple)):
         return str(value)
     if pd.isna(value):
         return "-"

@@ -39,7 +39,7 @@ def main() -> None:
         "caches of latents and text": seconds_of(rows, arguments, make_device=forgetful_device),
         "batched evaluation": seconds_of(rows, arguments, make_device=one_by_one_device),
     }
-    with mock.patch("sweep.places.n_cpu_workers", lambda resources: 1):
+    with mock.patch("sweep.sites.n_cpu_workers", lambda resources: 1):
         without["a worker for every core"] = seconds_of(rows, arguments)
     start_up_s = seconds_of_a_process()
     without["one process for all"] = whole + (len(rows) - 1) * start_up_s

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.machine import machine
 from benchmarks.results import add_write_flag, report
-from sweep.places import MOST_CPU_WORKERS
+from sweep.sites import MOST_CPU_WORKERS
 
 WORK = Path(__file__).with_name("work")
 SIDES = ("ours", "naive", "naive_cached")
@@ -180,14 +180,14 @@ def _lines(arguments: argparse.Namespace, seconds: dict[str, list[float]], ours:
         lines.append(f"{side:14} {statistics.median(seconds[side]):8.1f} s   ours takes 1/{ratio:.1f} of it")
     n_trainings = len({values["training"] for values in ours["values"]})
     lines.append(f"epochs trained: {n * arguments.epochs} by the others, {n_trainings * arguments.epochs} by us, for {n_trainings} distinct trainings")
-    if solo is None:
-        return lines
-    lpips = max(abs(a["lpips"] - b["lpips"]) for a, b in zip(ours["values"], solo["values"], strict=True))
-    fid = max(abs(a["fid"] / b["fid"] - 1) for a, b in zip(ours["values"], solo["values"], strict=True))
     n_workers = min(facts["n_cores"], MOST_CPU_WORKERS)
     parts = ", ".join(f"{name} {s:.0f} s" for name, s in sorted(ours.get("spent", {}).items(), key=lambda item: -item[1]) if s >= 0.5)
     if parts:
         lines.append(f"our workers of one core each, {n_workers} of them, were together: {parts}; what bounds them is in benchmarks.roofline")
+    if solo is None:
+        return lines
+    lpips = max(abs(a["lpips"] - b["lpips"]) for a, b in zip(ours["values"], solo["values"], strict=True))
+    fid = max(abs(a["fid"] / b["fid"] - 1) for a, b in zip(ours["values"], solo["values"], strict=True))
     lines.append(f"every row against the same configuration trained and scored alone by us: LPIPS differs by {lpips:.1e} at most, FID by {fid:.2%}")
     return lines
 

@@ -22,6 +22,7 @@ EXTENDING_FIELDS = (
     "max_concurrent",
     "study_seed",
     "budget_hours",
+    "budget_gpu_hours",
 )
 """A change of these leaves every earlier trial as true as it was. Any other change is incomparable: a baseline, too, which trials carry
 as a label and are paired with."""
@@ -30,6 +31,9 @@ IGNORED_FIELDS = ("name", "scale", "aliases")
 """The values that a scale changes are compared themselves, and so is the content of the models that aliases stand for."""
 
 SEARCHED = "(searched)"
+MOST_CHANGES = 4
+"""Changed fields that a refusal names."""
+
 CONTENT, UNNAMED = "content of ", "(not named)"
 
 Verdict = tuple[str, str, Any, Any]
@@ -45,18 +49,19 @@ def compare_studies(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Verd
     return [_verdict(name, old_fields, new_fields) for name in names]
 
 
-def require_comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Verdict]:
-    """The fields that extend the old study.
+def require_comparable(old: Mapping[str, Any], new: Mapping[str, Any], *, another_name: str = "NAME") -> list[Verdict]:
+    """The fields that extend the old study. `another_name`: one that the new study could have instead.
 
     Raises:
-        IncomparableStudyError: a field changed that makes the old and the new numbers different things."""
+        IncomparableStudyError: fields changed that make the old and the new numbers different things; it names all of them."""
     verdicts = compare_studies(old, new)
-    for field, verdict, before, after in verdicts:
-        if verdict == INCOMPARABLE:
-            raise IncomparableStudyError(
-                f"A study's records hold one subject, models, protocol and objective, but `{field}` was {_short(before)} in "
-                f"{new.get('name') or old.get('name')} and is now {_short(after)}. Give the new one a name of its own: --name."
-            )
+    name = new.get("name") or old.get("name")
+    changed = [f"`{v[0]}` was {_short(v[2])} in {name} and is now {_short(v[3])}" for v in verdicts if v[1] == INCOMPARABLE]
+    if changed:
+        raise IncomparableStudyError(
+            f"A study's records hold one subject, models, protocol and objective, but {', '.join(changed[:MOST_CHANGES])}"
+            f"{' and more' * (len(changed) > MOST_CHANGES)}. Start a new version of the study with --name {another_name}."
+        )
     return [verdict for verdict in verdicts if verdict[1] == EXTENDS]
 
 

@@ -30,9 +30,9 @@ from trainables.errors import SweepError
 from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.leases import Leases
-from trainables.lora import SlotLoRA
-from trainables.pack import Diverged, EpochEnd, Pack, TrainingState
+from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
 from trainables.probe import probe_pack_size
+from trainables.storage import Place
 from trainables.subject import load_subject
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class PackDevice:
         self,
         *,
         device: str,
-        adapters: Path,
+        adapters: Place,
         latents: Path | None = None,
         n_threads: int | None = None,
         n_slots: int | None = None,
@@ -85,7 +85,7 @@ class PackDevice:
         self._pack_options = dict(pack_options or {})
         self._store = AdapterStore(adapters)
         self._launch = launch
-        self._leases = Leases(adapters, owner=f"{launch}/{worker}" if launch else "")
+        self._leases = Leases(adapters, note={"owner": f"{launch}/{worker}"} if launch else None)
         self._frozen = FrozenWork(device, latents)
         self._subject = cache(load_subject)
         self._packs: list[Pack] = []
@@ -128,7 +128,7 @@ class PackDevice:
         try:
             state = self._last_state(order.key, missing[0] - 1)
             parts = self._frozen.parts(order.config.train_model, order.config.train_vae, order.config.dtype)
-            SlotLoRA(parts.unet).check_rank(order.config.rank)
+            lora_for(parts, order.config).check_rank(order.config.rank)
         except Exception:
             self._leases.release(order.key)
             raise
@@ -177,7 +177,7 @@ class PackDevice:
             except SweepError as error:
                 unreadable.append(ScoredImages(order.key, error=str(error)))
         with self._passing_errors():
-            return unreadable + [self._image_set(result) for result in self._evaluator.evaluate(requests)]
+            return unreadable + [scored_images(result, self._device) for result in self._evaluator.evaluate(requests)]
 
     # ---- private, in the order of use
 
@@ -344,16 +344,18 @@ class PackDevice:
         adapter = None if order.training_key is None else self._store.load_adapter(order.training_key, order.epoch)
         return EvaluationRequest(order.key, adapter, order.config, self._subject(order.subject), f"{order.training_key}@{order.epoch}")
 
-    def _image_set(self, result: EvaluationResult) -> ScoredImages:
-        row = {
-            **result.counts,
-            **result.facts,
-            "seconds_generate": result.seconds_generate,
-            "seconds_score": result.seconds_score,
-            "device": device_name(self._device),
-            "versions": _versions(),
-        }
-        return ScoredImages(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
+
+def scored_images(result: EvaluationResult, device: str) -> ScoredImages:
+    """What came out of an evaluation on "cpu" or "cuda", with what a record tells of where and how."""
+    row = {
+        **result.counts,
+        **result.facts,
+        "seconds_generate": result.seconds_generate,
+        "seconds_score": result.seconds_score,
+        "device": device_name(device),
+        "versions": _versions(),
+    }
+    return ScoredImages(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
 
 
 def device_kind(wanted: str) -> str:

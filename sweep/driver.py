@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
+from sweep.attendance import Attendance
+from sweep.budgets import Usage, UsageOfThisLaunch, used_up
 from sweep.errors import ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
 from sweep.messages import INTERRUPTED, TRIED_AGAIN, Answer, EvaluationOrder, Subscription
@@ -19,8 +21,8 @@ from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher, Suggestion
 from sweep.study import Study
 from sweep.trial_rows import Trial, trial_row
 
-MAX_PROCESS_LOSSES = 3
-"""Processes that a trial is given. After that it does without: its rungs are judged from the pool's snapshots."""
+MAX_PROCESSES = 3
+"""How many of its processes a trial may lose. Then it does without: its rungs are judged from the pool's snapshots."""
 
 
 class PoolClient(Protocol):
@@ -41,7 +43,10 @@ class TrialRecords(Protocol):
 
 class Driver:
     """Guarantees: a trial that started has a row, and ends in exactly one of COMPLETE, PRUNED and FAIL, with a reason if it failed;
-    never are more than `max_concurrent` trials live; an unusable configuration is a failed trial, not the end of the study."""
+    never are more than `max_concurrent` trials live; an unusable configuration is a failed trial, not the end of the study.
+
+    While it is paused, and after `wind_down`, no trial trains past its next rung. A trial that is held by a pause has given its
+    training back to the pool, which continues it from its last adapter."""
 
     def __init__(
         self,
@@ -54,12 +59,15 @@ class Driver:
         *,
         max_concurrent: int,
         past: Iterable[Trial] = (),
+        usage: Usage | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`usage`: what budgets are compared with; None: what this launch alone has used."""
         self.study = study
         self.trials: dict[str, Trial] = {}
         self.started_now: set[str] = set()  # ids of the trials that this launch has started
         self.stopping: str | None = None  # why no new trial starts
+        self.paused = False
         self.fatal: SweepError | None = None  # what ended the study
         self._keys = keys
         self._searcher = searcher
@@ -68,11 +76,11 @@ class Driver:
         self._records = records
         self.max_concurrent = max_concurrent  # it may change while the study runs
         self._clock = clock
-        self._started_at = clock()
+        self._usage = usage or UsageOfThisLaunch(clock)
+        self._over_budget = self._winding_down = False
         self._live: dict[str, Subscription] = {}
-        self._to_run: deque[str] = deque()
-        self._attended: set[str] = set()
-        self._n_processes_lost: Counter[str] = Counter()  # by trial
+        self._held: set[str] = set()  # live trials that wait for the end of a pause
+        self._attendance = Attendance()
         self.controls: set[str] = set()  # evaluation keys of the controls that belong to the study as it is now
         self._unfinished: dict[str, Trial] = {}
         for trial in past:
@@ -82,6 +90,11 @@ class Driver:
     def n_trials(self) -> int:
         """Trials in all."""
         return self._searcher.n_trials
+
+    @property
+    def n_ended(self) -> int:
+        """Trials that have ended, and will not be tried again."""
+        return sum(not trial.is_unfinished for trial in self.trials.values())
 
     @property
     def live(self) -> list[Trial]:
@@ -105,7 +118,7 @@ class Driver:
     def fill(self) -> None:
         """Start trials until enough are live: their trainings begin at once, before anybody asks for their rungs."""
         self._stop_if_over_budget()
-        while self.stopping is None and len(self._live) < self.max_concurrent:
+        while self.stopping is None and not self.paused and len(self._live) < self.max_concurrent:
             try:
                 suggestion = self._searcher.ask()
             except SweepError as error:  # a define-by-run space gave something else than parameters
@@ -118,11 +131,15 @@ class Driver:
     def next_to_run(self) -> str | None:
         """A trial that is live and was not yet handed out."""
         self.fill()
-        return self._to_run.popleft() if self._to_run else None
+        return self._attendance.hand_out()
 
     def hear(self, trial_id: str, answer: Answer) -> bool:
-        """Take in what the pool told a trial; says whether the trial goes on."""
-        if trial_id not in self._live:
+        """Take in what the pool told a trial; says whether the trial goes on, and its process with it."""
+        # A process that must leave hears that its training was given back: it is no news of the trial, which may run again already.
+        return not self._attendance.is_leaving(trial_id) and self._hear(trial_id, answer)
+
+    def _hear(self, trial_id: str, answer: Answer) -> bool:
+        if trial_id not in self._live or trial_id in self._held:
             return False
         if answer.kind == "rung" and answer.epoch > self.trials[trial_id].epochs:  # else it was heard on the other way
             self._take_rung(self.trials[trial_id], answer)
@@ -130,30 +147,69 @@ class Driver:
             self._end(trial_id, FAIL, reason=answer.reason)
         elif answer.kind == "closed":
             self._end(trial_id, FAIL, reason=_interruption(answer.reason))
-        return trial_id in self._live
+        return trial_id in self._live and trial_id not in self._held
 
     def attend(self, trial_id: str) -> None:
         """A process now asks for this trial's rungs."""
-        self._attended.add(trial_id)
+        self._attendance.attend(trial_id)
 
     def hear_unattended(self, answers: Mapping[str, Answer]) -> None:
         """Judge trials whose process is still starting: their trainings must not train on because nobody decides."""
         for name, answer in answers.items():
-            if name in self._live and name not in self._attended and self.hear(name, answer):
+            if name in self._live and not self._attendance.is_attended(name) and self._hear(name, answer):
                 self._pool.decided(name, answer.epoch)
 
     def lost(self, trial_id: str) -> None:
-        """A trial's process is gone. It only waited: the trial goes on, with another process or with none."""
-        if trial_id in self._live:
-            self._attended.discard(trial_id)
-            self._n_processes_lost[trial_id] += 1
-            if self._n_processes_lost[trial_id] < MAX_PROCESS_LOSSES:
-                self._to_run.append(trial_id)
+        """A trial's process is gone. It only waited: the trial goes on, with another process or, after MAX_PROCESSES, with none."""
+        n_had = self._attendance.gone(trial_id)
+        if trial_id in self._live and trial_id not in self._held and n_had < MAX_PROCESSES:
+            self._attendance.add(trial_id)
+
+    def pause(self, under_way: Iterable[str] = ()) -> None:
+        """Start no trial, and let none train past its next rung; hold at once those that are not under way to one."""
+        self.paused = True
+        for name in self._live.keys() - self._held - set(under_way):
+            self._hold(name)
+
+    def go_on(self) -> None:
+        """End a pause: what was held asks for its training again."""
+        self.paused = False
+        for name in sorted(self._held):
+            self._held.remove(name)
+            self._pool.subscribe(self._live[name])
+            self._pool.decided(name, self.trials[name].epochs)
+            self._attendance.add(name)
+        self.fill()
+
+    def change_limits(self, limits: Mapping[str, Any]) -> None:
+        """Go on with other limits, as study_rules.LIMITS.
+
+        Raises:
+            StudyError: a value that breaks its rule; nothing has changed."""
+        self.study = replace(self.study, **limits)
+        self._searcher.change(self.study)
+        self.max_concurrent = limits.get("max_concurrent") or self.max_concurrent
+        if self._over_budget:  # whether it still is, `fill` says
+            self._over_budget, self.stopping = False, None
+        self.fill()
+
+    def wind_down(self, reason: str = INTERRUPTED, under_way: Iterable[str] = ()) -> None:
+        """End the study early, each trial at its next rung; at once those that are not under way to one."""
+        self.stopping, self._winding_down = reason, True
+        for name in self._live.keys() - set(under_way) | self._held:
+            self._end(name, FAIL, reason=_interruption(reason))
 
     def stop(self, reason: str = INTERRUPTED) -> None:
         """End the study early: live trials hear of it from the pool, no new one starts."""
         self.stopping = reason
         self._pool.close(reason)
+
+    def abandon(self, error: SweepError) -> None:
+        """Another launch has this study now, and its records: write nothing more."""
+        self.fatal, self.stopping = error, str(error)
+        self._live.clear()
+        self._unfinished.clear()
+        self._pool.close(str(error))
 
     def fail(self, error: SweepError) -> None:
         """End the study early by what makes it useless to go on; the trials that were live are tried again at its next launch."""
@@ -162,11 +218,15 @@ class Driver:
         self.end_all(str(error))
 
     def end_all(self, reason: str = INTERRUPTED) -> None:
-        """End what is still live, without waiting for anybody: nothing stays RUNNING."""
+        """End what is still live, without waiting for anybody: nothing stays RUNNING, and nothing that a killed launch left so."""
         if self._live:
             self.stopping = self.stopping or reason  # before the first one ends, which would start another
         for name in list(self._live):
             self._end(name, FAIL, reason=_interruption(reason))
+        for trial in self._unfinished.values():
+            if not trial.reason:
+                trial.state, trial.reason = FAIL, _interruption("its launch ended unexpectedly")
+                self._append(trial)
 
     # ---- private, in the order of a trial's life
 
@@ -188,7 +248,8 @@ class Driver:
             started_at=self._clock(),
         )
         if trial.id in self._unfinished:
-            trial.n_rows = self._unfinished.pop(trial.id).n_rows
+            before = self._unfinished.pop(trial.id)
+            trial.n_rows, trial.epochs_paid_before = before.n_rows, self.study.train_seeds * before.epochs - before.shared_epochs
         self.trials[trial.id] = trial
         self.started_now.add(trial.id)
         try:
@@ -198,7 +259,7 @@ class Driver:
             return
         trial.training_key, trial.max_epochs = subscription.training_key, subscription.rungs[-1].epoch
         self._live[trial.id] = subscription
-        self._to_run.append(trial.id)
+        self._attendance.add(trial.id)
         self._write(trial)
         self._pool.subscribe(subscription)
         self._request_controls(subscription)
@@ -232,7 +293,7 @@ class Driver:
         trial.rungs.append((answer.epoch, value, *(key for key, _ in answer.under_each_seed)))
         if len(values) > 1:
             trial.seed_objectives[answer.epoch] = tuple(values)
-        trial.shared_epochs = answer.shared_epochs
+        trial.shared_epochs = max(0, answer.shared_epochs - trial.epochs_paid_before)
         self._searcher.report(trial.id, answer.epoch, value)
         self._decide(trial, answer, value)
 
@@ -243,14 +304,23 @@ class Driver:
         elif not kept and not trial.labels.get("baseline"):  # the others are paired with the baseline, rung by rung
             best = f"the best 1/{self._asha.reduction_factor:g}"
             self._end(trial.id, PRUNED, reason=f"stopped early: not among {best} at epoch {answer.epoch}")
+        elif self._winding_down:
+            self._end(trial.id, FAIL, reason=_interruption(self.stopping or INTERRUPTED))
         else:
             self._write(trial)
+            if self.paused:
+                self._hold(trial.id)
+
+    def _hold(self, name: str) -> None:
+        self._held.add(name)
+        self._attendance.take_away(name)
+        self._pool.release(name)
 
     def _end(self, name: str, state: str, *, reason: str = "") -> None:
         trial = self.trials[name]
         subscription = self._live.pop(name)
-        if name in self._to_run:
-            self._to_run.remove(name)
+        self._held.discard(name)
+        self._attendance.forget(name)
         if state == PRUNED and "epochs" in trial.configuration:
             # The length was sampled: 300 epochs that were stopped at 100 are a result of 100 epochs.
             state, trial.configuration["epochs"] = COMPLETE, trial.epochs
@@ -269,13 +339,15 @@ class Driver:
 
     def _write(self, trial: Trial) -> None:
         trial.seconds = self._clock() - trial.started_at
+        self._append(trial)
+
+    def _append(self, trial: Trial) -> None:
         self._records.append_trial(trial_row(trial, self.study.name))
         trial.n_rows += 1
 
     def _stop_if_over_budget(self) -> None:
-        hours = self.study.budget_hours
-        if self.stopping is None and hours is not None and self._clock() - self._started_at > hours * 3600:
-            self.stopping = f"the budget of {hours:g} hours is used up"
+        if self.stopping is None and (reason := used_up(self.study, self._usage)) is not None:
+            self.stopping, self._over_budget = reason, True
 
 
 def _interruption(reason: str) -> str:

@@ -5,12 +5,14 @@
     ├── SubjectError                trainables: a folder of images and captions that cannot be used as it is
     ├── ModelError                  trainables: a base model or feature network that is unknown, missing or damaged
     ├── AdapterError                trainables: an adapter file that is missing, damaged or of another layout
+    ├── StorageError                trainables: a place for files that cannot be used, or a name that would lead out of it
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
     ├── StudyError                  a study file, or a value in it, that cannot be used
     │   └── IncomparableStudyError  a study name that already holds records of something else
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
+    ├── ClusterError                a Ray cluster that cannot be reached, refuses, or cannot run the study
     ├── PassingError                memory, device or storage failed, not the configuration: tried again, elsewhere if there is another place
     │   └── DeviceLostError         the device answers no more: its worker ends and is replaced
     └── WorkerError                 every device was lost more often than is retried
@@ -23,12 +25,14 @@ from trainables.errors import (
     ConfigError,
     EvaluationFailed,
     ModelError,
+    StorageError,
     SubjectError,
     SweepError,
 )
 
 __all__ = [
     "AdapterError",
+    "ClusterError",
     "ConfigError",
     "DeviceError",
     "DeviceLostError",
@@ -38,6 +42,7 @@ __all__ = [
     "ObjectiveError",
     "PassingError",
     "RecordsError",
+    "StorageError",
     "StudyError",
     "SubjectError",
     "SweepError",
@@ -63,6 +68,10 @@ class RecordsError(SweepError):
 
 class DeviceError(SweepError):
     """There is no free device to run on."""
+
+
+class ClusterError(SweepError):
+    """A Ray cluster cannot be reached, refuses a request, or could not run the study."""
 
 
 class PassingError(SweepError):

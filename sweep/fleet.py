@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.errors import SweepError, WorkerError
 from sweep.folder import StudyFolder
-from sweep.places import Place, places_of
 from sweep.pool_actor import RemotePool
-from sweep.record_files import write_atomically
+from sweep.sites import Site, sites_of
 from sweep.study import Study
 from sweep.worker import PASSING, Device
-from sweep.worker_actor import LAUNCH_MARK, DeviceSpec, WorkerActor, real_device
+from sweep.worker_actor import DeviceSpec, WorkerActor, real_device
 from trainables.config import TrainConfig
 
 MAX_DEVICE_LOSSES = 3
@@ -41,9 +39,9 @@ LISTED_CONCURRENT = 64
 
 @dataclass
 class _Seat:
-    """A place and the worker that is there, or why there is none."""
+    """A site and the worker that is there, or why there is none."""
 
-    place: Place
+    site: Site
     worker: str | None = None
     actor: Any = None
     run: Any = None  # Ray's reference to what `run` returns
@@ -57,7 +55,7 @@ class _Seat:
 
 
 class Fleet:
-    """Guarantees: at most one worker per place; every loss is told to the pool; a device that is left out stays so in this launch."""
+    """Guarantees: at most one worker per site; every loss is told to the pool; a device that is left out stays so in this launch."""
 
     def __init__(
         self,
@@ -66,6 +64,7 @@ class Fleet:
         study: Study,
         *,
         device: str,
+        launch: str,
         is_cluster: bool = False,
         max_concurrent: int | None = None,
         pack_size: int | None = None,
@@ -73,7 +72,7 @@ class Fleet:
         make_device: Callable[[DeviceSpec], Device] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`is_cluster`: nodes may come while the study runs."""
+        """`launch` is in the study's list of launches, by which nodes see that they see it. `is_cluster`: nodes may come later on."""
         self._pool = pool
         self._folder = folder
         self._study = study
@@ -84,38 +83,41 @@ class Fleet:
         self._is_cluster = is_cluster
         self._max_concurrent = max_concurrent
         self._clock = clock
-        self._launch = uuid.uuid4().hex
+        self._launch = launch
         self._seats: dict[tuple[str, int], _Seat] = {}
         self._keepers: list[Any] = []
         self._n_started = 0
         self._closing = False
         self._looked_at = -math.inf
         self._last_usable_at = clock()
-        write_atomically(folder.root / LAUNCH_MARK, lambda file: file.write(self._launch.encode()))
         if is_cluster:
             self._ask_for_nodes()
         self._look()
 
     @property
-    def n_concurrent(self) -> int:
-        """Trials at a time, for the devices that there are now."""
-        usual = DEFAULT_CONCURRENT if self._study.kind == "sampled" else LISTED_CONCURRENT
+    def n_devices(self) -> int:
+        """Devices that are in use."""
+        return len(self._usable())
+
+    def n_concurrent(self, study: Study) -> int:
+        """Trials of it at a time, for the devices that there are now."""
+        usual = DEFAULT_CONCURRENT if study.kind == "sampled" else LISTED_CONCURRENT
         usable = self._usable()
-        n = len(usable) if self._device == "cuda" else len({seat.place.node_id for seat in usable})
+        n = len(usable) if self._device == "cuda" else len({seat.site.node_id for seat in usable})
         # The trainings of a trial under its seeds fill slots as those of several trials do.
-        wanted = self._max_concurrent or self._study.max_concurrent or usual * n // self._study.train_seeds
-        return max(1, min(wanted, self._study.n_trials))
+        wanted = study.max_concurrent or self._max_concurrent or usual * n // study.train_seeds
+        return max(1, min(wanted, study.n_trials))
 
     @property
     def left_out(self) -> dict[str, str]:
         """Devices that are used no more, by name, and why. A node of which none is left is named as a whole."""
         out = [seat for seat in self._seats.values() if seat.left_out]
-        n_places = Counter(seat.place.node_id for seat in self._seats.values())
-        n_out = Counter(seat.place.node_id for seat in out)
+        n_sites = Counter(seat.site.node_id for seat in self._seats.values())
+        n_out = Counter(seat.site.node_id for seat in out)
         named = {}
         for seat in out:
-            node, n = seat.place.node, n_out[seat.place.node_id]
-            named[f"{node}, all {n} devices" if n == n_places[seat.place.node_id] > 1 else seat.name] = seat.reason
+            node, n = seat.site.node, n_out[seat.site.node_id]
+            named[f"{node}, all {n} devices" if n == n_sites[seat.site.node_id] > 1 else seat.name] = seat.reason
         return named
 
     def check(self, n_done: Mapping[str, int] | None = None) -> SweepError | None:
@@ -152,15 +154,15 @@ class Fleet:
             request_resources(bundles=[{"GPU": 1}] * (useful if n is None else n))
 
     def _look(self) -> None:
-        """See which places there are, and put workers where there is none."""
+        """See which sites there are, and put workers where there is none."""
         self._looked_at = self._clock()
-        there = {(place.node_id, place.index): place for place in places_of(ray.nodes(), self._device)}
+        there = {(site.node_id, site.index): site for site in sites_of(ray.nodes(), self._device)}
         gone = [key for key, seat in self._seats.items() if key not in there and seat.worker is None and not seat.left_out]
         for key in gone:
             del self._seats[key]
-        for key, place in there.items():
+        for key, site in there.items():
             kind = "GPU" if self._device == "cuda" else "CPU"
-            self._seats.setdefault(key, _Seat(place, name=f"{place.node} {kind} {place.index}"))
+            self._seats.setdefault(key, _Seat(site, name=f"{site.node} {kind} {site.index}"))
         for key in there:
             seat = self._seats[key]
             if not (self._closing or seat.worker or seat.left_out) and self._clock() >= seat.not_before:
@@ -173,24 +175,24 @@ class Fleet:
             name=self._device,
             worker=seat.worker,
             launch=self._launch,
-            n_threads=seat.place.n_threads,
+            n_threads=seat.site.n_threads,
             adapters=self._folder.adapters,
             latents=self._folder.latents,
             backbones=self._study.backbones,
             metrics=self._study.metrics,
             probe_with=_typical_training(self._study),
             n_slots=self._pack_size,
-            most_slots=min(self.n_concurrent * self._study.train_seeds, _most_trainings(self._study)),
+            most_slots=min(self.n_concurrent(self._study) * self._study.train_seeds, _most_trainings(self._study)),
             slots_file=self._folder.pack_size,
             pack_options=self._pack_options,
         )
         seat.actor = self._on_node_of(seat, WorkerActor)
-        seat.naming = seat.actor.device_name.remote(seat.place.node, seat.name)
-        arguments = (spec, self._folder.root, self._study.objective, seat.place.node, seat.name)
+        seat.naming = seat.actor.device_name.remote(seat.site.node, seat.name)
+        arguments = (spec, self._folder, self._study.objective, seat.site.node, seat.name)
         seat.run = seat.actor.run.remote(self._pool, self._make_device, *arguments)
 
     def _on_node_of(self, seat: _Seat, actor_class: type) -> Any:
-        there = NodeAffinitySchedulingStrategy(seat.place.node_id, soft=False)
+        there = NodeAffinitySchedulingStrategy(seat.site.node_id, soft=False)
         return ray.remote(num_cpus=0, num_gpus=int(self._device == "cuda"))(actor_class).options(scheduling_strategy=there).remote()
 
     def _learn_names(self) -> None:
@@ -213,7 +215,7 @@ class Fleet:
             self._take_loss(seat, worker, error, has_worked=n_done.get(worker, 0) > 0)
 
     def _take_loss(self, seat: _Seat, worker: str, error: Exception, *, has_worked: bool) -> None:
-        node_lives = any(node["NodeID"] == seat.place.node_id and node["Alive"] for node in ray.nodes())
+        node_lives = any(node["NodeID"] == seat.site.node_id and node["Alive"] for node in ray.nodes())
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, SweepError) else None
         seat.reason = str(cause or last_line(error))
         self._pool.worker_lost(worker, f"{worker} on {seat.name} was lost ({seat.reason})", node_lives)

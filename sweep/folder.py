@@ -2,80 +2,101 @@
 
     <storage>/adapters/         adapters of all studies, by training key
     <storage>/<name>/study.py   the source that was launched last;  study.json: the same, field by field
-                     records/   pictures/   optuna.journal   worker-*.log
+                     launches.json   when it was launched, how, and how that ended;  control.json: what is asked of a live launch
+                     .lease     kept fresh by the launch that is live
+                     records/   pictures/
+    <here>/                     optuna.journal   pack.json   worker-*.log: of one machine, made anew where they lack
+
+`here` is the study's folder itself or, where that lies in an S3-style store, one in this machine's cache.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from sweep.comparison import Verdict, require_comparable
 from sweep.errors import RecordsError, StudyError
 from sweep.record_files import write_atomically
 from sweep.study import Study
+from trainables.leases import STALE_S, Holder, Leases
+from trainables.storage import Place, StorePath, place, reason_of, require_plain_name
 
 DEFAULT_STORAGE = Path("sweeps")
 ADAPTERS = "adapters"
 
 
 class StudyFolder:
-    """Paths only: making one touches no disk."""
+    """Paths only: making one touches no disk and sends no request.
 
-    def __init__(self, storage: Path | str, name: str) -> None:
+    Raises:
+        StudyError: the name is that of the adapters.  StorageError: it leads out of the storage, or there can be no such storage."""
+
+    def __init__(self, storage: Place | str, name: str) -> None:
         if name == ADAPTERS:
             raise StudyError(f"A study may not be named {ADAPTERS!r}: that folder of the storage holds the adapters. Use another --name.")
-        self.storage = Path(storage).absolute()
-        self.root = self.storage / name
+        self.storage = place(storage).absolute()
+        self.root = self.storage / require_plain_name(name, "A study's name")
         self.adapters = self.storage / ADAPTERS
-        self.latents = self.storage / ".latents"
-        self.journal = self.root / "optuna.journal"
-        self.pack_size = self.root / "pack.json"
         self.source = self.root / "study.py"
         self.description = self.root / "study.json"
-        self._lock = self.root / ".lock"
+        self.launches = self.root / "launches.json"
+        self.control = self.root / "control.json"
+        machine = _cache_of(self.storage) if isinstance(self.storage, StorePath) else self.storage
+        self.here = machine / name
+        self.latents = machine / ".latents"
+        self.journal = self.here / "optuna.journal"
+        self.pack_size = self.here / "pack.json"
 
     @property
     def exists(self) -> bool:
         return self.description.exists()
 
     @property
-    def is_running(self) -> bool:
-        """Whether some process on this machine runs the study now."""
-        if not self._lock.exists():
-            return False
-        with open(self._lock) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+    def holder(self) -> Holder | None:
+        """The launch that runs the study now, on whatever machine; None where none does."""
+        return Leases(self.storage).holder(self.root.name)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep every other launch of this study out.
+    def held(self, launch: str = "") -> Iterator[Leases]:
+        """Keep every other launch of this study out, on every machine that shares the storage. `launch`: what others call this one.
 
         Raises:
-            StudyError: another process runs it.  RecordsError: the folder cannot be written."""
+            StudyError: another launch holds it.  RecordsError: the folder cannot be written."""
+        lease = Leases(self.storage, note={"launch": launch})
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = open(self._lock, "a+")  # noqa: SIM115
+            self.here.mkdir(parents=True, exist_ok=True)
+            mine = lease.acquire(self.root.name)
         except OSError as error:
             raise _unwritable(self.root, error) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StudyError(
-                    f"A study runs once at a time, but {self.root} is in use by another launch. Wait for it, or use --name."
-                ) from error
-            try:
-                yield
-            finally:
-                self._remove_if_empty()
+        if not mine:
+            raise self._in_use()
+        try:
+            yield lease
+        finally:
+            lease.release(self.root.name)
+            self._remove_if_empty()
+
+    def _in_use(self) -> StudyError:
+        name, holder = self.root.name, self.holder
+        who = f"{name} is in use by process {holder.pid} on {holder.host}, heard of {holder.silent_s:.0f} s ago" if holder else f"{name} is in use"
+        return StudyError(
+            f"A study is launched once at a time, but {who}. End it with `sweep stop {name}`, wait ({STALE_S:.0f} s where its machine has died), "
+            f"or use --name {self.free_name}."
+        )
+
+    @property
+    def free_name(self) -> str:
+        """NAME-2, or the first one after it that the storage does not have."""
+        stem, _, number = self.root.name.rpartition("-")
+        stem, first = (stem, int(number) + 1) if stem and number.isdecimal() else (self.root.name, 2)
+        return next(name for i in count(first) if not (self.storage / (name := f"{stem}-{i}")).exists())
 
     def require_comparable(self, study: Study, content: Mapping[str, str]) -> list[Verdict]:
         """The fields in which `study` extends what the folder holds; none for a new folder. `content`: as Keys.content_digests.
@@ -84,7 +105,18 @@ class StudyFolder:
             IncomparableStudyError: its records are of something else."""
         if not self.exists:
             return []
-        return require_comparable(json.loads(self.description.read_text(encoding="utf-8")), {**study.describe(), "content": dict(content)})
+        new = {**study.describe(), "content": dict(content)}
+        return require_comparable(self.read_description(), new, another_name=self.free_name)
+
+    def read_description(self) -> dict[str, Any]:
+        """The study as it was launched last, field by field.
+
+        Raises:
+            StudyError: the file is damaged."""
+        try:
+            return json.loads(self.description.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise StudyError(f"A study's description must be JSON, but {self.description} is damaged: {error}. Restore it, or launch anew.") from error
 
     def write_study(self, study: Study, content: Mapping[str, str]) -> None:
         """Store the study as it is launched now, with the digests of what its names stand for."""
@@ -94,30 +126,36 @@ class StudyFolder:
 
     def _remove_if_empty(self) -> None:
         """A launch that never began leaves nothing behind."""
-        if self.root.is_dir() and [path.name for path in self.root.iterdir()] == [self._lock.name]:
-            self._lock.unlink()
-            self.root.rmdir()
+        if self.here.is_dir() and not any(self.here.iterdir()):
+            self.here.rmdir()
 
     def worker_log(self, worker: str) -> Path:
-        return self.root / f"{worker}.log"
+        return self.here / f"{worker}.log"
 
 
-def find_study_folder(name_or_dir: str, storage: Path | str = DEFAULT_STORAGE) -> StudyFolder:
+def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE) -> StudyFolder:
     """The folder of a study that was launched, by its name or its path.
 
     Raises:
         StudyError: there is none."""
-    as_path = Path(name_or_dir)
-    for folder in (StudyFolder(storage, name_or_dir), StudyFolder(as_path.absolute().parent, as_path.name)):
-        if folder.exists:
-            return folder
-    known = sorted(path.parent.name for path in Path(storage).glob("*/study.json"))
+    storage, as_path = place(storage), place(name_or_dir).absolute()
+    named = [] if isinstance(as_path, StorePath) or "/" in name_or_dir else [(storage, name_or_dir)]
+    for there, name in (*named, (as_path.parent, as_path.name)):
+        if (there / name / "study.json").exists():
+            return StudyFolder(there, name)
+    known = sorted(path.parent.name for path in storage.glob("*/study.json"))
     there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
     raise StudyError(f"There is no study {name_or_dir!r}: {there}. Use one of these, or --storage DIR.")
 
 
-def _unwritable(folder: Path, error: OSError) -> RecordsError:
+def _cache_of(store: StorePath) -> Path:
+    """The folder of this machine for what belongs to a store, but cannot lie in it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "lora-sweep" / f"{store.name}-{hashlib.sha256(str(store).encode()).hexdigest()[:12]}"
+
+
+def _unwritable(folder: Place, error: OSError) -> RecordsError:
     return RecordsError(
-        f"A study's folder must be writable, but {folder} is not: {error.strerror or error}. "
+        f"A study's folder must be writable, but {folder} is not: {reason_of(error)}. "
         f"Change its permissions, or choose another place with --storage DIR."
     )

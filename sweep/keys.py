@@ -58,7 +58,7 @@ class Keys:
         """Read what the study names beforehand, so that a launch fails before anything has started.
 
         Raises: StudyError, SubjectError, ModelError for what cannot be used."""
-        if any(train.uses_masks for train in self._trainings_telling("mask_weight")):
+        if any(train.uses_masks for train in self.study.telling_trainings("mask_weight")):
             self.content.subject(self.study.subject).require_masks()
         self.content_digests()
         self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
@@ -68,17 +68,17 @@ class Keys:
 
     def cut_captions(self) -> list[str]:
         """A line for every caption version of the study of which CLIP surely does not read some to their end."""
-        versions = {self.study.split(configuration)[0].caption for configuration in self.study.telling_configurations("caption")}
+        versions = {train.caption for train in self.study.telling_trainings("caption")}
         subject = self.content.subject(self.study.subject)
         return [line for version in sorted(versions) for line in _cut_of_version(subject, version)]
 
     def idle_tags(self) -> list[str]:
         """A line for every caption version of the study in which there are no tags to shuffle or drop."""
-        drawing = [train for train in self._trainings_telling("shuffle_tags", "tag_dropout", "keep_tags") if train.draws_tags]
+        drawing = [train for train in self.study.telling_trainings("shuffle_tags", "tag_dropout", "keep_tags") if train.draws_tags]
         if not drawing:
             return []
         subject = self.content.subject(self.study.subject)
-        versions = sorted({train.caption for train in self._trainings_telling("caption")})
+        versions = sorted({train.caption for train in self.study.telling_trainings("caption")})
         idle = [v for v in versions if not any(_as_trained(replace(train, caption=v), subject).draws_tags for train in drawing)]
         return [
             f"Tags are comma-separated, but {version} captions have none to shuffle or drop behind those that keep_tags keeps: "
@@ -99,7 +99,7 @@ class Keys:
         subject = self.content.subject(train.subject)
         digests[f"images of {train.subject}"] = subject.reference_digest
         versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
-        trainings = self._trainings_telling("mask_weight", "prior_images")
+        trainings = self.study.telling_trainings("mask_weight", "prior_images")
         if any(train.uses_masks for train in trainings):
             digests[f"masks of {train.subject}"] = subject.training_digest("v1", masks=True)
         folders = {train.prior_images for train in trainings if train.prior_preservation}
@@ -125,9 +125,6 @@ class Keys:
         keys, subject = [one.training_key for one in subscription.under_each_seed], subscription.config.subject
         further = self.study.fan_out_configs(subscription.rungs[0].config)
         return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for key in keys for c in further]
-
-    def _trainings_telling(self, *names: str) -> list[TrainConfig]:
-        return [self.study.split(configuration)[0] for name in names for configuration in self.study.telling_configurations(name)]
 
     def _of_one_training(self, trial: str, config: TrainConfig, epochs: tuple[int, ...], evaluation: EvalConfig) -> Subscription:
         subject = self.content.subject(config.subject)
@@ -166,7 +163,8 @@ def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:
 
 def _as_trained(config: TrainConfig, subject: Subject) -> TrainConfig:
     """Without what has no effect on this subject, so that equal trainings have one key."""
-    return without_idle_tags(config, subject.train_captions(config.caption)) if config.draws_tags else config
+    config = without_idle_tags(config, subject.train_captions(config.caption)) if config.draws_tags else config
+    return replace(config, buckets=config.buckets and any(width != height for width, height in subject.train_sizes))
 
 
 def _cut_of_version(subject: Subject, version: str) -> Iterator[str]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from sweep.driver import Driver, run_here
@@ -21,6 +19,7 @@ from sweep.searcher import RUNNING, Searcher, trial_id
 from sweep.study import Row, Study
 from sweep.trial_rows import Trial
 from sweep.worker import Device, Worker, known_outcomes
+from trainables.storage import Place, remove_tree
 
 
 def one_trial_study(study: Study) -> Study:
@@ -43,7 +42,7 @@ def one_trial_study(study: Study) -> Study:
 
 def run_trial_here(
     study: Study,
-    storage: Path,
+    storage: Place | str,
     *,
     device: str = "auto",
     again: bool = False,
@@ -101,7 +100,7 @@ def _real_device(study: Study, folder: StudyFolder, device: str, *, again: bool)
     # Apart from the storage's adapters, so that nothing that is stored there can be read instead.
     adapters = folder.root / "adapters" if again else folder.adapters
     if again:
-        shutil.rmtree(adapters, ignore_errors=True)
+        remove_tree(adapters)
     return PackDevice(
         device=name,
         adapters=adapters,

@@ -159,8 +159,9 @@ def pack_note(trainings: Iterable[TrainConfig], *, exact: bool) -> str:
     return f"Packs hold trainings of one {', '.join(PACK_PARAMETERS[i] for i in telling)}; {'' if exact else 'e.g. '}{', '.join(lists)}."
 
 
-def _trainings(study: Study, configurations: Iterable[dict]) -> set[TrainConfig]:
-    return {replicate for configuration in configurations for replicate in study.replicates(study.split(configuration)[0])}
+def _trainings(study: Study, configurations: Iterable[dict]) -> list[TrainConfig]:
+    """Each once, in the order of the configurations."""
+    return list(dict.fromkeys(r for configuration in configurations for r in study.replicates(study.split(configuration)[0])))
 
 
 def _simulated(study: Study, *, exact: bool) -> Iterable[list[dict]]:
@@ -196,8 +197,7 @@ def _notes(study: Study, *, exact: bool) -> Iterable[str]:
             f"Upper bounds: early stopping may end all but the best 1 in {study.reduction_factor:g} "
             f"at epoch{'s' if len(study.rungs) > 2 else ''} {', '.join(str(rung) for rung in study.rungs[:-1])}."
         )
-    trainings = [study.split(configuration)[0] for configuration in study.telling_configurations("lr_schedule")]
-    schedules = sorted({training.lr_schedule for training in trainings if training.length_dependent})
+    schedules = sorted({training.lr_schedule for training in study.telling_trainings("lr_schedule") if training.length_dependent})
     if schedules:
         yield f"lr_schedule {', '.join(schedules)} depends on the length: trainings of other lengths are other trainings and share nothing."
     yield from _training_notes(study)
@@ -212,15 +212,19 @@ def _notes(study: Study, *, exact: bool) -> Iterable[str]:
 
 def _training_notes(study: Study) -> Iterable[str]:
     """What the study's training parameters switch off, or ask for."""
-
-    def telling(*names: str) -> list[TrainConfig]:
-        return [study.split(configuration)[0] for name in names for configuration in study.telling_configurations(name)]
-
+    telling = study.telling_trainings
     if any(training.draws_tags for training in telling("shuffle_tags", "tag_dropout")):
         yield (
             "shuffle_tags and tag_dropout draw captions anew at each step: the text encoder then runs beside the training, not once per "
             "caption; only strings that come again are looked up. Latents are still computed once."
         )
+    if any(training.train_text_encoder for training in telling("train_text_encoder")):
+        yield (
+            "train_text_encoder: captions are encoded in each training step, and prompts by each adapter's own text encoder, instead of once per "
+            "string. Latents are still computed once."
+        )
+    if any(training.buckets for training in telling("buckets")):
+        yield "buckets: each batch is of one size, and a pack holds trainings of one subject, so that their steps have equal sizes."
     if any(training.prior_preservation for training in telling("prior_images")):
         yield "prior_images doubles the batch of its trainings: each step shows as many class images as images of the subject."
     rates = {training.learning_rate for training in telling("optimizer", "learning_rate") if training.optimizer == "prodigy"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,9 +56,8 @@ class PoolActor:
 class RemotePool:
     """The driver's and the worker's side of the pool. What the driver tells it is not waited for: Ray keeps the order, once it is up."""
 
-    def __init__(self, actor: Any, name: str) -> None:
+    def __init__(self, actor: Any) -> None:
         self.actor = actor
-        self.name = name  # of the actor, in NAMESPACE
 
     def wait_until_up(self) -> None:
         """What is told to an actor of this kind while its process still starts would arrive in any order."""
@@ -88,8 +86,8 @@ class RemotePool:
         return ray.get(self.actor.sync.remote(worker, sync))
 
 
-def start_pool(known: Mapping[str, Outcome]) -> RemotePool:
-    name = f"pool-{uuid.uuid4().hex[:12]}"  # several studies may share a cluster
+def start_pool(known: Mapping[str, Outcome], *, name: str) -> Any:
+    """`name`: of this launch alone, for trials to find it by; other studies may run on the same Ray."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor_class = ray.remote(num_cpus=0)(PoolActor)
-    return RemotePool(actor_class.options(name=name, namespace=NAMESPACE, scheduling_strategy=here).remote(known), name)
+    return actor_class.options(name=name, namespace=NAMESPACE, scheduling_strategy=here).remote(known)

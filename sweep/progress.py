@@ -4,7 +4,6 @@ On a terminal a calm table that is redrawn in place; elsewhere one line per even
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -24,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.folder import DEFAULT_STORAGE
-from sweep.messages import TRIED_AGAIN
-from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
+from sweep.messages import INTERRUPTED
+from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 
 if TYPE_CHECKING:
@@ -49,6 +48,7 @@ class Progress:
         self._said: dict[str, tuple[str, int]] = {}
         self._first_scored: float | None = None
         self._spoke_at = -math.inf
+        self._mood = ""
         self._live = Live(console=console, refresh_per_second=REDRAW_PER_S, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -70,6 +70,7 @@ class Progress:
     def update(self, driver: Driver, snapshot: Mapping[str, Any]) -> None:
         """Called a few times a second."""
         self._say_events(driver)
+        self._say_mood(driver)
         if self._live:
             head = Text(headline(driver, snapshot, self._elapsed))
             self._live.update(Group(head, *_worker_lines(snapshot), _live_table(driver, snapshot)))
@@ -95,6 +96,12 @@ class Progress:
                 self._say_first(trial)
                 if line := event_line(trial, new_rung=before is None or before[1] < len(trial.rungs)):
                     self._print(line)
+
+    def _say_mood(self, driver: Driver) -> None:
+        """A pause or a stop, when it begins: the rungs under way may take a while."""
+        before, self._mood = self._mood, mood_text(driver)
+        if self._mood != before and (self._mood or driver.stopping is None):
+            self._print(self._mood or "going on")
 
     def _say_first(self, trial: Trial) -> None:
         if trial.rungs and self._first_scored is None:
@@ -128,6 +135,15 @@ def event_line(trial: Trial, *, new_rung: bool) -> str:
     return f"{trial.id}  {scored}" if trial.rungs and new_rung else ""
 
 
+def mood_text(driver: Driver) -> str:
+    """Why no further trial starts now; empty where they do, or where all have ended."""
+    if driver.stopping and driver.live:
+        if driver.stopping.startswith(INTERRUPTED):
+            return f"{driver.stopping}: the rungs under way are finished; Ctrl+C again ends it at once"
+        return f"{driver.stopping}: the trials that run are finished"
+    return "paused; `sweep resume` goes on" if driver.paused else ""
+
+
 def headline(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, with_clock: bool = True) -> str:
     """Counts, best so far, time left: the line that answers "how is it going"."""
     counts = Counter(trial.state for trial in driver.trials.values())
@@ -135,7 +151,7 @@ def headline(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, w
     parts = [f"{driver.study.name}: {states or 'no trial yet'} of {driver.n_trials}"]
     if driver.best is not None:
         parts.append(f"best {driver.best.objective:.4f} ({driver.best.id}: {configuration_text(driver.best.configuration)})")
-    parts.append(f"time left {left_text(seconds_left(driver, snapshot, elapsed_s))}")
+    parts.append("paused" if driver.paused else f"time left {left_text(seconds_left(driver, snapshot, elapsed_s))}")
     return "   ".join([clock_text(elapsed_s)] * with_clock + parts)
 
 
@@ -219,8 +235,7 @@ def print_summary(
     counts = Counter(trial.state for trial in driver.trials.values())
     console.print()
     if driver.stopping:
-        ended = len(driver.trials) - sum(_is_unfinished(trial) for trial in driver.trials.values())
-        console.print(f"{driver.stopping}, {ended} of {driver.n_trials} trials have ended", style="bold")
+        console.print(f"{driver.stopping}, {driver.n_ended} of {driver.n_trials} trials have ended", style="bold")
     if driver.study.scale_text:
         console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
     listed = driver.study.kind == "rows"  # somebody wrote each of them down
@@ -234,32 +249,7 @@ def print_summary(
         console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
     for reason, n in Counter(trial.reason for trial in driver.trials.values() if trial.state == FAIL).most_common(3):
         console.print(f"{n} failed: {reason}", style="red", highlight=False, soft_wrap=True)
-    if snapshot.get("n_losses"):
-        console.print(f"{snapshot['n_losses']} trainings and evaluations were lost with their workers, and tried again", highlight=False)
-    for name, reason in snapshot.get("left_out", {}).items():
-        console.print(f"left out: {name}, {reason}", style="red", highlight=False, soft_wrap=True)
     _print_places(console, driver, folder)
-
-
-def print_status(console: Console, folder: StudyFolder) -> None:
-    """How a study stands, from its records alone."""
-    rows = as_rows(Records(folder.root).latest_trials(), TRIALS)
-    counts = Counter(row["state"] for row in rows)
-    wanted = json.loads(folder.description.read_text(encoding="utf-8"))["samples"]
-    running = folder.is_running
-    words = {**WORDS, RUNNING: "running" if running else "not finished"}
-    states = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
-    console.print(f"{folder.root.name}: {'running' if running else 'not running'}; {states or 'no trial yet'} of {wanted}", highlight=False)
-    scored = sorted((row for row in rows if row["objective"] is not None and row["state"] != FAIL), key=lambda row: row["objective"])
-    for row in scored[:MOST_ROWS]:
-        configuration = configuration_text(row["configuration"] or {})
-        scored_as = f"{row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}"
-        console.print(f"  {row['trial']}  {scored_as}  {configuration}", highlight=False, soft_wrap=True)
-    console.print(f"records: {folder.root}", highlight=False, soft_wrap=True)
-
-
-def _is_unfinished(trial: Trial) -> bool:
-    return trial.state == RUNNING or (trial.state == FAIL and trial.reason.startswith(TRIED_AGAIN))
 
 
 def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
@@ -269,8 +259,8 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
     if driver.best is not None:
         lines.append(f"best adapter           {folder.adapters / driver.best.training_key / f'epoch-{driver.best.best[0]:05d}'}")
     lines.append(f"next                   {python_command()} -m analysis tables {name}{where}")
-    if driver.stopping or any(_is_unfinished(trial) for trial in driver.trials.values()):
-        lines.append("to go on               the same launch command again: what is done is not done again")
+    if driver.n_ended < driver.n_trials:
+        lines.append(f"to go on               {python_command()} -m sweep resume {name}{where}: what is done is not done again")
     elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
     if folder.journal.exists():
@@ -349,8 +339,7 @@ def _live_table(driver: Driver, snapshot: Mapping[str, Any]) -> Table:
 
 
 def _worker_lines(snapshot: Mapping[str, Any]) -> list[Text]:
-    lines = [Text(f"{worker}: {doing}", style="dim") for worker, doing in snapshot.get("workers", {}).items()]
-    return lines + [Text(f"left out: {name}, {reason}", style="red") for name, reason in snapshot.get("left_out", {}).items()]
+    return [Text(f"{worker}: {doing}", style="dim") for worker, doing in snapshot.get("workers", {}).items()]
 
 
 def _training_lines(driver: Driver, snapshot: Mapping[str, Any]) -> list[Text]:

@@ -1,52 +1,42 @@
-"""Writing files so that nobody ever sees half of one: a temporary name in the same folder, then a rename. And pictures."""
+"""The files of records: written whole or not at all, with an error that says what to do. And pictures."""
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from sweep.errors import RecordsError
+from trainables import storage
+from trainables.storage import Place, reason_of, require_plain_name
+
+LEADS_OUT = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"
+"""Of a path relative to a study's folder: that it is none, or leads out of it. A regular expression of RE2, too."""
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, last_in_folder: bool = True) -> None:
-    """The file at `path`, complete and on disk when this returns. A reader sees the old one or the new one.
-
-    Of several files in one folder, only the last need make the renames last: last_in_folder=False saves the rest of them.
+def write_atomically(path: Place, write: Callable[[IO[bytes]], Any], *, last_in_folder: bool = True) -> None:
+    """As trainables.storage.write_atomically.
 
     Raises:
         RecordsError: the folder cannot be written; nothing is left behind."""
-    # The dot hides it from readers; pyarrow and glob("*.parquet") of ours pass it over.
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if last_in_folder:
-            _sync_folder(path.parent)
+        storage.write_atomically(path, write, last_in_folder=last_in_folder)
     except OSError as error:
         raise RecordsError(
-            f"A study's folder must be writable, but {path.parent} is not: {error.strerror or error}. "
+            f"A study's folder must be writable, but {path.parent} is not: {reason_of(error)}. "
             f"Make room or change its permissions, or choose another place with --storage DIR."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True) if _exists(temporary) else None
 
 
-def write_pictures(study_dir: Path, key: str, pictures: np.ndarray) -> list[str]:  # pictures (n, h, w, 3) uint8
+def write_pictures(study_dir: Place, key: str, pictures: np.ndarray) -> list[str]:  # pictures (n, h, w, 3) uint8
     """The pictures as PNG, and their paths relative to the study's folder, in order."""
     from PIL import Image  # readers of records need no pictures
 
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
         raise RecordsError(f"Pictures must be uint8 (n, h, w, 3), but evaluation {key} gives {pictures.dtype} {pictures.shape}.")
+    require_plain_name(key, "An evaluation's key")
     paths = [f"pictures/{key}/{index:03d}.png" for index in range(len(pictures))]
     for path, picture in zip(paths, pictures, strict=True):
         image = Image.fromarray(picture)
@@ -55,27 +45,6 @@ def write_pictures(study_dir: Path, key: str, pictures: np.ndarray) -> list[str]
     return paths
 
 
-def remove(paths: Iterable[Path]) -> None:
+def remove(paths: Iterable[Place]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without it a crash of the machine may forget the rename; some network file systems refuse it, and then it is not needed.
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from sweep.errors import RecordsError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """1 to 2: `sampled` of a trial. 2 to 3: intervals, prompt groups, fid_inf, heldout_loss, copies, networks of further metrics; evaluation keys
-of further training seeds in `rung_values`, and `seed_objectives`. Columns are only ever added: of older records the new ones are missing."""
+of further training seeds in `rung_values`, and `seed_objectives`. 3 to 4: `adapter_file`. Columns are only ever added: of older records the new ones are missing."""
 
 _ARROW = {"text": pa.string(), "json": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
@@ -81,8 +81,9 @@ EVALUATIONS = Table(
     ("evaluation_key",),
     (
         Column("evaluation_key", "text", "", "key of the image set"),
-        Column("training_key", "text", "", "key of the training, or 'none' for the control without an adapter"),
-        Column("epoch", "integer", "epoch", "epoch of the adapter; 0 for the control"),
+        Column("training_key", "text", "", "key of the training; 'none' for the control without an adapter; 'file:' and a digest for adapter_file"),
+        Column("epoch", "integer", "epoch", "epoch of the adapter; 0 for the control, and for a file"),
+        Column("adapter_file", "text", "", "name of the file of an adapter that the study did not train; missing for its own"),
         Column("configuration", "json", "", "the EvalConfig in full"),
         Column("lpips", "number", "", "mean LPIPS over all generated x training-image pairs; lower is closer"),
         Column("lpips_nearest", "number", "", "mean LPIPS to the nearest training image; very low means copying"),

@@ -1,4 +1,4 @@
-"""The three tables of a study, trials, evaluations and images, as parquet parts in its folder: schema, append, read, compact.
+"""The three tables of a study, trials, evaluations and images, as parquet parts in its folder or store: append, read, compact.
 
 A record that an `append_` returned from is on disk. Parts are written under a temporary name and renamed, and named by their
 keys: a reader never meets half a part, and writing twice is writing once. Nothing here knows what a study or a training is."""
@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,28 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from sweep.errors import RecordsError
-from sweep.record_files import remove, write_atomically, write_pictures
-from sweep.record_schema import EVALUATIONS, IMAGES, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
+from sweep.errors import RecordsError, SweepError
+from sweep.record_files import LEADS_OUT, remove, write_atomically, write_pictures
+from sweep.record_schema import EVALUATIONS, IMAGES, METRIC_COLUMNS, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
+from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
 
-__all__ = ["EVALUATIONS", "IMAGES", "SCHEMA_VERSION", "TABLES", "TRIALS", "Records", "RecordsError", "as_rows"]
+__all__ = [
+    "EVALUATIONS",
+    "IMAGES",
+    "METRIC_COLUMNS",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "TRIALS",
+    "Place",
+    "Records",
+    "RecordsError",
+    "SweepError",
+    "as_rows",
+    "place",
+]
+
+MOST_PARTS = 1000
+"""How many parts of a table one writer leaves before it merges them."""
 
 _COMPACT = "compact-"
 _READ_ATTEMPTS = 5
@@ -36,11 +55,12 @@ class Records:
     A part is complete before it has its name, so a damaged one means that a disk or a copy failed. Reading then raises rather
     than let a ranking change silently; skip_damaged=True reads the rest, with a warning for each part."""
 
-    def __init__(self, study_dir: str | Path, *, skip_damaged: bool = False, clock: Callable[[], float] = time.time) -> None:
-        self.study_dir = Path(study_dir)
+    def __init__(self, study_dir: str | Place, *, skip_damaged: bool = False, clock: Callable[[], float] = time.time) -> None:
+        self.study_dir = place(study_dir)
         self._skip_damaged = skip_damaged
         self._clock = clock
         self._sequences: dict[str, int] = {}
+        self._n_written: Counter[str] = Counter()
 
     def append_trial(self, row: Mapping[str, Any]) -> None:
         """One state of a trial. `sequence` and `updated_at` are filled in where they are missing.
@@ -90,7 +110,10 @@ class Records:
     def evaluation(self, evaluation_key: str) -> dict[str, Any] | None:
         """One evaluation's row as `as_rows` gives it, or None; cheap while its part has not been compacted."""
         part = self._folder(EVALUATIONS) / f"{evaluation_key}.parquet"
-        frame = _frame(self._read_files(EVALUATIONS, [part]), EVALUATIONS) if part.exists() else self.evaluations()
+        try:
+            frame = _frame(self._read_files(EVALUATIONS, [part]), EVALUATIONS)
+        except FileNotFoundError:  # compacted, or never written
+            frame = self.evaluations()
         rows = as_rows(frame[frame["evaluation_key"] == evaluation_key], EVALUATIONS)
         return rows[-1] if rows else None
 
@@ -100,31 +123,41 @@ class Records:
         finished = images["evaluation_key"].isin(self._read(EVALUATIONS)["evaluation_key"])
         return images[finished].sort_values(["evaluation_key", "index"], kind="stable", ignore_index=True)
 
-    def compact(self) -> None:
-        """Merge the parts of every table into one. Readers lose nothing: the merged part is there before the others go."""
+    def compact(self, *, least_parts: int = 2) -> None:
+        """Merge the parts of every table that has at least so many into one. May be killed at any point, and run beside readers,
+        writers and other compactions: the merged part is there before the others go, and what is in two parts is read once."""
         for table in (TRIALS, IMAGES, EVALUATIONS):
-            parts = self._parts(table)
-            if table is IMAGES:  # rows of an evaluation that is just being written stay as they are
-                finished = set(self._read(EVALUATIONS)["evaluation_key"])
-                parts = [part for part in parts if part.name.startswith(_COMPACT) or part.stem in finished]
-            if len(parts) > 1:
-                merged = _once(self._read_files(table, parts), table)
-                numbers = [int(part.stem.removeprefix(_COMPACT)) for part in parts if part.name.startswith(_COMPACT)]
-                self._write_table(table, f"{_COMPACT}{max(numbers, default=0) + 1:06d}", merged)
-                remove(parts)
+            self._compact(table, least_parts)
 
     # -- private -----------------------------------------------------------------------------------------------------
 
-    def _folder(self, table: Table) -> Path:
+    def _folder(self, table: Table) -> Place:
         return self.study_dir / "records" / table.name
 
-    def _parts(self, table: Table) -> list[Path]:
+    def _parts(self, table: Table) -> list[Place]:
         """Compacted parts first: where a key is in two parts, the single one was written later."""
+        folder = self._folder(table)
         try:
-            names = sorted(self._folder(table).glob("*.parquet"), key=lambda part: (not part.name.startswith(_COMPACT), part.name))
+            parts = sorted(folder.glob("*.parquet"), key=lambda part: (not _is_compact(part), part.name))
         except OSError as error:
-            raise RecordsError(f"The records must be readable, but {self._folder(table)} is not: {error.strerror}.") from error
-        return [part for part in names if not part.name.startswith(".")]
+            raise RecordsError(f"The records must be readable, but {folder} is not: {reason_of(error)}.") from error
+        return [part for part in parts if not part.name.startswith(".")]
+
+    def _compact(self, table: Table, least_parts: int) -> None:
+        parts = self._parts(table)
+        if table is IMAGES:  # rows of an evaluation that is just being written stay as they are
+            finished = set(self._read(EVALUATIONS)["evaluation_key"])
+            parts = [part for part in parts if _is_compact(part) or part.stem in finished]
+        if len(parts) < max(2, least_parts):
+            return
+        try:
+            merged = _once(self._read_files(table, parts), table)
+        except FileNotFoundError:  # another process compacts the same
+            return
+        number = max((int(part.stem.removeprefix(_COMPACT).partition("-")[0]) for part in parts if _is_compact(part)), default=0) + 1
+        # Two compactions at once may merge different parts: under one name the second would replace rows that only the first had.
+        self._write_table(table, f"{_COMPACT}{number:06d}-{uuid.uuid4().hex[:8]}", merged)
+        remove(parts)
 
     def _next_sequence(self, trial: str) -> int:
         if trial not in self._sequences:
@@ -133,35 +166,47 @@ class Records:
         return self._sequences.get(trial, -1) + 1
 
     def _write_part(self, table: Table, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._write_table(table, name, as_arrow(table, rows))
+        require_plain_name(name, f"The key of a row of {table.name}")
+        self._write_table(table, name, _within_the_study(as_arrow(table, rows), table))
+        self._n_written[table.name] += 1
+        if self._n_written[table.name] % MOST_PARTS == 0:
+            self._compact(table, MOST_PARTS)
 
     def _write_table(self, table: Table, name: str, rows: pa.Table) -> None:
         write_atomically(self._folder(table) / f"{name}.parquet", lambda file: pq.write_table(rows, file, compression="zstd"))
 
     def _read(self, table: Table) -> pd.DataFrame:
         for attempt in itertools.count(1):
+            parts = self._parts(table)
             try:
-                return _frame(_once(self._read_files(table, self._parts(table)), table), table)
+                rows = self._read_files(table, parts)
             except FileNotFoundError:  # compacted away between listing and reading: list again
                 if attempt == _READ_ATTEMPTS:
                     raise
+                continue
+            # A listing that a compaction overlapped may have missed both the merged part, not there yet, and a part that just went.
+            if attempt == _READ_ATTEMPTS or self._compacted(table) == {part.name for part in parts if _is_compact(part)}:
+                return _frame(_once(rows, table), table)
         raise AssertionError
 
-    def _read_files(self, table: Table, parts: Sequence[Path]) -> pa.Table:
+    def _compacted(self, table: Table) -> set[str]:
+        return {part.name for part in self._folder(table).glob(f"{_COMPACT}*.parquet")}
+
+    def _read_files(self, table: Table, parts: Sequence[Place]) -> pa.Table:
         if not parts:
             return table.schema.empty_table()
         try:
-            return _checked(ds.dataset([str(part) for part in parts], schema=table.schema, format="parquet").to_table(), table)
+            return _checked(patiently(lambda: _dataset(table, parts).to_table(), str(parts[0].parent)), table)
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException):  # one of them is damaged: find out which
             return _checked(pa.concat_tables(self._each_readable(table, parts)), table)
 
-    def _each_readable(self, table: Table, parts: Iterable[Path]) -> Iterable[pa.Table]:
+    def _each_readable(self, table: Table, parts: Iterable[Place]) -> Iterable[pa.Table]:
         yield table.schema.empty_table()
         for part in parts:
             try:
-                yield ds.dataset(str(part), schema=table.schema, format="parquet").to_table()
+                yield _dataset(table, [part]).to_table()
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException) as error:
@@ -171,16 +216,34 @@ class Records:
                 warnings.warn(f"{message} It was left out.", stacklevel=2)
 
 
-def as_rows(frame: pd.DataFrame, table: Table) -> list[dict[str, Any]]:
-    """The frame's rows as dictionaries: json columns decoded, what is missing (NaN too) as None."""
-    columns = [table.columns[name] for name in frame.columns if name in table.columns]
-    return [{column.name: _cell(row[column.name], column) for column in columns} for row in frame.to_dict("records")]
+def as_rows(frame: pd.DataFrame, table: Table, *, shared: bool = False) -> list[dict[str, Any]]:
+    """The frame's rows as dictionaries: json columns decoded, what is missing (NaN too) as None.
+
+    shared: equal json becomes one object in all rows, much faster; for those who change none of them."""
+    names = [name for name in frame.columns if name in table.columns]
+    json_of = cache(json.loads) if shared else json.loads
+    columns = [_cells(frame[name], table.columns[name], json_of) for name in names]  # a column at once: of a study there are millions of cells
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _cell(value: Any, column: Column) -> Any:
-    if pd.isna(value):
-        return None
-    return json.loads(value) if column.dtype == "json" else value
+def _cells(values: pd.Series, column: Column, json_of: Callable[[str], Any]) -> list[Any]:
+    missing = values.isna()
+    if missing.all():
+        return [None] * len(values)
+    cells = values.tolist()
+    if column.dtype == "json":
+        return [None if gone else json_of(cell) for cell, gone in zip(cells, missing, strict=True)]
+    return [None if gone else cell for cell, gone in zip(cells, missing, strict=True)] if missing.any() else cells
+
+
+def _is_compact(part: Place) -> bool:
+    return part.name.startswith(_COMPACT)
+
+
+def _dataset(table: Table, parts: Sequence[Place]) -> ds.Dataset:
+    if isinstance(parts[0], StorePath):
+        return ds.dataset([part.key for part in parts], schema=table.schema, format="parquet", filesystem=parts[0].filesystem)
+    return ds.dataset([str(part) for part in parts], schema=table.schema, format="parquet")
 
 
 def _once(rows: pa.Table, table: Table) -> pa.Table:
@@ -200,6 +263,18 @@ def _checked(rows: pa.Table, table: Table) -> pa.Table:
         newest = pc.max(rows["schema_version"]).as_py() or 0
         if newest > SCHEMA_VERSION:
             raise RecordsError(f"These records are of schema {newest}, but this version reads up to {SCHEMA_VERSION}. Update the program.")
+    return _within_the_study(rows, table)
+
+
+def _within_the_study(rows: pa.Table, table: Table) -> pa.Table:
+    """The rows, where no picture's path leads out of the study's folder: whoever reads it opens that file."""
+    if "path" in table.columns and rows.num_rows:
+        outside = rows.filter(pc.fill_null(pc.match_substring_regex(rows["path"].cast(pa.string()), LEADS_OUT), False))
+        if outside.num_rows:
+            raise RecordsError(
+                f"A picture lies in its study's folder, but evaluation {outside['evaluation_key'][0]} of these records has the path "
+                f"{outside['path'][0].as_py()!r}. Do not use records that somebody has tampered with."
+            )
     return rows
 
 

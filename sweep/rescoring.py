@@ -5,15 +5,15 @@ has its plain name, or that form where the study has it from another network. Wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep.errors import ModelError, RecordsError, StudyError
+from sweep.errors import ModelError, RecordsError
 from sweep.folder import StudyFolder
 from sweep.objective import METRICS, PERCEPTUAL, POOLED, SIMILARITY_ENDINGS
+from sweep.recorded_study import RecordedStudy
 from sweep.records import EVALUATIONS, IMAGES, Records, as_rows
 from trainables.config import EvalConfig
 from trainables.metric_weights import find_metric_weights
@@ -123,16 +123,9 @@ def _scorer(
     from sweep.device import device_kind
     from trainables.evaluate import EvaluationRequest, Evaluator
     from trainables.frozen import FrozenWork
-    from trainables.subject import load_subject
 
     transformers.utils.logging.disable_progress_bar()
-    description = json.loads(folder.description.read_text(encoding="utf-8"))
-    subject = load_subject(description["subject"])
-    if subject.reference_digest != description["content"][f"images of {description['subject']}"]:
-        raise StudyError(
-            f"Pictures are scored against the images that the study had, but those of {description['subject']} have changed since. "
-            f"Restore them, or launch the study under another --name."
-        )
+    subject = RecordedStudy(folder).subject
     evaluator = Evaluator(FrozenWork(device_kind(device)), **networks, further=metrics)
     for reason in evaluator.missing.values():  # asked for by name, so it is not left out silently
         raise ModelError(reason)
@@ -171,7 +164,7 @@ def _read(paths: list[Path]) -> Any:  # -> (n, h, w, 3) uint8
     pictures = []
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with path.open("rb") as file, Image.open(file) as image:
                 pictures.append(np.asarray(image.convert("RGB")))
         except OSError as error:
             raise RecordsError(f"A stored picture must be readable, but {path} is not ({error}). Restore the study's pictures/.") from error

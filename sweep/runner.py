@@ -8,36 +8,47 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import ray
 
+from sweep.control import Control
+from sweep.disk import drop_states_of_stopped
 from sweep.driver import Driver
-from sweep.errors import DeviceError, WorkerError
+from sweep.errors import DeviceError, RecordsError, SweepError, WorkerError
 from sweep.fleet import Fleet, last_line
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.messages import INTERRUPTED
-from sweep.patience import PatientRecords
+from sweep.launches import LaunchLog, Request, read_launches
+from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
-from sweep.records import TRIALS, Records, as_rows
+from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
 from sweep.scheduler import Asha
-from sweep.searcher import Searcher
+from sweep.searcher import RUNNING, Searcher
+from sweep.standing_orders import StandingOrders, interruptions
 from sweep.study import Study
-from sweep.trial_rows import past_of, trial_of_row
+from sweep.trial_rows import Trial, past_of, trial_of_row
 from sweep.tuning import run_trials
 from sweep.worker import Device, known_outcomes
 from sweep.worker_actor import DeviceSpec
+from trainables.storage import Place
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 SNAPSHOT_EVERY_S = 0.5
+ANSWER_WITHIN_S = 10.0
+PARTS_LEFT = 200  # of a table, that a launch leaves as they are
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,7 +71,7 @@ class View(Protocol):
 class Launch:
     """How a study is launched, apart from what is in it."""
 
-    storage: Path
+    storage: Place | str
     device: str = "auto"  # "auto", "cpu" or "cuda"
     max_concurrent: int | None = None
     pack_size: int | None = None  # None: measured
@@ -68,11 +79,7 @@ class Launch:
     make_device: Callable[[DeviceSpec], Device] | None = None  # None: the real one
     keys: Keys | None = None
     view: View | None = None
-    address: str | None = None  # of a Ray that runs, with all its nodes; None: RAY_ADDRESS, else a Ray of our own on this machine
-
-    @property
-    def cluster(self) -> str | None:
-        return self.address or os.environ.get("RAY_ADDRESS") or None
+    address: str | None = None  # of a Ray that runs, with all its nodes: "auto" or "HOST:PORT"; None: a Ray of our own on this machine
 
 
 def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
@@ -84,32 +91,85 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
     folder = StudyFolder(how.storage, study.name)
     keys = how.keys or Keys(study)
     keys.check()
-    with folder.held():
+    launch_id = uuid.uuid4().hex[:12]
+    with folder.held(launch_id) as lease:
         content = keys.content_digests()
         folder.require_comparable(study, content)
+        read_launches(folder.launches)  # before anything starts: a damaged one is said
         _say(how, "starting Ray")
-        # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
-        with _ray(how) as device, _interrupts() as interrupted:
+        if (done := _already_done(study, folder, keys)) is not None:
             folder.write_study(study, content)
-            return _run(study, folder, keys, how, device, interrupted)
+            return done
+        # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
+        with _ray(how) as device, interruptions() as interrupted:
+            folder.write_study(study, content)
+            log = LaunchLog(folder.launches, launch_id, _request(study, how))
+            orders = StandingOrders(
+                Control(folder.control, launch_id),
+                log,
+                interrupted,
+                lost=lambda: lease.is_lost(study.name),
+                changed=lambda changed: folder.write_study(changed, content),
+            )
+            return _run(study, folder, keys, how, device, orders)
+
+
+def _request(study: Study, how: Launch) -> Request:
+    options = {"device": how.device, "pack_size": how.pack_size, **how.pack_options}
+    return Request(dict(study.overrides), options, str(Path(study.file).absolute()) if study.file else "", os.getcwd())
+
+
+def _already_done(study: Study, folder: StudyFolder, keys: Keys) -> tuple[Driver, Mapping[str, Any]] | None:
+    """What a launch would return if nothing is left to do, told without Ray and without writing a row; else None."""
+    records = Records(folder.root)
+    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+    n_ended = sum(trial.state != RUNNING for trial in past)
+    if not past or n_ended < study.n_trials:  # at a glance
+        return None
+    pool = Pool(known_outcomes(records))
+    driver = _new_driver(study, keys, past, pool, _NoRows(), log=None, max_concurrent=1, journal=None)
+    driver.ask_for_what_is_missing()
+    driver.fill()
+    snapshot = pool.snapshot()
+    return (driver, snapshot) if driver.finished and not snapshot["requests_open"] else None
+
+
+class _NoRows:
+    """Records that forget: for asking what a study would do."""
+
+    def append_trial(self, row: Mapping[str, Any]) -> None:
+        pass
 
 
 def _run(
-    study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, interrupted: threading.Event
+    study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, orders: StandingOrders
 ) -> tuple[Driver, Mapping[str, Any]]:
     records = Records(folder.root)
-    pool = start_pool(known_outcomes(records))
-    options = {"is_cluster": how.cluster is not None, "max_concurrent": how.max_concurrent, "pack_size": how.pack_size, "pack_options": how.pack_options, "make_device": how.make_device}  # fmt: skip
-    fleet = Fleet(pool, folder, study, device=device, **options)
+    records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
+    pool_name = f"pool-{uuid.uuid4().hex[:12]}"
+    pool = RemotePool(start_pool(known_outcomes(records), name=pool_name))
+    fleet = Fleet(
+        pool,
+        folder,
+        study,
+        device=device,
+        launch=orders.log.launch,
+        is_cluster=how.address is not None,
+        max_concurrent=how.max_concurrent,
+        pack_size=how.pack_size,
+        pack_options=how.pack_options,
+        make_device=how.make_device,
+    )
     _say(how, "loading torch and diffusers on the worker")
-    driver = _new_driver(study, folder, keys, records, pool, max_concurrent=fleet.n_concurrent)
-    watch = _Watch(driver, pool, fleet, interrupted, how.view)
+    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+    driver = _new_driver(study, keys, past, pool, records, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
+    watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda")
     try:
         pool.wait_until_up()
         driver.ask_for_what_is_missing()
         driver.fill()
         if not driver.finished:
-            run_trials(driver, pool_name=pool.name, namespace=NAMESPACE, on_step=watch)
+            run_trials(driver, pool_name=pool_name, namespace=NAMESPACE, on_step=watch)
         while watch.snapshot()["requests_open"] and driver.stopping is None:
             time.sleep(0.1)
             watch()
@@ -117,10 +177,24 @@ def _run(
         driver.end_all()
         pool.close("the study has ended")
         fleet.join(timeout_s=2.0)
+        orders.ended(driver)
         watch.show()
+    _compact(records)
     if driver.fatal is not None:
         raise driver.fatal
+    try:
+        drop_states_of_stopped(folder)
+    except SweepError as error:  # another study's records are damaged: `sweep gc` will say so to who asks for it
+        logger.warning("optimiser states stay: %s", error)
     return driver, watch.latest
+
+
+def _compact(records: Records) -> None:
+    """So that the next reader opens a few files and not thousands. What cannot be merged now is as good as it is."""
+    try:
+        records.compact(least_parts=PARTS_LEFT)
+    except RecordsError as error:
+        logger.warning(f"the records were not compacted: {error}")
 
 
 def _say(how: Launch, text: str) -> None:
@@ -129,34 +203,45 @@ def _say(how: Launch, text: str) -> None:
 
 
 def _new_driver(
-    study: Study, folder: StudyFolder, keys: Keys, records: Records, pool: RemotePool, *, max_concurrent: int
+    study: Study,
+    keys: Keys,
+    past: Sequence[Trial],
+    pool: RemotePool | Pool,
+    records: Records | _NoRows,
+    *,
+    log: LaunchLog | None,
+    max_concurrent: int,
+    journal: Path | None,
 ) -> Driver:
-    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
-    searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
+    searcher = Searcher(study, journal=journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
-    return Driver(study, keys, searcher, asha, pool, PatientRecords(records), max_concurrent=max_concurrent, past=past)
+    return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past, usage=log)
 
 
-# ---- watching, and Ctrl+C
+# ---- watching
 
 
 class _Watch:
-    """Called again and again while trials run: looks after the workers, hears Ctrl+C, feeds the live view."""
+    """Called again and again while trials run: looks after the workers, obeys what was asked for, feeds the live view."""
 
-    def __init__(self, driver: Driver, pool: RemotePool, fleet: Fleet, interrupted: threading.Event, view: View | None) -> None:
-        self._driver, self._pool, self._fleet, self._interrupted, self._view = driver, pool, fleet, interrupted, view
+    def __init__(
+        self, driver: Driver, pool: RemotePool, fleet: Fleet, orders: StandingOrders, view: View | None, *, on_gpus: bool
+    ) -> None:
+        self._driver, self._pool, self._fleet, self._orders, self._view = driver, pool, fleet, orders, view
+        self._on_gpus = on_gpus
         self._asked: Any = None
         self._asked_at = -SNAPSHOT_EVERY_S
-        self._stopped = False
+        self._failed = False
         self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
         self._driver.fatal = self._driver.fatal or self._fleet.check(self.latest.get("n_done"))
-        self._driver.max_concurrent = self._fleet.n_concurrent
-        if not self._stopped and self._interrupted.is_set():
-            self._stop(INTERRUPTED)
-        elif not self._stopped and self._driver.fatal is not None:
-            self._stop(str(self._driver.fatal))
+        self._driver.max_concurrent = self._fleet.n_concurrent(self._driver.study)
+        self._orders.obey(self._driver, self._under_way, n_gpus=self._fleet.n_devices if self._on_gpus else 0)
+        if self._driver.fatal is not None and not self._failed:
+            self._failed = True
+            self._driver.stop(str(self._driver.fatal))
+            self._driver.end_all(str(self._driver.fatal))
         self._refresh()
 
     def snapshot(self) -> dict[str, Any]:
@@ -164,17 +249,21 @@ class _Watch:
         self._take(ray.get(self._pool.actor.snapshot.remote()))
         return self.latest
 
-    def _take(self, snapshot: Mapping[str, Any]) -> None:
-        self.latest = {**snapshot, "left_out": self._fleet.left_out}
-
     def show(self) -> None:
         if self._view is not None:
             self._view.update(self._driver, self.latest)
 
-    def _stop(self, reason: str) -> None:
-        self._stopped = True
-        self._driver.stop(reason)
-        self._driver.end_all(reason)
+    def _under_way(self) -> list[str]:
+        """Trials whose training has a slot, or has come past the last rung that they heard of."""
+        trainings = self.snapshot()["trials"]
+        return [
+            trial.id
+            for trial in self._driver.live
+            if (training := trainings.get(trial.id)) and (training["worker"] is not None or training["epoch"] > trial.epochs)
+        ]
+
+    def _take(self, snapshot: Mapping[str, Any]) -> None:
+        self.latest = {**snapshot, "left_out": self._fleet.left_out}
 
     def _refresh(self) -> None:
         now = time.monotonic()
@@ -187,33 +276,12 @@ class _Watch:
             self.show()
 
 
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
-    interrupted = threading.Event()
-
-    def hear(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 # ---- Ray
 
 
 @contextmanager
 def _ray(how: Launch) -> Iterator[str]:
-    """A Ray of our own on this machine, or the one at `how.cluster`; and the kind of device to use.
+    """A Ray of our own on this machine, or the one at `how.address`; and the kind of device to use.
 
     Raises:
         DeviceError: the wanted device is not there."""
@@ -221,28 +289,58 @@ def _ray(how: Launch) -> Iterator[str]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters of it we say ourselves
     # Sockets lie in there, whose paths may have 107 characters.
     session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+    not_ray = _processes()
     try:
-        if how.cluster is not None:
-            _join_ray(how.cluster)
-        else:
+        if how.address is None:
             _start_ray(session)
-        yield _device_kind(how.device, is_cluster=how.cluster is not None)
+        else:
+            _join_ray(how.address)
+        yield _device_kind(how.device, is_cluster=how.address is not None)
     except ray.exceptions.RayError as error:
         raise WorkerError(
             f"A study needs its Ray until it has ended, but lost it ({last_line(error)}). Launch it again: it goes on."
         ) from error
     finally:
+        # Ray's processes do not hear SIGTERM (see below), which Ray would give one after the other a second for.
+        ending = threading.Timer(1.0, _kill, [_processes() - not_ray])
+        ending.start()
         ray.shutdown()
+        ending.join()
         shutil.rmtree(session, ignore_errors=True)
 
 
+def _processes() -> set[psutil.Process]:
+    """Those that this one has started, and theirs."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def _join_ray(address: str) -> None:
+    if "://" in address:
+        raise DeviceError(
+            f"`--address` names a Ray that runs as one of its nodes does, auto or HOST:PORT, but it is {address!r}. "
+            "From outside of a cluster, use `sweep submit`."
+        )
     try:
+        _require_listener(address)
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
     except Exception as error:  # ConnectionError where there is none, RuntimeError for another version
         raise DeviceError(
-            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, or unset RAY_ADDRESS to use this machine alone."
+            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, set RAY_AUTH_MODE=token if it asks for one, "
+            "or leave --address out to use this machine alone."
         ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raises: OSError where nothing listens. Ray itself would try for a quarter of an hour."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN_S).close()
 
 
 def _start_ray(session: str) -> None:
@@ -272,6 +370,6 @@ def _device_kind(wanted: str, *, is_cluster: bool) -> str:
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     if wanted not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"`--device` must be auto, cpu or cuda, but it is {wanted!r}.")
-    if wanted == "cuda" and n_gpus == 0 and not is_cluster:  # a cluster may still start one
+    if wanted == "cuda" and n_gpus == 0 and not is_cluster:  # a cluster may start one yet
         raise DeviceError("`--device cuda` needs a free GPU, but there is none here. Use --device cpu, or a machine with a GPU.")
     return "cuda" if wanted == "cuda" or (wanted == "auto" and n_gpus) else "cpu"

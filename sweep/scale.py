@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 AUTO, FULL, EMBEDDED = "auto", "full", "embedded"
 _FACTORS = ("epochs", "learning_rate")
+_MULTIPLIED = {"epochs": ("epochs",), "learning_rate": ("learning_rate", "text_encoder_learning_rate")}
+"""What each factor is applied to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +100,9 @@ def check_scales(study: Study) -> None:
 def _require_stated(study: Study, name: str, scale: Scale) -> None:
     searched = () if is_define_by_run(study.space) else study.space
     for parameter in _FACTORS:
-        if getattr(scale, parameter) != 1 and parameter in searched:
-            raise StudyError(f"Scale {name!r} multiplies `{parameter}`, but the study searches it. Take it out of the scale or of `space`.")
+        for multiplied in _MULTIPLIED[parameter]:
+            if getattr(scale, parameter) != 1 and multiplied in searched:
+                raise StudyError(f"Scale {name!r} multiplies `{multiplied}`, but the study searches it. Take it out of the scale or of `space`.")
     places = [study.fixed, *(row.configuration for row in (*study.rows, *study.try_first))]  # type: ignore[union-attr]
     if scale.learning_rate != 1 and not any("learning_rate" in place for place in places):
         raise StudyError(f"Scale {name!r} multiplies the learning rate, but the study states none. Use e.g. fixed={{'learning_rate': 5e-5}}.")
@@ -113,9 +116,10 @@ def _scaled(values: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     scaled = dict(values)
     if "epochs" in scaled:
         scaled["epochs"] = _length(scaled["epochs"], scale)
-    if "learning_rate" in scaled:
-        # 5e-5 x 20 is 1e-3, and not 1.0000000000000002e-3: another key, and another number in the tables.
-        scaled["learning_rate"] = float(f"{scaled['learning_rate'] * scale.learning_rate:.12g}")
+    for rate in _MULTIPLIED["learning_rate"]:
+        if scaled.get(rate) is not None:
+            # 5e-5 x 20 is 1e-3, and not 1.0000000000000002e-3: another key, and another number in the tables.
+            scaled[rate] = float(f"{scaled[rate] * scale.learning_rate:.12g}")
     return scaled
 
 

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,21 +70,37 @@ class Searcher:
         self._distributions = _distributions_of(study)
         self._waiting: deque[Suggestion] = deque()
         self._open: dict[str, optuna.Trial] = {}
-        self._n_created = 0
+        self._n_created = 0  # in Optuna's study, those that wait included
         past = sorted(past, key=lambda trial: trial.number)
         for trial in past:
             self._replay(trial)
+        self._n_past = self._n_taken = self._n_created  # numbers that some launch has begun: before this one, and in all
+        self._limit: int | None = None  # how many trials are wanted, where that was changed while the study runs
         for row in _not_yet_tried(study, past):
             self._enqueue(row.configuration, row.labels)
+        self._n_listed = len(study.listed)
 
     @property
     def n_trials(self) -> int:
-        """Trials in all; more than the study asks for where an earlier launch made more."""
+        """Trials in all; more than the study asks for where more have begun."""
+        if self._limit is not None:
+            return max(self._limit, self._n_taken)
         return max(self._study.n_trials, self._n_created)
 
     @property
     def exhausted(self) -> bool:
-        return not self._waiting and self._n_created >= self._study.n_trials
+        if not self._waiting:
+            return self._n_created >= self._study.n_trials
+        return self._limit is not None and self._waiting[0].number >= max(self._limit, self._n_past)
+
+    def change(self, study: Study) -> None:
+        """Go on with other limits: the study is the same but for how much of it is tried."""
+        if study.n_trials != self._study.n_trials:
+            self._limit = study.n_trials
+        self._study = study
+        for row in study.listed[self._n_listed :]:
+            self._enqueue(row.configuration, row.labels)
+        self._n_listed = max(self._n_listed, len(study.listed))
 
     def ask(self) -> Suggestion | None:
         """The next configuration, or None when there is none left."""
@@ -96,6 +112,7 @@ class Searcher:
         trial = self._optuna.ask(self._distributions)
         assert trial.number == number, (trial.number, number)
         self._n_created = max(self._n_created, number + 1)
+        self._n_taken = max(self._n_taken, number + 1)
         self._open[trial_id(number)] = trial
         configuration = {**self._drawn(trial), **(queued.configuration if queued else {})}
         return Suggestion(trial_id(number), number, configuration, queued.labels if queued else {}, dict(trial.params))
@@ -217,7 +234,8 @@ def _distributions_of(study: Study) -> dict[str, optuna.distributions.BaseDistri
         others = {name: domain for name, domain in study.space.items() if name not in as_choice}
         converted = {**as_choice, **OptunaSearch.convert_search_space(others)}
         return {name: converted[name] for name in study.space}
-    listed = [row.configuration for row in study.listed]
+    # All of them, however few are wanted now: Optuna has no way to widen a choice while a study runs.
+    listed = [row.configuration for row in replace(study, samples=None).listed]
     values = {name: list({json.dumps(c[name], default=str): c[name] for c in listed}.values()) for name in _common_names(listed)}
     scalars = (bool, int, float, str, type(None))
     return {

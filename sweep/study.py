@@ -33,19 +33,21 @@ DEFAULT_REDUCTION_FACTOR = 3.0
 _DEFAULT_MODELS = {"train_model": TrainConfig().train_model, "infer_model": EvalConfig().infer_model}
 
 
-def load_study(path: str | Path, overrides: Mapping[str, str] | None = None) -> Study:
+def load_study(path: str | Path, overrides: Mapping[str, str] | None = None, *, source: str | None = None) -> Study:
     """The study that the file defines, at its scale, with `--set name=value` texts applied; `.source` is its text, `.file` its path.
+
+    `source` is executed in place of the file's text, as if it stood there: what a study's folder has stored.
 
     Raises:
         StudyError: the file is missing, raises, or defines no study or several; a value breaks a rule."""
     file = Path(path)
-    source = read_source(file)
+    source = read_source(file) if source is None else source
     study = only_instance(execute(source, file), Study, file)
     try:
         study = replace(study, file=str(file), source=source)
         scale = chosen_scale(study.with_overrides(overrides or {}))  # it is the models asked for that decide
         study = at_scale(study, scale, without=overrides or {}).with_overrides(overrides or {})
-        return replace(study, name=study.name or file.stem)
+        return replace(study, name=study.name or file.stem, overrides=dict(overrides or {}))
     except SweepError as error:
         sets = " ".join(f"--set {name}={text}" for name, text in (overrides or {}).items())
         raise StudyError(f"{file}{f' with {sets}' if sets else ''}: {error}") from error
@@ -118,12 +120,14 @@ class Study:
     max_concurrent: int | None = None
     study_seed: int = 0
     train_seeds: int = 1  # how often each configuration is trained, under train_seed, train_seed + 1, ...; its value is the mean
-    budget_hours: float | None = None  # wall time after which no new trial starts
+    budget_hours: float | None = None  # wall time of all its launches after which no new trial starts; `samples` limits the trials
+    budget_gpu_hours: float | None = None  # the same for GPUs held times hours
     scales: Mapping[str, Scale] = field(default_factory=dict)  # other sizes of the numbers above, by name
     scale: str = AUTO  # "full": the numbers as they stand; "auto": `embedded` where all models are embedded ones, else full
     scale_text: str = field(default="", compare=False)  # what load_study has made of it, for whoever reads the tables
     file: str = field(default="", compare=False)
     source: str = field(default="", compare=False, repr=False)
+    overrides: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # the texts that load_study applied
 
     def __post_init__(self) -> None:
         for name, value in _normalised(self).items():
@@ -225,6 +229,10 @@ class Study:
         every_row_says = bool(self.rows) and all(names & set(row.configuration) for row in self.rows)  # type: ignore[union-attr]
         return [*choices, *rows] if choices or every_row_says else [*rows, {}]
 
+    def telling_trainings(self, *names: str) -> list[TrainConfig]:
+        """The trainings of the configurations that tell of these parameters."""
+        return [self.split(configuration)[0] for name in names for configuration in self.telling_configurations(name)]
+
     def with_overrides(self, overrides: Mapping[str, str]) -> Study:
         """The study with `--set name=value` texts applied: a parameter becomes fixed and leaves space, rows and fan_out.
 
@@ -257,6 +265,7 @@ class Study:
             "scale": self.scale_text,
         }
         words |= {"metrics": list(self.metrics)} if self.metrics else {}
+        words |= {"budget_gpu_hours": self.budget_gpu_hours} if self.budget_gpu_hours is not None else {}
         return json.loads(json.dumps(words, default=_jsonable))
 
     def _metrics_of_objective(self) -> dict[str, str]:

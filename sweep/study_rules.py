@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from sweep.study import Row, Study
 
 SAMPLERS = ("tpe", "random", "grid")
+LIMITS = ("samples", "max_concurrent", "budget_hours", "budget_gpu_hours")
+"""Fields that say how much is tried, not what: they can change while a study runs."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -57,11 +60,21 @@ def _check_fields(study: Study) -> None:
         if (value := getattr(study, name)) is not None and value not in known:
             raise StudyError(f"`{name}` must be one of {', '.join(known)}, but it is {value!r}.{nearest(str(value), known)}")
     _check_metrics(study)
-    for name, optional in (("samples", True), ("max_concurrent", True), ("train_seeds", False)):
-        _require_whole(name, getattr(study, name), minimum=1, optional=optional)
+    check_limits({name: getattr(study, name) for name in LIMITS})
+    _require_whole("train_seeds", study.train_seeds, minimum=1, optional=False)
     _require_whole("study_seed", study.study_seed, minimum=0, optional=False)
     _require_above("early_stopping", None if study.early_stopping == "auto" else study.early_stopping, above=1, example="3, or 'off'")
-    _require_above("budget_hours", study.budget_hours, above=0, example="8")
+
+
+def check_limits(limits: Mapping[str, Any]) -> None:
+    """Raises: StudyError for a name that is none of LIMITS, or a value that breaks its rule."""
+    for name, value in limits.items():
+        if name not in LIMITS:
+            raise StudyError(f"`{name}` is none of the limits {', '.join(LIMITS)}.{nearest(name, LIMITS)}")
+        if name.startswith("budget_"):
+            _require_above(name, value, above=0, example="8")
+        else:
+            _require_whole(name, value, minimum=1, optional=True)
 
 
 def _check_metrics(study: Study) -> None:

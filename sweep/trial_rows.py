@@ -34,6 +34,7 @@ class Trial:
     started_at: float = 0.0
     seconds: float = 0.0
     n_rows: int = 0  # rows written of it, in this launch and before
+    epochs_paid_before: int = 0  # that it caused to be trained in an earlier launch, which did not end it
 
     @property
     def epochs(self) -> int:
@@ -43,6 +44,11 @@ class Trial:
     def best(self) -> tuple[Any, ...] | None:
         """Its best rung: a trial's value is that of the epoch at which it was best."""
         return min(self.rungs, key=lambda rung: rung[1], default=None)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it runs, or is tried again by the next launch: what ended it was not its configuration."""
+        return self.state == RUNNING or (self.state == FAIL and self.reason.startswith(TRIED_AGAIN))
 
     @property
     def objective(self) -> float:
@@ -100,7 +106,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
         seconds=row["seconds"],
         n_rows=int(row["sequence"]) + 1,
     )
-    if trial.state == FAIL and trial.reason.startswith(TRIED_AGAIN):
+    if trial.is_unfinished:
         trial.state = RUNNING
     return trial
 

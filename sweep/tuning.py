@@ -90,8 +90,9 @@ class _Searcher(_NotPickled, RaySearcher):
         self._patient_until = time.monotonic() + PATIENCE_S
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if not self._driver.finished and self._driver.best is None and time.monotonic() < self._patient_until:
+        if not self._names:
             self._on_step()  # with no trial at all, Ray Tune asks here again and again, and does nothing else
+        if not self._driver.finished and self._driver.best is None and time.monotonic() < self._patient_until:
             return None
         if len(self._names) >= MOST_PROCESSES and not self._driver.finished:
             self._driver.fill()

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from sweep.errors import AdapterError, DeviceLostError, PassingError, RecordsError, SweepError
 from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
-from sweep.patience import patiently
 from sweep.record_schema import EVALUATIONS, METRIC_COLUMNS
 from sweep.records import Records, as_rows
 
@@ -206,7 +205,7 @@ class Worker:
         if ended or report.epoch in report.stored or report.epoch not in self._wanted.get(report.key, ()):
             return report
         try:
-            patiently(lambda: self.device.save(report.key), sleep=self._sleep)
+            self.device.save(report.key)
         except DeviceLostError:
             raise
         except Exception as error:
@@ -232,7 +231,7 @@ class Worker:
             return EvaluationReport(order.key, Outcome(error=image_set.error), image_set.lost)
         row = {**evaluation_row(order, image_set), **self._objective_of(image_set)}
         try:
-            patiently(lambda: self.records.append_evaluation(row, image_set.image_rows, image_set.images), sleep=self._sleep)
+            self.records.append_evaluation(row, image_set.image_rows, image_set.images)
         except (SweepError, OSError) as error:
             return EvaluationReport(order.key, lost=_reason(error, f"evaluation {order.key} could not be recorded"))
         return EvaluationReport(order.key, Outcome(dict(image_set.values), dict(image_set.backbones)))
@@ -273,7 +272,7 @@ def outcome_of_row(row: Mapping[str, Any]) -> Outcome:
 
 def known_outcomes(records: Records) -> dict[str, Outcome]:
     """What a study's records hold already, for the pool."""
-    return {row["evaluation_key"]: outcome_of_row(row) for row in as_rows(records.evaluations(), EVALUATIONS)}
+    return {row["evaluation_key"]: outcome_of_row(row) for row in as_rows(records.evaluations(), EVALUATIONS, shared=True)}
 
 
 def _ended(key: str, error: Exception, event: str) -> TrainingReport:

@@ -12,14 +12,13 @@ from pathlib import Path
 import ray
 
 from sweep.errors import PassingError
+from sweep.folder import StudyFolder
 from sweep.objective import Objective
 from sweep.pool_actor import RemotePool
 from sweep.records import Records
 from sweep.worker import Device, Worker
 from trainables.config import TrainConfig
-
-LAUNCH_MARK = ".launch"
-"""A file in the study's folder that says which launch is on: a worker that reads another one there looks at another disk."""
+from trainables.storage import Place
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class DeviceSpec:
     worker: str
     launch: str  # names the launch of which it is, among all that share the storage
     n_threads: int
-    adapters: Path
+    adapters: Place
     latents: Path
     backbones: Mapping[str, str]  # as Study.backbones
     metrics: tuple[str, ...]  # as Study.metrics
@@ -54,32 +53,31 @@ class WorkerActor:
         pool: RemotePool,
         make_device: Callable[[DeviceSpec], Device],
         spec: DeviceSpec,
-        study_dir: Path,
+        folder: StudyFolder,
         objective: Objective,
         node: str,
         device: str,
     ) -> None:
-        require_shared(study_dir, spec.launch)
-        _log_to(study_dir / f"{spec.worker}.log")
+        require_shared(folder, spec.launch)
+        _log_to(folder.worker_log(spec.worker))
         device_name = self.device_name(node, device)
         logging.getLogger(__name__).info("%s, process %d", device_name, os.getpid())
         # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
         os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
-        records = Records(study_dir)
+        records = Records(folder.root)
         Worker(spec.worker, pool, make_device(spec), records, objective=objective, device_name=device_name).run()
 
 
-def require_shared(study_dir: Path, launch: str) -> None:
+def require_shared(folder: StudyFolder, launch: str) -> None:
     """Raises: PassingError where this node does not see the study's folder, or sees another one under its name."""
-    mark = study_dir / LAUNCH_MARK
     try:
-        found = mark.read_text(encoding="utf-8")
+        is_there = launch in folder.launches.read_text(encoding="utf-8")
     except OSError:
-        found = None
-    if found != launch:
+        is_there = False
+    if not is_there:
         raise PassingError(
-            f"Every node must see the study's storage under the same path, but {socket.gethostname()} does not see in {mark} what the launch "
-            "wrote there. Use --storage DIR with a folder that all nodes share."
+            f"Every node must see the study's storage under the same path, but {socket.gethostname()} does not see this launch in "
+            f"{folder.launches}. Use --storage with a folder that all nodes share, or an s3:// address."
         )
 
 

@@ -3,7 +3,8 @@
     <root>/<key>/epoch-00012/adapter.safetensors     the weights, in peft's layout and names
     <root>/<key>/epoch-00012/state.safetensors       the optimizer's moments, only for trainings that may go on
 
-A folder is renamed into place when it is complete: a reader never sees half of one. Not here: who may train a key."""
+In a folder each is renamed into place when it is complete; in a store the weights are put last, and what has none is not there. A
+reader never sees half of one. Not here: who may train a key."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -20,34 +22,39 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainables.errors import AdapterError
-from trainables.lora import Adapter
+from trainables.lora import TEXT_ENCODER, Adapter
 from trainables.optimisers import ProdigyState
 from trainables.pack import TrainingState
+from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name, sync_folder
 
 WEIGHTS, STATE = "adapter.safetensors", "state.safetensors"
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_TEXT_IN_FILES = TEXT_ENCODER + "text_model."
 _MOMENTS, _OF_PRODIGY = ("first", "second"), ("start", "gradient_sum")
 
 
 class AdapterStore:
     """Adapters and training states by (training key, epoch). Writing the same twice is writing it once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Place | str) -> None:
+        self.root = place(root)
 
-    def save(self, key: str, state: TrainingState, *, resumable: bool = True) -> Path:
-        """Store a training at its epoch; `resumable` keeps the optimizer's moments too. Returns the folder."""
+    def save(self, key: str, state: TrainingState, *, resumable: bool = True) -> Place:
+        """Store a training at its epoch; `resumable` keeps the optimizer's moments too. Returns the folder.
+
+        Raises:
+            AdapterError: the storage cannot be written, or has no room; nothing is left behind."""
         folder = self._folder(key, state.epoch)
-        if folder.exists() and (not resumable or (folder / STATE).exists()):
+        if (folder / WEIGHTS).exists() and (not resumable or (folder / STATE).exists()):
             return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
         try:
-            _write_adapter(temporary / WEIGHTS, state.adapter)
-            if resumable:
-                _write_moments(temporary / STATE, state)
-            _move_into_place(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            patiently(lambda: _store(folder, state, resumable=resumable), str(folder.parent))
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+            why = reason_of(error) if isinstance(error, OSError) else str(error)
+            raise AdapterError(
+                f"An adapter must be stored before it is used, but {folder.parent} does not take it: {why}. "
+                f"Make room or change its permissions, and launch the study again: it goes on."
+            ) from error
         return folder
 
     def epochs(self, key: str) -> list[int]:
@@ -56,7 +63,8 @@ class AdapterStore:
 
     def longest_state_epoch(self, key: str, max_epoch: int) -> int | None:
         """The last epoch up to `max_epoch` from which this training can be continued; None: only from its start."""
-        return max((e for e in self._epochs_with(key, STATE) if e <= max_epoch), default=None)
+        complete = set(self._epochs_with(key, WEIGHTS))
+        return max((e for e in self._epochs_with(key, STATE) if e <= max_epoch and e in complete), default=None)
 
     def load_adapter(self, key: str, epoch: int) -> Adapter:
         """Raises AdapterError when it is not there or damaged."""
@@ -79,15 +87,15 @@ class AdapterStore:
         for epoch in self._epochs_with(key, STATE):
             (self._folder(key, epoch) / STATE).unlink(missing_ok=True)
 
-    def _folder(self, key: str, epoch: int) -> Path:
-        return self.root / key / f"epoch-{epoch:05d}"
+    def _folder(self, key: str, epoch: int) -> Place:
+        return self.root / require_plain_name(key, "A training's key") / f"epoch-{epoch:05d}"
 
     def _epochs_with(self, key: str, file_name: str) -> list[int]:
-        folders = (self.root / key).glob("epoch-*")
+        folders = (self.root / require_plain_name(key, "A training's key")).glob("epoch-*")
         return sorted(int(f.name.removeprefix("epoch-")) for f in folders if re.fullmatch(r"epoch-\d{5,}", f.name) and (f / file_name).exists())
 
 
-def read_adapter(path: Path) -> Adapter:
+def read_adapter(path: Place) -> Adapter:
     """An adapter from a file of this store.
 
     Raises:
@@ -95,21 +103,62 @@ def read_adapter(path: Path) -> Adapter:
     tensors, metadata = _read(path)
     try:
         rank, alpha = int(metadata["rank"]), float(metadata["alpha"])
-        paths = [name.removeprefix("unet.").removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
-        layers = {p: (tensors[f"unet.{p}.lora_A.weight"].T.contiguous(), tensors[f"unet.{p}.lora_B.weight"].T.contiguous()) for p in paths}
+        names = [name.removesuffix(_A) for name in tensors if name.endswith(_A)]
+        pairs = {_path_of(name): (tensors[name + _A], tensors[name + _B]) for name in names}
     except (KeyError, ValueError) as error:
         raise AdapterError(f"An adapter file must hold rank, alpha and pairs of lora_A and lora_B, but {path} lacks {error}. Train it again.") from error
-    return Adapter(rank=rank, alpha=alpha, layers=layers)
+    layers = {p: (a.flatten(1).T.contiguous(), b.flatten(1).T.contiguous()) for p, (a, b) in pairs.items()}
+    return Adapter(rank, alpha, layers, kernels={p: tuple(a.shape[2:]) for p, (a, _) in pairs.items() if a.ndim == 4})
 
 
-def _write_adapter(path: Path, adapter: Adapter) -> None:
+def _store(folder: Place, state: TrainingState, *, resumable: bool) -> None:
+    above = None if isinstance(folder, StorePath) else folder.parent
+    if above:
+        above.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=above, prefix=".writing-"))
+    try:
+        _write(temporary / WEIGHTS, *peft_layout(state.adapter))
+        if resumable:
+            _write_moments(temporary / STATE, state)
+        if isinstance(folder, StorePath):
+            for name in (STATE, WEIGHTS) if resumable else (WEIGHTS,):
+                (folder / name).write_bytes((temporary / name).read_bytes())
+        else:
+            _move_into_place(temporary, folder)
+            sync_folder(above)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def peft_layout(adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of an adapter under peft's names and in its shapes, and the metadata that diffusers reads with them."""
     tensors = {}
-    for name, (a, b) in adapter.layers.items():
-        tensors[f"unet.{name}.lora_A.weight"] = a.T.contiguous()
-        tensors[f"unet.{name}.lora_B.weight"] = b.T.contiguous()
+    for layer, (a, b) in adapter.layers.items():
+        kernel = adapter.kernels.get(layer)
+        name, a, b = _name_of(layer), a.T.contiguous(), b.T.contiguous()
+        # peft has a convolution's as weights of convolutions: (r, c_in, height, width) and (d_out, r, 1, 1).
+        tensors[name + _A] = a if kernel is None else a.unflatten(1, (-1, *kernel))
+        tensors[name + _B] = b if kernel is None else b[:, :, None, None]
     # diffusers reads alpha and rank from this entry; without it an adapter is reloaded with scale 1.
-    peft = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": sorted(adapter.layers)}
-    _write(path, tensors, {"format": "pt", "rank": str(adapter.rank), "alpha": repr(adapter.alpha), "lora_adapter_metadata": json.dumps(peft)})
+    of_unet = sorted(path for path in adapter.layers if not _is_text(path))
+    peft = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": of_unet}
+    if adapter.trains_text:
+        short = sorted({p.rpartition(".")[2] for p in adapter.layers if _is_text(p)})  # the same in every version of transformers
+        peft |= {"text_encoder.r": adapter.rank, "text_encoder.lora_alpha": adapter.alpha, "text_encoder.target_modules": short}
+    return tensors, {"format": "pt", "rank": str(adapter.rank), "alpha": repr(adapter.alpha), "lora_adapter_metadata": json.dumps(peft)}
+
+
+def _name_of(layer: str) -> str:
+    # transformers before 5.6 had the level text_model, and other programs know no text encoder without it; diffusers reads both.
+    return layer.replace(TEXT_ENCODER, _TEXT_IN_FILES, 1) if _is_text(layer) else f"unet.{layer}"
+
+
+def _path_of(name: str) -> str:
+    return name.replace(_TEXT_IN_FILES, TEXT_ENCODER, 1) if _is_text(name) else name.removeprefix("unet.")
+
+
+def _is_text(layer: str) -> bool:
+    return layer.startswith(TEXT_ENCODER)
 
 
 def _write_moments(path: Path, state: TrainingState) -> None:
@@ -134,14 +183,32 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
         os.fsync(file.fileno())
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+@contextmanager
+def _local(path: Place) -> Iterator[Path]:
+    """The file on this machine: itself, or a copy for as long as it is read."""
+    if not isinstance(path, StorePath):
+        yield path
+        return
+    content = path.read_bytes()
+    with tempfile.NamedTemporaryFile(prefix="adapter-", suffix=path.suffix) as file:
+        file.write(content)
+        file.flush()
+        yield Path(file.name)
+
+
+def _read(path: Place) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with _local(path) as local, safe_open(local, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except FileNotFoundError as error:
         raise AdapterError(f"An adapter must be stored before it is used, but there is no {path}. Launch the study again to train it.") from error
     except SafetensorError as error:
-        raise AdapterError(f"An adapter must be an intact safetensors file, but {path} is not ({error}). Delete it and launch the study again.") from error
+        raise AdapterError(
+            f"An adapter must be an intact safetensors file (a pickle, which could run code, is never read), but {path} is not ({error}). "
+            f"Delete it and launch the study again."
+        ) from error
+    except OSError as error:
+        raise AdapterError(f"An adapter must be readable, but {path} is not: {reason_of(error)}. Restore it, or launch the study again.") from error
 
 
 def _move_into_place(temporary: Path, folder: Path) -> None:

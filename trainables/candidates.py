@@ -9,15 +9,16 @@ from typing import Literal
 
 from PIL import Image
 
+from trainables.buckets import Size, bucket_sizes, nearest_size, share_cut_away
 from trainables.errors import SubjectError
 from trainables.likeness import Fingerprint, duplicates, similar_groups
 from trainables.photographs import MIN_SIDE_PIXELS
 
 UNREADABLE = "unreadable"
 REASONS: Mapping[str, str] = {
-    "tiny": "its shorter side is less than half of --size",
-    "enlarged": "its shorter side is less than --size",
-    "cropped": "more than two fifths of it lie outside of the square",
+    "tiny": "it must be enlarged to more than twice its size",
+    "enlarged": "it must be enlarged",
+    "cropped": "more than two fifths of it are cut away",
     "blurred": "no part of it is sharp",
     "dark": "even its bright parts are dark",
     "bright": "even its dark parts are bright",
@@ -42,7 +43,7 @@ class Preparation:
     class_word: str = ""
     name: str = ""  # that of the folder, if empty
     size_pixels: int = 512
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Literal["crop", "pad", "buckets"] = "crop"
     heldout: float = 0.2  # share of the photographs that are kept
     seed: int = 0
     drop: tuple[str, ...] = DROPPED_BY_DEFAULT
@@ -57,12 +58,20 @@ class Preparation:
             raise SubjectError(
                 f"`size` must be a multiple of 8 from {MIN_SIDE_PIXELS} to 4096 pixels, but it is {self.size_pixels}. Use e.g. 512."
             )
-        if self.fit not in ("crop", "pad"):
-            raise SubjectError(f"`fit` must be crop or pad, since trainings take squares, but it is {self.fit!r}. Use crop.")
+        if self.fit not in ("crop", "pad", "buckets"):
+            raise SubjectError(f"`fit` must be crop, pad or buckets, but it is {self.fit!r}. Use crop for squares, buckets to keep aspect ratios.")
         if not 0 <= self.heldout < 1:
             raise SubjectError(f"`heldout` must be a share from 0 to below 1, but it is {self.heldout}. Use e.g. 0.2.")
         if unknown := [reason for reason in self.drop if reason not in REASONS]:
             raise SubjectError(f"`drop` must be of {', '.join(REASONS)}, but holds {unknown[0]!r}. Use e.g. --drop tiny,duplicate,blurred.")
+
+    def size_for(self, width: int, height: int) -> Size:
+        """Pixels of what is made of a photograph of that size: the square, or of the sizes of about its area the one of the nearest
+        aspect ratio, in steps of 64 pixels, as kohya's scripts have them, and smaller ones below 256."""
+        if self.fit != "buckets":
+            return self.size_pixels, self.size_pixels
+        step = min(64, max(8, self.size_pixels // 32 * 8))
+        return nearest_size((width, height), bucket_sizes(self.size_pixels, step))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -73,6 +82,7 @@ class Candidate:
     captions: Mapping[str, str]
     width: int = 0  # upright, as it was taken; 0 if unreadable
     height: int = 0
+    fitted: Size = (0, 0)  # what is made of it
     sharpness: float = 0.0
     dark_level: float = 0.0  # a tenth of the pixels is darker
     bright_level: float = 0.0  # a tenth is brighter
@@ -106,11 +116,13 @@ def judge(candidates: Sequence[Candidate], how: Preparation) -> list[Candidate]:
 def _own_reasons(candidate: Candidate, how: Preparation, versions: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Reasons that need no look at the others."""
     sides = f"it is {candidate.width}x{candidate.height}"
-    shorter, longer = sorted((candidate.width, candidate.height))
-    if shorter < how.size_pixels:
-        yield ("tiny" if 2 * shorter < how.size_pixels else "enlarged"), sides
-    if how.fit == "crop" and 1 - shorter / longer > MOST_CROPPED:
-        yield "cropped", f"{1 - shorter / longer:.0%} of it is cut away"
+    # Both sides must be filled, if need be by cutting away from the other; padding judges the same.
+    enlarged = max(candidate.fitted[0] / candidate.width, candidate.fitted[1] / candidate.height)
+    if enlarged > 1:
+        yield ("tiny" if enlarged > 2 else "enlarged"), sides
+    cut_away = share_cut_away((candidate.width, candidate.height), candidate.fitted)
+    if how.fit != "pad" and cut_away > MOST_CROPPED:
+        yield "cropped", f"{cut_away:.0%} of it is cut away"
     if candidate.sharpness < how.least_sharpness:
         yield "blurred", f"sharpness {candidate.sharpness:.1f} is below {how.least_sharpness:g}"
     if candidate.bright_level < DARK_BELOW:

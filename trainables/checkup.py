@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from trainables.buckets import buckets_of, share_cut_away
 from trainables.captions import DERIVATIONS
 from trainables.likeness import duplicates, fingerprint
 from trainables.metadata import TEXT_VERSION
 from trainables.model_folders import read_config
-from trainables.models import PROMPT_TOKENS, ModelSource, cut_off, load_tokenizer, resolve_model
+from trainables.models import PROMPT_TOKENS, ModelSource, bucket_step_of, cut_off, load_tokenizer, resolution_of, resolve_model
 from trainables.photographs import flattened
 from trainables.subject import TRIGGER_VERSION, Subject, SubjectImage, read_subject
 
@@ -34,13 +35,15 @@ class Checkup:
 def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Checkup:
     """Raises: SubjectError if there is no such folder, ModelError if the model cannot be used."""
     source = resolve_model(model)
+    configs = read_config(source.unet.folder), read_config(source.vae.folder)
     problems: list[str] = []
     subject = read_subject(name_or_dir, problems.append)
     warnings = [
         *cut_captions(subject, source),
         *_unnamed_trigger(subject),
         *_same_pictures(subject),
-        *_small_images(subject, resolution_of(source), model),
+        *_small_images(subject, resolution_of(*configs), model),
+        *_cut_away(subject, resolution_of(*configs), bucket_step_of(*configs)),
         *_missing_versions(subject),
         *_missing_masks(subject),
         *_nothing_held_out(subject),
@@ -52,13 +55,6 @@ def cut_captions(subject: Subject, source: ModelSource, versions: Sequence[str] 
     """A line for every version of which CLIP would not read some training captions to their end."""
     tokenizer = load_tokenizer(source.tokenizer)
     return [line for version in versions or subject.caption_versions for line in _cut_of_version(subject, version, tokenizer)]
-
-
-def resolution_of(source: ModelSource) -> int:
-    """Pixels on a side of the squares that the model was made for."""
-    size = read_config(source.unet.folder)["sample_size"]
-    side = size if isinstance(size, int) else size[0]
-    return int(side) * 2 ** (len(read_config(source.vae.folder)["block_out_channels"]) - 1)
 
 
 def _cut_of_version(subject: Subject, version: str, tokenizer: Any) -> Iterator[str]:
@@ -120,6 +116,21 @@ def _small_images(subject: Subject, resolution: int, model: str) -> Iterator[str
 def _shorter_side(image: SubjectImage) -> int:
     with Image.open(image.path) as opened:
         return min(opened.size)
+
+
+def _cut_away(subject: Subject, resolution: int, step: int) -> Iterator[str]:
+    shares = [share_cut_away(size, (resolution, resolution)) for size in subject.train_sizes]
+    if not any(shares):
+        return
+    buckets = buckets_of(subject.train_sizes, resolution=resolution, step=step)
+    sizes = ", ".join(f"{n} of {width}x{height}" for (width, height), n in buckets.counts.items())
+    kept = [share_cut_away(size, buckets.sizes[bucket]) for size, bucket in zip(subject.train_sizes, buckets.of_image, strict=True)]
+    alone = [f"{width}x{height}" for (width, height), n in buckets.counts.items() if n == 1]
+    yield (
+        f"Trainings take the square in the middle, but {sum(share > 0 for share in shares)} of {len(shares)} images are not square and lose up to "
+        f"{max(shares):.0%}. With buckets=True they train at {sizes}, and lose {max(kept):.0%} at most"
+        + (f"; a batch is of one size, so the only image of {', '.join(alone)} has steps of its own." if alone else ".")
+    )
 
 
 def _missing_versions(subject: Subject) -> Iterator[str]:

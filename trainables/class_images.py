@@ -4,8 +4,6 @@ An adapter that also learns to leave these as they are does not forget what a wo
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from trainables.config import EvalConfig
-from trainables.digests import file_digest
+from trainables.digests import digest_of_texts, file_digest
 from trainables.errors import ConfigError, SubjectError
 from trainables.photographs import image_files, why_unusable
 from trainables.subject_images import SubjectImage
@@ -32,7 +30,7 @@ class ClassImages:
     @cached_property
     def digest(self) -> str:
         """Names their content: the images' bytes in order."""
-        return hashlib.sha256(json.dumps([file_digest(image.path) for image in self.images]).encode()).hexdigest()[:24]
+        return digest_of_texts(file_digest(image.path) for image in self.images)
 
 
 def load_class_images(folder: str | Path) -> ClassImages:

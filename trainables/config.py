@@ -16,7 +16,10 @@ from trainables.errors import ConfigError
 NUMERICS_VERSION = 1
 """Raise it whenever the same TrainConfig or EvalConfig gives other numbers: old keys then no longer match."""
 
-TARGETS = ("attention",)
+TARGETS = ("attention", "attention+ff", "attention+ff+conv")
+"""Which of the UNet's layers get an update: attention's projections, also the feed-forward layers, also the convolutions. Each holds the
+ones before it; the words are explained in lora.py."""
+
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 LENGTH_DEPENDENT_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 POLYNOMIAL_END = 1e-7  # the learning rate at which diffusers' polynomial schedule ends
@@ -91,6 +94,9 @@ class TrainConfig:
     prior_images: str | None = _later(None)  # a folder of images of the class, for prior preservation
     prior_prompt: str = _later("")  # what they show; "" without them
     prior_weight: float = _later(1.0)
+    train_text_encoder: bool = _later(False)  # an update for CLIP's attention, too
+    text_encoder_learning_rate: float | None = _later(None)  # None: learning_rate
+    buckets: bool = _later(False)  # images keep their aspect ratio, each batch of one size; False: the square in their middle
 
     def __post_init__(self) -> None:
         _require_text("train_model", self.train_model, "embedded:base")
@@ -124,9 +130,28 @@ class TrainConfig:
         _require_number("tag_dropout", self.tag_dropout, minimum=0, maximum=1, example=0.1)
         _require_number("mask_weight", self.mask_weight, above=0, example=2.0)
         _require_prior(self.prior_images, self.prior_prompt, self.prior_weight)
+        _require_boolean("train_text_encoder", self.train_text_encoder)
+        if self.text_encoder_learning_rate is not None:
+            _require_number("text_encoder_learning_rate", self.text_encoder_learning_rate, above=0, example=1e-4)
+        _require_boolean("buckets", self.buckets)
+        if self.buckets and self.prior_preservation:
+            raise ConfigError(
+                "`buckets` gives each batch a size of its own, but `prior_images` adds square class images to every batch. "
+                "Leave one of the two out."
+            )
         self._forget_what_has_no_effect()
+        if self.optimizer == "prodigy" and self.text_encoder_learning_rate is not None:
+            raise ConfigError(
+                f"`text_encoder_learning_rate` must equal learning_rate under prodigy, which finds one step size for all layers, but they are "
+                f"{self.text_encoder_learning_rate!r} and {self.learning_rate!r}. Leave it out, or use optimizer='adamw'."
+            )
         _make_floats(self, "alpha", "dropout", "learning_rate", "weight_decay", "max_grad_norm", "caption_dropout", "min_snr_gamma", "noise_offset")
-        _make_floats(self, "lr_power", "tag_dropout", "mask_weight", "prior_weight")
+        _make_floats(self, "lr_power", "tag_dropout", "mask_weight", "prior_weight", "text_encoder_learning_rate")
+
+    @property
+    def relative_text_rate(self) -> float:
+        """The text encoder's learning rate as a multiple of the UNet's."""
+        return 1.0 if self.text_encoder_learning_rate is None else self.text_encoder_learning_rate / self.learning_rate
 
     @property
     def length_dependent(self) -> bool:
@@ -143,6 +168,11 @@ class TrainConfig:
         return self.mask_weight != 1
 
     @property
+    def bucketed_subject(self) -> str | None:
+        """Whose images set the size of each step; None where all steps have one size."""
+        return self.subject if self.buckets else None
+
+    @property
     def prior_preservation(self) -> bool:
         """Whether each step shows as many class images as images of the subject."""
         return self.prior_images is not None
@@ -155,6 +185,7 @@ class TrainConfig:
             "lr_power": (self.lr_schedule != "polynomial", 1.0),
             "keep_tags": (not self.draws_tags, 1),
             "prior_prompt": (not self.prior_preservation, ""),
+            "text_encoder_learning_rate": (not self.train_text_encoder or self.text_encoder_learning_rate == self.learning_rate, None),
         }
         for name, (has_none, default) in idle.items():
             if has_none:
@@ -200,7 +231,7 @@ class EvalConfig:
         return len(self.prompts) * self.images_per_prompt
 
 
-PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype", "optimizer", "prior_preservation")
+PACK_PARAMETERS = ("train_model", "train_vae", "batch", "targets", "dtype", "optimizer", "prior_preservation", "train_text_encoder", "bucketed_subject")
 """What trainings must have in common to advance together in a pack: fields and properties of TrainConfig."""
 
 TRAIN_PARAMETERS = tuple(f.name for f in fields(TrainConfig))

@@ -5,6 +5,7 @@
     ├── SubjectError            a folder of images and captions that cannot be used as it is
     ├── ModelError              a base model or feature network that is unknown, missing or damaged
     ├── AdapterError            an adapter file that is missing, damaged or of another layout
+    ├── StorageError            a place for files that cannot be used, or a name that would lead out of it
     └── EvaluationFailed        an image set that cannot be scored, such as an all-black one; never retried
 
 sweep/errors.py adds what the orchestra can run into.
@@ -29,6 +30,10 @@ class ModelError(SweepError):
 
 class AdapterError(SweepError):
     """An adapter cannot be found or read."""
+
+
+class StorageError(SweepError):
+    """A place for files cannot be used as it is named, read or written."""
 
 
 class EvaluationFailed(SweepError):

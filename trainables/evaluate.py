@@ -14,9 +14,9 @@ import numpy as np
 from trainables.config import EvalConfig
 from trainables.errors import AdapterError, EvaluationFailed, ModelError
 from trainables.frozen import FrozenWork
-from trainables.generate import ImageSet, generate, make_scheduler
+from trainables.generate import ImageSet, check_denoiser, generate
 from trainables.heldout_loss import heldout_losses
-from trainables.lora import Adapter, SlotLoRA, check_fits
+from trainables.lora import Adapter, SlotLoRA
 from trainables.metrics import require_no_black
 from trainables.models import ModelParts
 from trainables.scores import Scorer, Scores
@@ -102,12 +102,12 @@ class Evaluator:
             parts = self.frozen.parts(*model)
         except ModelError as error:
             return None, [], {request.key: EvaluationResult(request.key, error=str(error)) for request in group}
-        shapes, fitting, unfit = SlotLoRA(parts.unet).shapes, [], {}
+        lora, fitting, unfit = SlotLoRA(parts.unet, text_encoder=parts.text_encoder), [], {}
         for request in group:
             try:
                 if request.adapter is not None:
-                    check_fits(request.adapter, shapes)
-                make_scheduler(parts, request.config.denoiser)
+                    lora.check_fits(request.adapter)
+                check_denoiser(parts, request.config.denoiser)
                 fitting.append(request)
             except (AdapterError, ModelError) as error:
                 unfit[request.key] = EvaluationResult(request.key, error=str(error))

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainables.buckets import Buckets, Size
 from trainables.class_images import ClassImages
 from trainables.config import NUMERICS_VERSION, content_key
 from trainables.model_sources import part_digest, resolve_model
@@ -29,9 +30,17 @@ TEXT_BYTES = 2**28
 class FrozenWork:
     """Loaded base models, their latents and text embeddings. One per device; several may share a folder."""
 
-    def __init__(self, device: str | torch.device = "cpu", folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        folder: Path | None = None,
+        *,
+        on_load: Callable[[ModelParts], None] = lambda parts: None,
+    ) -> None:
+        """`on_load` is called once with every base model that is loaded, before anything is computed with it."""
         self.device = torch.device(device)
         self.folder = folder
+        self._on_load = on_load
         self._parts: dict[tuple[str, str | None, str], ModelParts] = {}
         self._latents: dict[str, Tensor] = {}
         self._text: OrderedDict[tuple[str, str], Tensor] = OrderedDict()  # the latest used last
@@ -48,12 +57,19 @@ class FrozenWork:
             if self.device.type == "cuda":
                 # On a CPU a profile showed the group norms of the backward pass losing by it; timings, on a busy machine, were not conclusive.
                 parts.unet.to(memory_format=torch.channels_last)
+            self._on_load(parts)
             self._parts[name] = parts
         return self._parts[name]
 
     def latents(self, parts: ModelParts, subject: Subject, *, flip: bool) -> Tensor:
         """(n, c, h, w) latents of the subject's training images on the model's device; with `flip`, (2n, ...): the mirrored ones behind."""
         return self._latents_of(parts, subject.train, subject.training_digest("v1"), flip=flip)
+
+    def bucketed_latents(self, parts: ModelParts, subject: Subject, buckets: Buckets, *, flip: bool) -> Tensor:
+        """As `latents`, each image in its bucket's size, with zeros to its right and below up to the largest: (n, c, h_max, w_max)."""
+        key = content_key("bucketed latents", NUMERICS_VERSION, part_digest(parts.source, "vae"), subject.training_digest("v1"), buckets.sizes)
+        ways = [False, True] if flip else [False]
+        return torch.cat([self._kept(f"{key}{way:d}", parts, lambda way=way: _encode_bucketed(parts, subject.train, buckets, flip=way)) for way in ways])
 
     def class_latents(self, parts: ModelParts, class_images: ClassImages, *, flip: bool) -> Tensor:
         """As `latents`, of class images."""
@@ -63,7 +79,7 @@ class FrozenWork:
         """(n, c, h, w) latents of the subject's held-out images on the model's device."""
         vae = part_digest(parts.source, "vae")
         key = content_key("heldout latents", NUMERICS_VERSION, vae, subject.reference_digest, parts.resolution)
-        return self._kept(key, parts, subject.heldout, flip=False)
+        return self._kept(key, parts, lambda: _encode(parts, subject.heldout, flip=False))
 
     def text(self, parts: ModelParts, texts: list[str]) -> Tensor:
         """(n, tokens, d) embeddings of these strings on the model's device, each encoded once for as long as it is kept."""
@@ -90,11 +106,11 @@ class FrozenWork:
 
     def _latents_one_way(self, parts: ModelParts, images: Sequence[SubjectImage], content: str, *, flip: bool) -> Tensor:
         key = content_key("latents", NUMERICS_VERSION, part_digest(parts.source, "vae"), content, parts.resolution, flip)
-        return self._kept(key, parts, images, flip=flip)
+        return self._kept(key, parts, lambda: _encode(parts, images, flip=flip))
 
-    def _kept(self, key: str, parts: ModelParts, images: Sequence[SubjectImage], *, flip: bool) -> Tensor:
+    def _kept(self, key: str, parts: ModelParts, compute: Callable[[], Tensor]) -> Tensor:
         if key not in self._latents:
-            self._latents[key] = self._stored(key, lambda: _encode(parts, images, flip=flip)).to(parts.device)
+            self._latents[key] = self._stored(key, compute).to(parts.device)
         return self._latents[key]
 
     def _stored(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
@@ -109,12 +125,22 @@ class FrozenWork:
             return value
 
 
-def _encode(parts: ModelParts, images: Sequence[SubjectImage], *, flip: bool) -> Tensor:
+def _encode(parts: ModelParts, images: Sequence[SubjectImage], *, flip: bool, size: Size | None = None) -> Tensor:
     batches = []
     for start in range(0, len(images), ENCODE_BATCH):
-        pixels = load_pixels(images[start : start + ENCODE_BATCH], parts.resolution)
+        pixels = load_pixels(images[start : start + ENCODE_BATCH], *(size or (parts.resolution,)))
         batches.append(encode_latents(parts, pixels, flip=flip).cpu())
     return torch.cat(batches)
+
+
+def _encode_bucketed(parts: ModelParts, images: Sequence[SubjectImage], buckets: Buckets, *, flip: bool) -> Tensor:
+    width, height = (max(sides) // parts.pixels_per_latent for sides in zip(*buckets.sizes, strict=True))
+    latents = torch.zeros(len(images), parts.latent_shape[0], height, width)
+    for bucket, size in enumerate(buckets.sizes):
+        members = [i for i, own in enumerate(buckets.of_image) if own == bucket]
+        encoded = _encode(parts, [images[i] for i in members], flip=flip, size=size)
+        latents[members, :, : encoded.shape[2], : encoded.shape[3]] = encoded
+    return latents
 
 
 def _write(path: Path, value: Tensor) -> None:

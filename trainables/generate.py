@@ -5,7 +5,7 @@ diffusers' StableDiffusionPipeline with the same initial noise. Nothing here sco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 
@@ -26,7 +26,7 @@ from trainables.config import EvalConfig
 from trainables.errors import ModelError
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
-from trainables.models import ModelParts, decode_latents
+from trainables.models import ModelParts, decode_latents, encode_prompts
 
 SCHEDULERS = {
     "ddim": (DDIMScheduler, {}),
@@ -55,16 +55,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One adapter (None: the control without adapter) under one EvalConfig for a subject's trigger word."""
+    """One adapter (None: the control without adapter) under one EvalConfig for a subject's trigger word.
+
+    `seeds` are those of each prompt's pictures; None: derived from the configuration's, so that no two pictures share their noise."""
 
     adapter: Adapter | None
     config: EvalConfig
     trigger: str
+    seeds: tuple[int, ...] | None = None
 
     def pictures(self) -> list[Picture]:
         """In the order of the generated images: prompt by prompt, seeds within."""
         return [
-            Picture(prompt.filled(self.trigger), prompt.seen, derived_seed(self.config.eval_seed, p, i))
+            Picture(prompt.filled(self.trigger), prompt.seen, self.seeds[i] if self.seeds else derived_seed(self.config.eval_seed, p, i))
             for p, prompt in enumerate(self.config.prompts)
             for i in range(self.config.images_per_prompt)
         ]
@@ -86,7 +89,7 @@ def generate(
 
     Raises:
         AdapterError: an adapter does not fit the model.  ModelError: a denoiser does not."""
-    lora = SlotLoRA(parts.unet)
+    lora = SlotLoRA(parts.unet, text_encoder=parts.text_encoder)
     limit = batch_images or BATCH_IMAGES.get(torch.device(parts.device).type, 16)
     batches = list(_batches(_cuts(image_sets, limit), limit))
     found: list[dict[int, np.ndarray]] = [{} for _ in image_sets]
@@ -102,19 +105,36 @@ def initial_noise(parts: ModelParts, seeds: list[int]) -> Tensor:
     return _first_noise(parts, _generators(seeds))
 
 
+def check_denoiser(parts: ModelParts, denoiser: str) -> None:
+    """Raises: ModelError if the model was trained down to pure noise, and this denoiser cannot begin there."""
+    if not parts.scheduler_config.get("rescale_betas_zero_snr"):
+        return
+    able = [name for name, (scheduler, _) in SCHEDULERS.items() if "rescale_betas_zero_snr" in signature(scheduler.__init__).parameters]
+    if denoiser not in able:
+        raise ModelError(
+            f"{parts.source.name} was trained with rescale_betas_zero_snr, which denoiser={denoiser!r} would ignore. Use {', '.join(able)}."
+        )
+
+
 def make_scheduler(parts: ModelParts, denoiser: str):
     """A fresh diffusers scheduler for this denoiser, configured from the model's own.
 
     Raises:
-        ModelError: the model was trained down to pure noise, and this denoiser cannot begin there."""
+        ModelError: as `check_denoiser`."""
+    check_denoiser(parts, denoiser)
     scheduler, settings = SCHEDULERS[denoiser]
-    if parts.scheduler_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in signature(scheduler.__init__).parameters:
-        able = [name for name, (other, _) in SCHEDULERS.items() if "rescale_betas_zero_snr" in signature(other.__init__).parameters]
-        raise ModelError(
-            f"{parts.source.name} was trained with rescale_betas_zero_snr, which denoiser={denoiser!r} would ignore. Use {', '.join(able)}."
-        )
     # Latents are not confined to [-1, 1]. SD1.5's config says so; where a config is silent, DDIM would clip and wash pictures out.
     return scheduler.from_config({"clip_sample": False, **parts.scheduler_config}, **settings)
+
+
+@torch.no_grad()
+def text_of_slots(
+    parts: ModelParts, frozen: FrozenWork, lora: SlotLoRA, adapters: Sequence[Adapter | None], texts: Sequence[Sequence[str]]
+) -> Tensor:
+    """(n, tokens, d): what the UNet attends to for each slot's texts, one slot after the other.
+
+    An adapter that trained the text encoder has a text encoder of its own; the others' texts are encoded once per string."""
+    return torch.cat([_text_of_slot(parts, frozen, lora, adapter, list(own)) for adapter, own in zip(adapters, texts, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -177,7 +197,10 @@ def _denoise(
     config = sets[0].config
     n_images = len(wanted[0])
     guidance = torch.tensor([s.config.guidance for s in sets], device=parts.device).repeat_interleave(n_images).view(-1, 1, 1, 1)
-    text = _text(parts, frozen, sets, wanted, guided=bool((guidance > 1).any()))
+    adapters = [image_set.adapter for image_set in sets]
+    a, b = stack_adapters(adapters, lora.shapes_for(adapters), device=parts.device)
+    prompts = _prompts(sets, wanted, guided=bool((guidance > 1).any()))
+    text = text_of_slots(parts, frozen, lora, adapters, prompts)
     scheduler = make_scheduler(parts, config.denoiser)
     scheduler.set_timesteps(config.steps, device=parts.device)
     # A denoiser that adds noise draws a picture's from that picture's generator, so that its neighbours do not matter.
@@ -185,7 +208,7 @@ def _denoise(
     latents = _first_noise(parts, generators).to(parts.device) * scheduler.init_noise_sigma
     draws = {"generator": generators} if config.denoiser == "euler_a" else {}
     text = text.to(parts.dtype)  # one tensor for all steps: its keys and values are computed once
-    with lora.for_pictures(*stack_adapters([s.adapter for s in sets], lora.shapes, device=parts.device)):
+    with lora.for_pictures(a, b):
         for step, t in enumerate(scheduler.timesteps):
             predicted = _predict(parts, scheduler.scale_model_input(latents, t), t, text, guidance, n_sets=len(sets))
             latents = scheduler.step(predicted, t, latents, return_dict=False, **draws)[0]
@@ -218,10 +241,17 @@ def _predict(parts: ModelParts, latents: Tensor, t: Tensor, text: Tensor, guidan
     return torch.where(guidance > 1, without + guidance * (with_prompt - without), with_prompt)
 
 
-def _text(parts: ModelParts, frozen: FrozenWork, sets: list[ImageSet], wanted: list[list[Picture]], *, guided: bool) -> Tensor:
-    texts = []
-    for image_set, pictures in zip(sets, wanted, strict=True):
-        if guided:
-            texts += [image_set.config.negative_prompt] * len(pictures)
-        texts += [picture.prompt for picture in pictures]
-    return frozen.text(parts, texts)
+def _text_of_slot(parts: ModelParts, frozen: FrozenWork, lora: SlotLoRA, adapter: Adapter | None, texts: list[str]) -> Tensor:
+    if adapter is None or not adapter.trains_text:
+        return frozen.text(parts, texts)
+    distinct = sorted(set(texts))
+    shapes = {path: lora.layers[path].shape for path in adapter.text_part.layers}
+    with lora.attached(*stack_adapters([adapter.text_part], shapes, device=parts.device)):
+        encoded = dict(zip(distinct, encode_prompts(parts, distinct), strict=True))
+    return torch.stack([encoded[text] for text in texts])
+
+
+def _prompts(sets: list[ImageSet], wanted: list[list[Picture]], *, guided: bool) -> list[list[str]]:
+    """The texts of each set: guided, a negative prompt for every picture before the prompts."""
+    without = [[image_set.config.negative_prompt] * len(pictures) * guided for image_set, pictures in zip(sets, wanted, strict=True)]
+    return [negative + [picture.prompt for picture in pictures] for negative, pictures in zip(without, wanted, strict=True)]

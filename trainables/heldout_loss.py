@@ -4,7 +4,7 @@
 
 x_i are latents of held-out images, t the midpoints of K equal parts of the noise schedule, eps fixed noise: the same pairs for every
 adapter, so that what they have in common cancels. The text is the trigger word alone, the one caption that every subject and every
-caption version has. For v-prediction the target is v. Computed with the model that the evaluation generates with, which need not be
+caption version has; an adapter that trained the text encoder reads it with that. For v-prediction the target is v. Computed with the model that the evaluation generates with, which need not be
 the one that the adapter was trained on: it is then as measured there, and the control without adapter has a value on the same footing."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainables.frozen import FrozenWork
-from trainables.generate import BATCH_IMAGES
+from trainables.generate import BATCH_IMAGES, text_of_slots
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
 from trainables.models import ModelParts
 from trainables.subject import Subject
@@ -48,8 +48,9 @@ def heldout_losses(
     Raises:
         AdapterError: an adapter does not fit the model."""
     pairs = loss_pairs(parts, frozen.heldout_latents(parts, subject), n_pairs=n_pairs, seed=seed)
-    text = frozen.text(parts, [subject.trigger])
-    return _within_memory(parts, SlotLoRA(parts.unet), list(adapters), pairs, text, BATCH_IMAGES.get(torch.device(parts.device).type, 16) * 2)
+    lora = SlotLoRA(parts.unet, text_encoder=parts.text_encoder)
+    text = text_of_slots(parts, frozen, lora, adapters, [[subject.trigger]] * len(adapters))
+    return _within_memory(parts, lora, list(adapters), pairs, text, BATCH_IMAGES.get(torch.device(parts.device).type, 16) * 2)
 
 
 def loss_pairs(parts: ModelParts, latents: Tensor, *, n_pairs: int, seed: int) -> LossPairs:
@@ -61,10 +62,7 @@ def loss_pairs(parts: ModelParts, latents: Tensor, *, n_pairs: int, seed: int) -
     rows = torch.cat([torch.randperm(len(latents), generator=generator) for _ in range(n_rounds)])[:n_pairs]
     noise = torch.randn((n_pairs, *latents.shape[1:]), generator=generator).to(latents.device)
     x, timesteps = latents[rows.to(latents.device)], timesteps.to(latents.device)
-    scheduler = parts.noise_scheduler
-    velocity = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(x, noise, timesteps) if velocity else noise
-    return LossPairs(scheduler.add_noise(x, noise, timesteps), target, timesteps)
+    return LossPairs(parts.noise_scheduler.add_noise(x, noise, timesteps), parts.denoising_target(x, noise, timesteps), timesteps)
 
 
 def _within_memory(
@@ -76,7 +74,7 @@ def _within_memory(
     try:
         for start in range(0, len(adapters), n_together):
             some = adapters[start : start + n_together]
-            losses += _losses(parts, lora, some, pairs, text, n_at_once=max(1, limit // len(some)))
+            losses += _losses(parts, lora, some, pairs, text[start : start + n_together], n_at_once=max(1, limit // len(some)))
         return losses
     except torch.OutOfMemoryError:
         if limit == 1:
@@ -89,13 +87,14 @@ def _within_memory(
 def _losses(
     parts: ModelParts, lora: SlotLoRA, adapters: list[Adapter | None], pairs: LossPairs, text: Tensor, *, n_at_once: int
 ) -> list[float]:
+    """The losses of adapters that are computed with at once; text (S, tokens, d) is what each of them reads."""
     n_slots = len(adapters)
     total = torch.zeros(n_slots, dtype=torch.float64)
-    with lora.attached(*stack_adapters(adapters, lora.shapes, device=parts.device)):
+    with lora.attached(*stack_adapters(adapters, lora.shapes_for(adapters), device=parts.device)):
         for start in range(0, len(pairs), n_at_once):
             some = pairs[start : start + n_at_once]
             noisy = some.noisy.repeat(n_slots, 1, 1, 1).to(parts.dtype)
-            words = text.expand(len(noisy), -1, -1).to(parts.dtype)
+            words = text.repeat_interleave(len(some), dim=0).to(parts.dtype)
             predicted = parts.unet(noisy, some.timesteps.repeat(n_slots), words, return_dict=False)[0].float()
             error = (predicted.view(n_slots, len(some), *some.target.shape[1:]) - some.target).square().mean(dim=(2, 3, 4))
             total += error.double().sum(1).cpu()

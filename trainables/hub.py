@@ -1,9 +1,10 @@
-"""Base models on the model hub: found in its local cache, downloaded otherwise, and never more than what is read.
+"""Models on the model hub: found in its local cache, downloaded otherwise, and never more than what is read.
 
 What makes a snapshot usable is for the caller to say."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,8 @@ from trainables.errors import ModelError
 from trainables.model_folders import WEIGHTS
 
 T = TypeVar("T")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+"""How a repository of the hub is called: owner/name."""
 
 
 def from_hub(name: str, parts: Sequence[str], use: Callable[[Path], T], *, refuse: Callable[[Path], None] = lambda _: None) -> T:
@@ -35,8 +38,8 @@ def from_hub(name: str, parts: Sequence[str], use: Callable[[Path], T], *, refus
     raise ModelError(problem)
 
 
-def snapshot(name: str, patterns: list[str], *, local_files_only: bool) -> Path:
-    """The folder of a repository's snapshot, with the files of these patterns that it has.
+def snapshot(name: str, patterns: list[str] | None = None, *, local_files_only: bool) -> Path:
+    """The folder of a repository's snapshot, with the files of these patterns that it has; None: with all of them.
 
     Raises: ModelError if there is none."""
     from huggingface_hub import snapshot_download

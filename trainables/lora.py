@@ -5,146 +5,94 @@ For slot s, with x[s] the rows of the batch that belong to it (Hu et al., arXiv:
     y[s] = W x[s] + (alpha[s] / rank[s]) * drop(x[s]) A[s] B[s]        A (S, d_in, r)   B (S, r, d_out)
 
 `A` here is the transpose of the paper's and of peft's `lora_A.weight` (r, d_in), kohya's `lora_down`; `B` the transpose of peft's
-`lora_B.weight` (d_out, r), kohya's `lora_up`. Smaller ranks are zero-padded to the largest r: zeros stay zeros under AdamW.
+`lora_B.weight` (d_out, r), kohya's `lora_up`. In a convolution A takes W's place, so d_in is c_in times the kernel's height and width, and
+B is a convolution of 1x1: what kohya calls LoCon. Smaller ranks are zero-padded to the largest r: zeros stay zeros under AdamW.
 Layers are given B times alpha / rank, so that the scale is one operation for all of them.
 
-Nothing here trains, reads files or knows what a trial is."""
+Nothing here trains, reads files or knows what a trial is. What a layer computes is in lora_layers.py."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from trainables.config import TARGETS
+from trainables.dropout import SlotDropout, dropout_mask
 from trainables.errors import AdapterError, ConfigError
+from trainables.lora_layers import SlotLoRALayer
 
-ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_ENCODER = "text_encoder."
+"""How the paths of the text encoder's layers begin; all others are the UNet's."""
 
-_MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2**32)  # of the 32-bit finaliser "lowbias32" (C. Wellons, hash-prospector)
-
-MASK_BLOCK = 2**15
 MASKS_AT_ONCE = 2**26
 """Up to so many elements, the dropout masks of all layers are drawn in one go; beyond, layer by layer and again in the backward pass."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter: per layer path the pair (a (d_in, rank), b (rank, d_out)), in float32 on the CPU."""
+    """One adapter: per layer path the pair (a (d_in, rank), b (rank, d_out)), in float32 on the CPU.
+
+    `kernels` holds height and width of the kernel of those layers that are convolutions."""
 
     rank: int
     alpha: float
     layers: Mapping[str, tuple[Tensor, Tensor]]
+    kernels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether it holds layers of the text encoder, too."""
+        return any(path.startswith(TEXT_ENCODER) for path in self.layers)
 
-@dataclass(frozen=True)
-class SlotDropout:
-    """Dropout of S slots: probability p (S,) float and a seed per slot (S,) int32, fresh for every step."""
-
-    p: Tensor
-    seeds: Tensor
-
-
-class SlotLoRALinear(nn.Module):
-    """A frozen `nn.Linear` and the place where S updates are attached to it, or merged into it. Without any it is the plain layer."""
-
-    def __init__(self, base: nn.Linear, index: int, *, reads_text: bool = False) -> None:
-        super().__init__()
-        self.base = base
-        self.index = index  # distinguishes the dropout masks of the layers
-        self.reads_text = reads_text
-        self.a: Tensor | None = None
-        self.b: Tensor | None = None
-        self.dropout: SlotDropout | None = None
-        self.mask: Tensor | None = None  # (S, n), when it was drawn together with the other layers'
-        self.element_hash = torch.empty(0, dtype=torch.int32)  # (n,) for the n input elements of a slot
-        self.merged: Tensor | None = None  # (S, d_in, d_out)
-        self.last: tuple[Tensor, Tensor] | None = None  # input and output, where the input is the text, the same in each denoising step
-
-    def forward(self, x: Tensor) -> Tensor:  # x (S * batch, ..., d_in) -> (S * batch, ..., d_out)
-        if self.merged is not None:
-            return self._merged_text(x) if self.reads_text else self._merged(x)
-        if self.a is None:
-            return self.base(x)
-        if self.dropout is None:
-            return _SlotLinear.apply(x, self.base.weight, self.base.bias, self.a, self.b, None, None, None)
-        n = x.numel() // self.a.shape[0]
-        if len(self.element_hash) != n or self.element_hash.device != x.device:
-            self.element_hash = hash_of_elements(n, self.index, x.device)
-        mask = self.mask if self.mask is not None and self.mask.shape[1] == n else None
-        return _SlotLinear.apply(x, self.base.weight, self.base.bias, self.a, self.b, mask, self.dropout, self.element_hash)
-
-    def _merged(self, x: Tensor) -> Tensor:
-        by_slot = x.reshape(self.merged.shape[0], -1, x.shape[-1])
-        y = torch.bmm(by_slot, self.merged) if self.base.bias is None else torch.baddbmm(self.base.bias, by_slot, self.merged)
-        return y.view(*x.shape[:-1], -1)
-
-    def _merged_text(self, x: Tensor) -> Tensor:
-        if self.last is None or self.last[0] is not x:
-            self.last = x, self._merged(x)
-        return self.last[1]
-
-
-class _SlotLinear(torch.autograd.Function):
-    """W x + drop(x) A B as one node of the graph: at the batch of a training, a step's time is that of handling small operations.
-
-    Without a mask but with dropout, the mask is computed here and again in the backward pass instead of being kept. W is frozen."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, a, b, mask, dropout, element_hash):  # noqa: ANN001  a (S, d_in, r), b (S, r, d_out), mask (S, n)
-        y = F.linear(x, weight, bias)
-        by_slot = x.reshape(a.shape[0], -1, x.shape[-1])
-        dropped = by_slot if dropout is None else by_slot * _mask_of(mask, dropout, element_hash, by_slot)
-        dropped = dropped.to(y.dtype)  # adapters stay in float32 whatever the base computes in
-        hidden = torch.bmm(dropped, a.to(y.dtype))
-        y.view(a.shape[0], -1, y.shape[-1]).baddbmm_(hidden, b.to(y.dtype))
-        ctx.save_for_backward(dropped, hidden, weight, a, b, mask)
-        ctx.dropout, ctx.element_hash, ctx.x_dtype = dropout, element_hash, x.dtype
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001
-        dropped, hidden, weight, a, b, mask = ctx.saved_tensors
-        by_slot = grad.reshape(a.shape[0], -1, grad.shape[-1])
-        grad_hidden = torch.bmm(by_slot, b.to(grad.dtype).transpose(1, 2))
-        grad_a = torch.bmm(dropped.transpose(1, 2), grad_hidden).to(a.dtype) if ctx.needs_input_grad[3] else None
-        grad_b = torch.bmm(hidden.transpose(1, 2), by_slot).to(b.dtype) if ctx.needs_input_grad[4] else None
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.mm(grad.reshape(-1, grad.shape[-1]), weight.to(grad.dtype)).view(*dropped.shape)
-            a_transposed = a.to(grad.dtype).transpose(1, 2)
-            if ctx.dropout is None:
-                grad_x.baddbmm_(grad_hidden, a_transposed)
-            else:
-                grad_x.addcmul_(torch.bmm(grad_hidden, a_transposed), _mask_of(mask, ctx.dropout, ctx.element_hash, grad_x))
-            grad_x = grad_x.view(*grad.shape[:-1], -1).to(ctx.x_dtype)
-        return grad_x, None, None, grad_a, grad_b, None, None, None
-
-
-def _mask_of(mask: Tensor | None, dropout: SlotDropout, element_hash: Tensor, like: Tensor) -> Tensor:
-    return (dropout_mask(dropout, element_hash) if mask is None else mask).view_as(like).to(like.dtype)
+    @property
+    def text_part(self) -> Adapter:
+        """The same of the text encoder's layers alone."""
+        return replace(self, layers={path: pair for path, pair in self.layers.items() if path.startswith(TEXT_ENCODER)})
 
 
 class SlotLoRA:
-    """The LoRA layers of one UNet. Made once per model; adapters are attached for a training step or an image batch.
+    """The LoRA layers of a UNet, and of its text encoder if that is given. Adapters are attached for a training step or an image batch.
+
+    `layers` are all that any targets name, `shapes` (d_in, d_out) those of the `targets` given, and the text encoder's.
 
     Raises:
         ConfigError: a rank larger than a layer's width is asked for (`check_rank`)."""
 
-    def __init__(self, unet: nn.Module) -> None:
-        self.layers = _inject(unet)
-        self.shapes = {path: (layer.base.in_features, layer.base.out_features) for path, layer in self.layers.items()}
+    def __init__(self, unet: nn.Module, targets: str = TARGETS[0], *, text_encoder: nn.Module | None = None) -> None:
+        self._groups = {name: _inject(unet, rule, first_index=i * _INDICES) for i, (name, rule) in enumerate(_UNET_GROUPS.items())}
+        self._text = {} if text_encoder is None else _inject(text_encoder, _text_attention, first_index=len(_UNET_GROUPS) * _INDICES)
+        self.layers: dict[str, SlotLoRALayer] = {path: layer for group in (*self._groups.values(), self._text) for path, layer in group.items()}
+        self.shapes = self._shapes_of(targets, with_text=text_encoder is not None)
+        self.kernels = {path: layer.kernel for path, layer in self.layers.items() if layer.kernel is not None}
         self._joint_hash: Tensor | None = None
+
+    def shapes_for(self, adapters: Sequence[Adapter | None]) -> dict[str, tuple[int, int]]:
+        """The shapes of the narrowest targets that hold all of these adapters, for `stack_adapters`.
+
+        Raises:
+            AdapterError: one does not fit the model."""
+        present = [adapter for adapter in adapters if adapter is not None]
+        targets = max((self.check_fits(adapter) for adapter in present), key=TARGETS.index, default=TARGETS[0])
+        return self._shapes_of(targets, with_text=any(adapter.trains_text for adapter in present))
+
+    def check_fits(self, adapter: Adapter) -> str:
+        """The targets of the adapter. Raises AdapterError unless its layers are those of the model, in the same shapes."""
+        choices = {targets: self._shapes_of(targets, with_text=adapter.trains_text) for targets in TARGETS}
+        targets = min(choices, key=lambda t: len(set(adapter.layers) ^ set(choices[t])))
+        _check_shapes(adapter, choices[targets])
+        if lacking := sorted(set(choices[targets]) - set(adapter.layers)):
+            raise _unfit(f"for {lacking[0]} the adapter has no such layer", "a model of the same architecture")
+        return targets
 
     def check_rank(self, rank: int) -> None:
         path, widest = min(((p, min(shape)) for p, shape in self.shapes.items()), key=lambda item: item[1])
@@ -152,121 +100,101 @@ class SlotLoRA:
             raise ConfigError(f"`rank` must be at most the width of the narrowest layer, {widest} ({path}), but it is {rank}. Use e.g. {widest}.")
 
     @contextmanager
-    def attached(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], dropout: SlotDropout | None = None) -> Iterator[None]:
-        """Inside, the UNet runs with a[path] (S, d_in, r) and b[path] (S, r, d_out), times alpha / rank, on a batch ordered by slot."""
-        for path, layer in self.layers.items():
+    def attached(
+        self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], dropout: SlotDropout | None = None, *, sizes_differ: bool = False
+    ) -> Iterator[None]:
+        """Inside, the networks run with a[path] (S, d_in, r) and b[path] (S, r, d_out), times alpha / rank, on a batch ordered by slot.
+
+        Layers that `a` and `b` do not name stay the plain ones. `sizes_differ` from one time to the next: then no mask is drawn ahead."""
+        layers = {path: self.layers[path] for path in a}
+        for path, layer in layers.items():
             layer.a, layer.b, layer.dropout = a[path], b[path], dropout
-        if dropout is not None:
-            self._draw_masks_together(dropout)
+        if dropout is not None and not sizes_differ:
+            self._draw_masks_together(list(layers.values()), dropout)
         try:
             yield
         finally:
-            for layer in self.layers.values():
+            for layer in layers.values():
                 layer.a = layer.b = layer.dropout = layer.mask = None
 
     @contextmanager
     def for_pictures(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Iterator[None]:
-        """As `attached`, for many passes with the same adapters and the same text tensor, without gradients.
+        """As `attached` for the UNet alone, for many passes with the same adapters and the same text tensor, without gradients.
 
         A model in float32 gets W + A B, once; a smaller float would round the update away, there the adapters stay beside the weights."""
-        layers = {path: layer for path, layer in self.layers.items() if layer.base.weight.dtype == torch.float32}
-        if len(layers) < len(self.layers):
+        layers = {path: self.layers[path] for path in a if not path.startswith(TEXT_ENCODER)}
+        if any(layer.base.weight.dtype != torch.float32 for layer in layers.values()):
             with self.attached(a, b):
                 yield
             return
         try:
             for path, layer in layers.items():
-                layer.merged = torch.baddbmm(layer.base.weight.T, a[path], b[path])
+                layer.merge(a[path], b[path])
             yield
         finally:
             for layer in layers.values():
                 layer.merged = layer.last = None
 
-    def _draw_masks_together(self, dropout: SlotDropout) -> None:
+    def _shapes_of(self, targets: str, *, with_text: bool) -> dict[str, tuple[int, int]]:
+        groups = [self._groups[name] for name in targets.split("+")] + [self._text] * with_text
+        return {path: layer.shape for group in groups for path, layer in group.items()}
+
+    def _draw_masks_together(self, layers: list[SlotLoRALayer], dropout: SlotDropout) -> None:
         """One long mask for all layers instead of a dozen small operations in each; the values are the same."""
-        sizes = [len(layer.element_hash) for layer in self.layers.values()]
+        sizes = [len(layer.element_hash) for layer in layers]
         if 0 in sizes or sum(sizes) * len(dropout.p) > MASKS_AT_ONCE:  # not known before the first step
             return
         if self._joint_hash is None or len(self._joint_hash) != sum(sizes):
-            self._joint_hash = torch.cat([layer.element_hash for layer in self.layers.values()])
+            self._joint_hash = torch.cat([layer.element_hash for layer in layers])
         masks = dropout_mask(dropout, self._joint_hash)
-        for layer, mask in zip(self.layers.values(), masks.split(sizes, dim=1), strict=True):
+        for layer, mask in zip(layers, masks.split(sizes, dim=1), strict=True):
             layer.mask = mask
 
 
-def new_adapter(shapes: Mapping[str, tuple[int, int]], *, rank: int, alpha: float, seed: int) -> Adapter:
-    """A fresh adapter as peft makes it: A Kaiming-uniform with a = sqrt(5), so |A| <= 1/sqrt(d_in); B zero, so that nothing changes yet."""
+def new_adapter(
+    shapes: Mapping[str, tuple[int, int]], *, rank: int, alpha: float, seed: int, kernels: Mapping[str, tuple[int, int]] | None = None
+) -> Adapter:
+    """A fresh adapter as peft makes it: A Kaiming-uniform with a = sqrt(5), so |A| <= 1/sqrt(d_in); B zero, so that nothing changes yet.
+
+    `kernels` are those of the model's convolutions, as `SlotLoRA.kernels`."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "init"))
     layers = {}
     for path, (d_in, d_out) in shapes.items():
         a = torch.empty(d_in, rank).uniform_(-1, 1, generator=generator) / math.sqrt(d_in)
         layers[path] = (a, torch.zeros(rank, d_out))
-    return Adapter(rank=rank, alpha=alpha, layers=layers)
+    return Adapter(rank=rank, alpha=alpha, layers=layers, kernels={path: kernel for path, kernel in (kernels or {}).items() if path in layers})
 
 
 def stack_adapters(
-    adapters: list[Adapter | None], shapes: Mapping[str, tuple[int, int]], *, device: torch.device | str
+    adapters: Sequence[Adapter | None], shapes: Mapping[str, tuple[int, int]], *, device: torch.device | str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(a, b) of S adapters for `SlotLoRA.attached`, b times alpha / rank; None is a slot without adapter (zeros).
+    """(a, b) of S adapters for `SlotLoRA.attached`, b times alpha / rank; zeros for a slot without adapter (None), or without that layer.
 
     Raises:
-        AdapterError: an adapter lacks a layer of this model, or has it in another shape."""
+        AdapterError: an adapter has a layer that `shapes` lack, or that has another shape there."""
     width = max((adapter.rank for adapter in adapters if adapter is not None), default=1)
     a = {path: torch.zeros(len(adapters), d_in, width) for path, (d_in, _) in shapes.items()}
     b = {path: torch.zeros(len(adapters), width, d_out) for path, (_, d_out) in shapes.items()}
     for s, adapter in enumerate(adapters):
         if adapter is None:
             continue
-        check_fits(adapter, shapes)
+        _check_shapes(adapter, shapes)
         for path, (a_s, b_s) in adapter.layers.items():
             a[path][s, :, : adapter.rank] = a_s
             b[path][s, : adapter.rank] = b_s * adapter.scale
     return {p: t.to(device) for p, t in a.items()}, {p: t.to(device) for p, t in b.items()}
 
 
-def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Raises AdapterError unless the adapter's layers are those of the model, in the same shapes."""
-    odd = set(adapter.layers) ^ set(shapes)
-    if odd:
-        path = sorted(odd)[0]
-        side = "the model has no such layer" if path in adapter.layers else "the adapter has no such layer"
-        raise AdapterError(f"An adapter must fit the model it is used with, but for {path} {side}. Use a model of the same architecture.")
+def _check_shapes(adapter: Adapter, shapes: Mapping[str, tuple[int, int]]) -> None:
     for path, (a, b) in adapter.layers.items():
+        if path not in shapes:
+            raise _unfit(f"for {path} the model has no such layer", "a model of the same architecture")
         if (a.shape[0], b.shape[1]) != shapes[path]:
-            got = (a.shape[0], b.shape[1])
-            raise AdapterError(f"An adapter must fit the model it is used with, but {path} is {got} there and {shapes[path]} here. Use the model it was trained on.")
+            raise _unfit(f"{path} is {(a.shape[0], b.shape[1])} there and {shapes[path]} here", "the model it was trained on")
 
 
-def dropout_mask(dropout: SlotDropout, element_hash: Tensor) -> Tensor:  # (n,) -> (S, n) of 0 and 1 / (1 - p), float32
-    """What each slot's elements are multiplied with: by the slot's seed and the element alone, whatever its neighbours are.
-
-    A counter-based hash: the element's hash and the slot's seed through a 32-bit finaliser in wrapping integer arithmetic."""
-    dropped_below = (dropout.p.double() * 2**32 - 2**31).clamp(max=2**31 - 1).to(torch.int32)
-    kept = 1 / (1 - dropout.p)
-    if element_hash.device.type == "cpu":
-        return _mask_in_blocks(dropout.seeds.numpy(), element_hash.numpy(), dropped_below.numpy(), kept.numpy())
-    z = dropout.seeds.view(-1, 1) ^ element_hash.view(1, -1)
-    z *= _MULTIPLIERS[0]
-    z ^= z >> 15
-    z *= _MULTIPLIERS[1]
-    return torch.where(z >= dropped_below.view(-1, 1), kept.view(-1, 1), 0.0)
-
-
-def _mask_in_blocks(seeds: np.ndarray, element_hash: np.ndarray, dropped_below: np.ndarray, kept: np.ndarray) -> Tensor:
-    """The same numbers on a CPU, a block that stays in its cache at a time: several times as fast."""
-    mask = np.empty((len(seeds), len(element_hash)), np.float32)
-    multipliers = [np.int32(m) for m in _MULTIPLIERS]
-    for start in range(0, len(element_hash), MASK_BLOCK):
-        elements = element_hash[start : start + MASK_BLOCK]
-        z, shifted = np.empty_like(elements), np.empty_like(elements)
-        for s, seed in enumerate(seeds):
-            np.bitwise_xor(elements, seed, out=z)
-            np.multiply(z, multipliers[0], out=z)
-            np.right_shift(z, 15, out=shifted)
-            np.bitwise_xor(z, shifted, out=z)
-            np.multiply(z, multipliers[1], out=z)
-            np.multiply(z >= dropped_below[s], kept[s], out=mask[s, start : start + MASK_BLOCK])
-    return torch.from_numpy(mask)
+def _unfit(how: str, way_out: str) -> AdapterError:
+    return AdapterError(f"An adapter must fit the model it is used with, but {how}. Use {way_out}.")
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -274,25 +202,43 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
-def hash_of_elements(n: int, index: int, device: torch.device) -> Tensor:
-    z = torch.arange(n, dtype=torch.int32, device=device) + index * 0x61C88647 % 2**31
-    for multiplier in _MULTIPLIERS:
-        z = (z ^ (z >> 16)) * multiplier
-    return z ^ (z >> 15)
-
-
-def _inject(unet: nn.Module) -> dict[str, SlotLoRALinear]:
-    names = [name for name, module in unet.named_modules() if _is_target(name, module)]
-    already = {name: module for name, module in unet.named_modules() if isinstance(module, SlotLoRALinear)}
-    if already:
-        return already
+def _inject(network: nn.Module, path_of: Callable[[str, nn.Module], str | None], *, first_index: int) -> dict[str, SlotLoRALayer]:
+    """The network's layers that have a path by this rule, each in a SlotLoRALayer: a new one, or the one that it is in already."""
     layers = {}
-    for index, name in enumerate(names):
-        parent, _, child = name.rpartition(".")
-        layers[name] = SlotLoRALinear(unet.get_submodule(name), index, reads_text=".attn2.to_k" in name or ".attn2.to_v" in name)
-        setattr(unet.get_submodule(parent), child, layers[name])
+    for name, module in list(network.named_modules()):
+        injected = isinstance(module, SlotLoRALayer)
+        path = path_of(name, module.base if injected else module)
+        if path is None:
+            continue
+        if not injected:
+            parent, _, child = name.rpartition(".")
+            module = SlotLoRALayer(module, first_index + len(layers), reads_text=".attn2.to_k" in name or ".attn2.to_v" in name)
+            setattr(network.get_submodule(parent), child, module)
+        layers[path] = module
     return layers
 
 
-def _is_target(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and name.endswith(ATTENTION_PROJECTIONS) and ".attn" in name
+def _attention(name: str, module: nn.Module) -> str | None:
+    return name if isinstance(module, nn.Linear) and ".attn" in name and name.endswith(("to_q", "to_k", "to_v", "to_out.0")) else None
+
+
+def _feed_forward(name: str, module: nn.Module) -> str | None:
+    return name if isinstance(module, nn.Linear) and name.endswith((".ff.net.0.proj", ".ff.net.2")) else None
+
+
+def _convolution(name: str, module: nn.Module) -> str | None:
+    """Those of resnets and of down- and upsamplers, and the transformers' way in and out, which some models have as linear layers."""
+    if name.endswith((".proj_in", ".proj_out")):
+        return name if isinstance(module, (nn.Conv2d, nn.Linear)) else None
+    return name if isinstance(module, nn.Conv2d) and name.endswith((".conv1", ".conv2", ".conv_shortcut", "samplers.0.conv")) else None
+
+
+def _text_attention(name: str, module: nn.Module) -> str | None:
+    # transformers before 5.6 had a level more, text_model.
+    chosen = isinstance(module, nn.Linear) and name.endswith(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"))
+    return TEXT_ENCODER + name.removeprefix("text_model.") if chosen else None
+
+
+_UNET_GROUPS = {"attention": _attention, "ff": _feed_forward, "conv": _convolution}
+"""What the words of `targets` name, each as a rule: the path of a layer that it chooses."""
+_INDICES = 10_000  # more than a group has layers, so that every layer has dropout masks of its own

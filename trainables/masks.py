@@ -15,13 +15,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from trainables.metadata import Refuse, Row
-from trainables.photographs import flattened, why_unusable
+from trainables.photographs import flattened, size_of, why_unusable
 
 if TYPE_CHECKING:
     from trainables.subject_images import SubjectImage
 
 MASK_FOLDER, MASK_SUFFIX = "masks", ".mask.png"
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 def is_mask(root: Path, path: Path) -> bool:
@@ -43,26 +42,26 @@ def with_masks(root: Path, images: Sequence[SubjectImage], rows: Sequence[Row], 
     return found, files
 
 
-def loss_weights(images: Sequence[SubjectImage], *, mask_weight: float, side: int) -> np.ndarray:
-    """What each element of an image's error counts: float32 (n, side, side) on the grid of latents, with mean 1.
+def loss_weights(images: Sequence[SubjectImage], *, mask_weight: float, width: int, height: int) -> np.ndarray:
+    """What each element of an image's error counts: float32 (n, height, width) on the grid of latents, with mean 1.
 
     w = v / mean(v), v = 1 + (mask_weight - 1) m, m in [0, 1] the share of a latent's area under the mask; w = 1 without a mask.
     So mask_weight moves attention within an image and leaves the scale of the gradient, which is the learning rate's, alone."""
-    v = 1 + (mask_weight - 1) * np.stack([_mask_on_grid(image.mask, side) for image in images])
+    v = 1 + (mask_weight - 1) * np.stack([_mask_on_grid(image.mask, width, height) for image in images])
     return (v / v.mean(axis=(1, 2), keepdims=True)).astype(np.float32)
 
 
-def _mask_on_grid(path: Path | None, side: int) -> np.ndarray:
-    if path is None:
-        return np.zeros((side, side))
+def read_mask(path: Path) -> Image.Image:
+    """Upright, in greys, transparency over black: nothing is no face."""
     with Image.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        if upright.has_transparency_data:  # drawn over nothing: nothing is no face
-            colours = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
-        grey = flattened(upright).convert("L").convert("F")
-    # The square in the middle, as load_pixels cuts it; BOX is the mean over an area.
-    return np.asarray(ImageOps.fit(grey, (side, side), Image.Resampling.BOX), dtype=np.float64) / 255
+        return flattened(ImageOps.exif_transpose(opened), over="black").convert("L")
+
+
+def _mask_on_grid(path: Path | None, width: int, height: int) -> np.ndarray:
+    if path is None:
+        return np.zeros((height, width))
+    # The part in the middle, as load_pixels cuts it; BOX is the mean over an area.
+    return np.asarray(ImageOps.fit(read_mask(path).convert("F"), (width, height), Image.Resampling.BOX), dtype=np.float64) / 255
 
 
 def _masks_named(rows: Sequence[Row], refuse: Refuse) -> Mapping[Path, list[Path]]:
@@ -95,13 +94,9 @@ def _problem_of(root: Path, image: SubjectImage, masks: Sequence[Path]) -> str |
         return problem
     if why_unusable(image.path):  # told of elsewhere
         return None
-    size, expected = _upright_size(masks[0]), _upright_size(image.path)
+    size, expected = size_of(masks[0]), size_of(image.path)
     if size != expected:
         sizes = f"{masks[0]} is {size[0]}x{size[1]} and {image.file_name} {expected[0]}x{expected[1]}"
         return f"A mask must have its image's size in pixels, but {sizes}. Draw it anew, or scale it."
     return None
 
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size[::-1] if image.getexif().get(0x0112) in _TURNED else image.size

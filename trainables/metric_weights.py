@@ -10,13 +10,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.digests import file_digest
 from trainables.errors import ModelError
+from trainables.hub import HUB_ID, snapshot
 from trainables.model_folders import read_config
 
 
@@ -94,13 +94,11 @@ def _find(metric: FurtherMetric, place: str) -> tuple[Path, str]:
     folder = Path(place).expanduser()
     if folder.is_dir():
         return folder, folder.resolve().name
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", place):
+    if not HUB_ID.fullmatch(place):
         raise ModelError(f"{metric.name} needs the folder of its network, but there is no {place}. Correct the path.")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(place, local_files_only=True)), place
-    except (OSError, ValueError):  # all of the client's errors are one of these
+        return snapshot(place, local_files_only=True), place
+    except ModelError:
         raise ModelError(
             f"{metric.name} needs the weights of {place}, which are neither a folder here nor in the local hub cache; nothing is downloaded "
             f"silently. Run `hf download {place}` once, or name a folder: {metric.name}=FOLDER."

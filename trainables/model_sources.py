@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trainables.digests import file_digest
 from trainables.errors import ModelError
-from trainables.hub import from_hub
+from trainables.hub import HUB_ID, from_hub
 from trainables.model_folders import PARTS, PartFiles, model_parts, refuse_other_families, require_matching_sizes, vae_part
 from trainables.single_files import looks_like_a_file, single_file_parts, single_file_vae
 
@@ -116,7 +116,7 @@ def _local_path(name: str) -> Path | None:
         return path
     if path.exists() or looks_like_a_file(name):
         return path
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+    if HUB_ID.fullmatch(name):
         return None
     raise ModelError(_unknown(name))
 

@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +25,20 @@ __all__ = [
     "PROMPT_TOKENS",
     "ModelParts",
     "ModelSource",
+    "bucket_step_of",
     "cut_off",
     "decode_latents",
     "encode_latents",
     "encode_prompts",
+    "encode_tokens",
     "least_tokens",
     "load_parts",
     "load_tokenizer",
     "model_digest",
     "part_digest",
+    "resolution_of",
     "resolve_model",
+    "tokenize",
 ]
 
 PROMPT_TOKENS = 77
@@ -70,12 +74,34 @@ class ModelParts:
     @property
     def pixels_per_latent(self) -> int:
         """How many pixels a latent spans, along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return _pixels_per_latent(self.vae.config)
+
+    @property
+    def bucket_step(self) -> int:
+        """Sides of images must be multiples of so many pixels: the UNet halves latents once less than it has blocks."""
+        return bucket_step_of(self.unet.config, self.vae.config)
 
     @property
     def resolution(self) -> int:
         """Pixels on a side of the square images that the model was made for."""
-        return self.latent_shape[1] * self.pixels_per_latent
+        return resolution_of(self.unet.config, self.vae.config)
+
+    def denoising_target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the UNet is to predict of latents with this noise at these timesteps, by the model's prediction type: the noise, or v."""
+        if self.noise_scheduler.config.prediction_type == "v_prediction":
+            return self.noise_scheduler.get_velocity(latents, noise, timesteps)
+        return noise
+
+
+def resolution_of(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
+    """Pixels on a side of the square images that a model of these configurations was made for."""
+    size = unet_config["sample_size"]
+    return int(size if isinstance(size, int) else size[0]) * _pixels_per_latent(vae_config)
+
+
+def bucket_step_of(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
+    """As `ModelParts.bucket_step`: 64 for Stable Diffusion."""
+    return _pixels_per_latent(vae_config) * 2 ** (len(unet_config["block_out_channels"]) - 1)
 
 
 def load_parts(source: ModelSource, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> ModelParts:
@@ -110,12 +136,29 @@ def encode_prompts(parts: ModelParts, texts: Sequence[str]) -> torch.Tensor:
     Warns if a text is longer than CLIP reads, and says what is cut."""
     import torch
 
-    _warn_of_cut_texts(parts.tokenizer, texts)
     chunks = [torch.zeros(0, PROMPT_TOKENS, parts.text_encoder.config.hidden_size, device=parts.device)]
     with torch.no_grad():
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            chunks.append(_encode_some(parts, list(texts[start : start + _TEXTS_AT_ONCE])))
+            chunks.append(encode_tokens(parts, tokenize(parts, texts[start : start + _TEXTS_AT_ONCE])))
     return torch.cat(chunks)
+
+
+def tokenize(parts: ModelParts, texts: Sequence[str]) -> torch.Tensor:
+    """What the text encoder reads of these texts: (n, 2, 77) int64 on the parts' device, tokens and attention mask.
+
+    Warns if a text is longer than CLIP reads, and says what is cut."""
+    import torch
+
+    _warn_of_cut_texts(parts.tokenizer, texts)
+    tokens = parts.tokenizer(list(texts), padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt")
+    return torch.stack([tokens.input_ids, tokens.attention_mask], dim=1).to(parts.device)
+
+
+def encode_tokens(parts: ModelParts, tokens: torch.Tensor) -> torch.Tensor:
+    """What the UNet attends to: (n, 77, d) float32, from `tokenize`'s (n, 2, 77)."""
+    # CLIP in Stable Diffusion attends to its padding too, unless its config says otherwise.
+    mask = tokens[:, 1] if getattr(parts.text_encoder.config, "use_attention_mask", False) else None
+    return parts.text_encoder(tokens[:, 0], attention_mask=mask)[0].float()
 
 
 def cut_off(tokenizer: Any, text: str) -> tuple[int, str] | None:
@@ -160,6 +203,10 @@ def decode_latents(parts: ModelParts, latents: torch.Tensor) -> np.ndarray:
             rounded = ((decoded * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             chunks.append(rounded.permute(0, 2, 3, 1).cpu())
     return torch.cat(chunks).numpy()
+
+
+def _pixels_per_latent(vae_config: Mapping[str, Any]) -> int:
+    return 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
 def _load_frozen(model_class: Any, files: PartFiles, part: str, dtype: torch.dtype) -> Any:
@@ -222,14 +269,6 @@ def load_tokenizer(files: PartFiles) -> Any:
     lines = merges.read_text(encoding="utf-8").split("\n")[1:]  # the first one is the version
     pairs = [tuple(line.split(" ")) for line in lines if line]
     return CLIPTokenizer(vocab=json.loads(vocabulary.read_text(encoding="utf-8")), merges=pairs, model_max_length=PROMPT_TOKENS)
-
-
-def _encode_some(parts: ModelParts, texts: list[str]) -> torch.Tensor:
-    tokens = parts.tokenizer(texts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt")
-    # CLIP in Stable Diffusion attends to its padding too, unless its config says otherwise.
-    masked = getattr(parts.text_encoder.config, "use_attention_mask", False)
-    mask = tokens.attention_mask.to(parts.device) if masked else None
-    return parts.text_encoder(tokens.input_ids.to(parts.device), attention_mask=mask)[0].float()
 
 
 def _warn_of_cut_texts(tokenizer: Any, texts: Sequence[str]) -> None:

@@ -48,20 +48,22 @@ def clip_to_norm(grads: Tensor, max_norm: Tensor) -> None:  # (S, P), (S,)
 def adamw_step(
     weights: Tensor, grads: Tensor, first: Tensor, second: Tensor, *, learning_rate: Tensor, step: Tensor, weight_decay: Tensor
 ) -> None:
-    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) as torch.optim.AdamW does it. The first four are (S, P), the others (S,)."""
-    weights *= (1 - learning_rate * weight_decay).unsqueeze(1)
+    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) as torch.optim.AdamW does it.
+
+    The first four are (S, P); learning_rate (S, 1), or (S, P) where layers have rates of their own; the others (S,)."""
+    weights *= 1 - learning_rate * weight_decay.unsqueeze(1)
     first.lerp_(grads, 1 - BETA1)
     second.mul_(BETA2).addcmul_(grads, grads, value=1 - BETA2)
     correction1, correction2 = 1 - BETA1 ** step.double(), 1 - BETA2 ** step.double()
     denominator = second.sqrt().div_(correction2.sqrt().float().unsqueeze(1)).add_(EPSILON)
-    weights.addcdiv_(first * (-learning_rate / correction1.float()).unsqueeze(1), denominator)
+    weights.addcdiv_(first * (-learning_rate / correction1.float().unsqueeze(1)), denominator)
 
 
 def prodigy_step(
     weights: Tensor, grads: Tensor, first: Tensor, second: Tensor, slots: ProdigySlots, *, learning_rate: Tensor, weight_decay: Tensor
 ) -> None:
     """Prodigy (Mishchenko & Defazio, arXiv:2306.06101) as prodigyopt.Prodigy does it, with decoupled weight decay, bias correction and the
-    safeguard for warm-up, as diffusers' training scripts use it. Shapes as in adamw_step.
+    safeguard for warm-up, as diffusers' training scripts use it. The first four are (S, P), the others (S,): it has one rate for all layers.
 
     A slot whose learning rate is 0, as at the first step of a warm-up, stands still."""
     on, beta3 = learning_rate > 0, math.sqrt(BETA2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from trainables.config import TrainConfig, pack_signature
 from trainables.frozen import FrozenWork
-from trainables.lora import Adapter, SlotLoRA, new_adapter
-from trainables.models import ModelParts
+from trainables.lora import TEXT_ENCODER, Adapter, SlotLoRA, new_adapter
+from trainables.models import ModelParts, encode_tokens
 from trainables.optimisers import D0, Layers, ProdigySlots, ProdigyState, adamw_step, clip_to_norm, prodigy_step
-from trainables.slot_content import new_slot
+from trainables.slot_content import new_slot, read_texts
 from trainables.slots import Draws, Slot, Standing, draw
 from trainables.subject import Subject
 
@@ -61,6 +61,11 @@ class TrainingState:
     prodigy: ProdigyState | None = None  # what that optimizer has beside the moments
 
 
+def lora_for(parts: ModelParts, config: TrainConfig) -> SlotLoRA:
+    """The layers of the model that this training trains."""
+    return SlotLoRA(parts.unet, config.targets, text_encoder=parts.text_encoder if config.train_text_encoder else None)
+
+
 class Pack:
     """S trainings on one base model. Add and remove them at epoch boundaries; `advance` runs to the next boundary of any of them."""
 
@@ -96,15 +101,18 @@ class Pack:
             ConfigError: its rank does not fit the model.
             SubjectError: the subject lacks its caption version or masks, or the class images are not there.
             AdapterError: the stored state is of another model."""
-        self.lora.check_rank(config.rank)
+        lora = lora_for(self.parts, config)
+        lora.check_rank(config.rank)
         slot = new_slot(key, config, subject, parts=self.parts, frozen=self.frozen, total_epochs=total_epochs)
         if state is None:
-            adapter = new_adapter(self.lora.shapes, rank=config.rank, alpha=config.alpha, seed=config.train_seed)
+            adapter = new_adapter(lora.shapes, rank=config.rank, alpha=config.alpha, seed=config.train_seed, kernels=lora.kernels)
             zeros = {path: (torch.zeros_like(a), torch.zeros_like(b)) for path, (a, b) in adapter.layers.items()}
             prodigy = ProdigyState(start=adapter.layers, gradient_sum=zeros) if config.optimizer == "prodigy" else None
             state = TrainingState(adapter, zeros, zeros, epoch=0, step=0, prodigy=prodigy)
         slot.epoch, slot.step, slot.loss_sum = state.epoch, state.step, state.loss_sum
         states = [*(self.state(k) for k in self.keys), state]
+        if not self._slots:
+            self.lora = lora  # what its trainings have in common
         self._slots.append(slot)
         self._pack(states)
 
@@ -125,7 +133,8 @@ class Pack:
         slot = self._slots[s]
         rank, tensors = slot.config.rank, self._tensors
         weights, first, second = (tensors.slot_layers(flat, s, rank) for flat in (tensors.weights, tensors.first, tensors.second))
-        adapter = Adapter(rank, slot.config.alpha, weights)
+        kernels = {path: kernel for path, kernel in self.lora.kernels.items() if path in weights}
+        adapter = Adapter(rank, slot.config.alpha, weights, kernels)
         return TrainingState(adapter, first, second, slot.epoch, slot.step, slot.loss_sum, tensors.prodigy_state(s, rank))
 
     @property
@@ -159,7 +168,8 @@ class Pack:
     def _pack(self, states: list[TrainingState]) -> None:
         n = len(states)
         n_places = 2 ** (n - 1).bit_length() if self._few_sizes and n else n
-        self._tensors = _PackedTensors(self.lora.shapes, states, self.device, n_places=n_places)
+        text_rates = [slot.config.relative_text_rate for slot in self._slots]
+        self._tensors = _PackedTensors(self.lora.shapes, states, self.device, n_places=n_places, text_rates=text_rates)
 
     @property
     def _places(self) -> list[Slot]:
@@ -197,11 +207,11 @@ class Pack:
             yield self._with_text(current.to(self.device))
 
     def _with_text(self, draws: Draws) -> Draws:
-        """The draws with the embeddings that their `text` counts; drawn captions are encoded here."""
+        """The draws with the texts that their `text` counts; drawn captions are read here."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a launch tells of long captions once, not of every order of their tags
             tables = [
-                slot.text if captions is None else self.frozen.text(self.parts, list(captions))
+                slot.text if captions is None else read_texts(slot.config, captions, parts=self.parts, frozen=self.frozen)
                 for slot, captions in zip(self._places, draws.captions, strict=True)
             ]
         return replace(draws, text_tables=tuple(tables))
@@ -212,12 +222,16 @@ class Pack:
         latents = torch.cat([slot.latents[draws.image[k, s]] for s, slot in enumerate(self._places)])
         text = torch.cat([table[draws.text[k, s]] for s, table in enumerate(draws.text_tables)])
         noise, timesteps = draws.noise[k].flatten(0, 1), draws.timesteps[k].flatten()
+        if (size := draws.sizes[k]) is not None:
+            latents, noise = (full[:, :, : size[0], : size[1]] for full in (latents, noise))
         noisy = self.parts.noise_scheduler.add_noise(latents, noise, timesteps)
         tensors = self._tensors
-        with self.lora.attached(tensors.a, tensors.b, draws.dropout(k)):
+        with self.lora.attached(tensors.a, tensors.b, draws.dropout(k), sizes_differ=size is not None):
+            if config.train_text_encoder:
+                text = encode_tokens(self.parts, text)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
                 predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
-            target = self._target(latents, noise, timesteps)
+            target = self.parts.denoising_target(latents, noise, timesteps)
             error = F.mse_loss(predicted.float(), target, reduction="none")
             if any(slot.loss_weights is not None for slot in self._slots):
                 error = error * self._loss_weights(draws.image[k], like=error).unsqueeze(1)
@@ -231,13 +245,10 @@ class Pack:
         return losses.detach()
 
     def _loss_weights(self, image: Tensor, like: Tensor) -> Tensor:  # (S, b) -> (S * b, h, w)
-        ones = like.new_ones(image.shape[1], *like.shape[2:])
-        return torch.cat([ones if slot.loss_weights is None else slot.loss_weights[image[s]] for s, slot in enumerate(self._places)])
-
-    def _target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        if self.parts.noise_scheduler.config.prediction_type == "v_prediction":
-            return self.parts.noise_scheduler.get_velocity(latents, noise, timesteps)
-        return noise
+        height, width = like.shape[2:]
+        ones = like.new_ones(image.shape[1], height, width)
+        weights = (ones if slot.loss_weights is None else slot.loss_weights[image[s]][:, :height, :width] for s, slot in enumerate(self._places))
+        return torch.cat(list(weights))
 
     def _snr_weights(self, timesteps: Tensor, gamma: Tensor) -> Tensor:  # (S, b), (S,) -> (S, b)
         """Min-SNR-gamma loss weights (Hang et al., arXiv:2303.09556); a slot without it has gamma infinite and weight 1."""
@@ -264,9 +275,17 @@ class _PackedTensors:
     dozen operations. The layers work with `scaled_b`, B times alpha / rank; their gradients are with respect to it until `optimiser_step`."""
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, int]], states: list[TrainingState], device: torch.device, *, n_places: int | None = None
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        states: list[TrainingState],
+        device: torch.device,
+        *,
+        n_places: int | None = None,
+        text_rates: Sequence[float] = (),
     ) -> None:
-        """`n_places`: with so many slots, those after the states' zero."""
+        """`n_places`: with so many slots, those after the states' zero.
+
+        `text_rates`: for each slot, the text encoder's learning rate relative to the UNet's; none: the same."""
         self.shapes = shapes
         self.width = max((state.adapter.rank for state in states), default=1)
         self.n_a, self.n_b = (sum(sizes) * self.width for sizes in zip(*shapes.values(), strict=True))
@@ -279,6 +298,7 @@ class _PackedTensors:
         scales = [state.adapter.scale for state in states] + [0.0] * (self.n_places - len(states))
         self.scale = torch.tensor(scales, device=device).view(-1, 1)
         self.scaled_b = self.weights[:, self.n_a :] * self.scale
+        self.relative_rate = self._relative_rate(text_rates)
         self.a, self.b = self._leaves()
 
     def slot_layers(self, flat: Tensor, s: int, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -301,7 +321,8 @@ class _PackedTensors:
         clip_to_norm(self.grads, max_grad_norm)
         flats = self.weights, self.grads, self.first, self.second
         if self.prodigy is None:
-            adamw_step(*flats, learning_rate=learning_rate, step=step, weight_decay=weight_decay)
+            rate = learning_rate.unsqueeze(1) if self.relative_rate is None else learning_rate.unsqueeze(1) * self.relative_rate
+            adamw_step(*flats, learning_rate=rate, step=step, weight_decay=weight_decay)
         else:
             prodigy_step(*flats, self.prodigy, learning_rate=learning_rate, weight_decay=weight_decay)
         torch.mul(self.weights[:, self.n_a :], self.scale, out=self.scaled_b)
@@ -335,6 +356,18 @@ class _PackedTensors:
             views[path] = (a, b)
             in_a, in_b = in_a + d_in * r, in_b + d_out * r
         return views
+
+    def _relative_rate(self, text_rates: Sequence[float]) -> Tensor | None:  # -> (S, P)
+        """What each weight's learning rate is multiplied with; None where that is 1 everywhere."""
+        if all(rate == 1 for rate in text_rates):
+            return None
+        of_places = [*text_rates, *[1.0] * (self.n_places - len(text_rates))]
+        relative, rates = torch.ones_like(self.weights), torch.tensor(of_places, device=self.weights.device).view(-1, 1, 1)
+        for path, views in self._views(relative).items():
+            if path.startswith(TEXT_ENCODER):
+                for view in views:
+                    view.copy_(rates.expand_as(view))
+        return relative
 
     def _leaves(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         weights, grads = self._views_of(self.weights[:, : self.n_a], self.scaled_b), self._views(self.grads)

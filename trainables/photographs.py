@@ -39,10 +39,17 @@ def image_files(paths: Iterable[Path], refuse: Refuse = raise_first) -> Iterator
     for path in paths:
         if path.name.startswith(".") or not path.is_file():
             continue
-        if path.suffix.lower() in UNREAD_SUFFIXES:
-            refuse(f"Images must be {', '.join(IMAGE_SUFFIXES)}, but {path} is {path.suffix}. Convert it, e.g. to .jpg.")
+        if problem := unread_problem(path):
+            refuse(problem)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             yield path
+
+
+def unread_problem(path: Path) -> str | None:
+    """The one line on a photograph in a format that is not read."""
+    if path.suffix.lower() not in UNREAD_SUFFIXES:
+        return None
+    return f"Images must be {', '.join(IMAGE_SUFFIXES)}, but {path} is {path.suffix}. Convert it, e.g. to .jpg."
 
 
 def why_unusable(path: Path) -> str | None:
@@ -63,7 +70,7 @@ def read_photograph(path: Path, *, least_side_pixels: int) -> Photograph:
             with Image.open(path) as opened:
                 if problem := _side_problem(path, opened):
                     raise SubjectError(problem)
-                width, height = opened.size[::-1] if opened.getexif().get(_ORIENTATION) in _LYING else opened.size
+                width, height = upright_size(opened)
                 opened.draft("RGB", (least_side_pixels, least_side_pixels))
                 return Photograph(_in_srgb(ImageOps.exif_transpose(opened)), width, height)
     except SubjectError:
@@ -72,15 +79,26 @@ def read_photograph(path: Path, *, least_side_pixels: int) -> Photograph:
         raise SubjectError(_decoding_problem(path, error)) from None
 
 
-def flattened(image: Image.Image) -> Image.Image:
-    """RGB, with what is transparent over white."""
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) once it is turned by its EXIF orientation."""
+    return image.size[::-1] if image.getexif().get(_ORIENTATION) in _LYING else image.size
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) of an image once it is upright; reads no pixels."""
+    with Image.open(path) as image:
+        return upright_size(image)
+
+
+def flattened(image: Image.Image, over: str = "white") -> Image.Image:
+    """RGB, with what is transparent over that colour."""
     if image.mode.startswith("I"):  # convert() would clip at 255, that is, make it white
         values = np.asarray(image)
         image = Image.fromarray((values >> 8 if image.mode != "I" or values.max() > 255 else values).astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
     colours = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", colours.size, over), colours).convert("RGB")
 
 
 def register_heic() -> bool:

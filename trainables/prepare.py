@@ -1,8 +1,8 @@
-"""Raw photographs -> a subject: squares of one size, without what would harm a training, with a held-out split that leaks nothing.
+"""Raw photographs -> a subject: pictures of one size or area, without what would harm a training, with a held-out split that leaks nothing.
 
 The raw folder is only read. The subject is written under another name beside its place and renamed when it is whole and was loaded once.
-Training takes squares, so a photograph is cropped or padded to one; there are no size buckets. What a person reviews is written by
-prepare_report.py."""
+A photograph is cropped or padded to a square, or keeps about its aspect ratio for a training with buckets; its mask goes the same way.
+What a person reviews is written by prepare_report.py."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from trainables.buckets import Size
 from trainables.candidates import UNREADABLE, Candidate, Preparation, judge
 from trainables.captions import DERIVATIONS, derived
 from trainables.errors import SubjectError
 from trainables.likeness import fingerprint
-from trainables.metadata import TEXT_VERSION, jsonl_text, list_files, rows_of
-from trainables.photographs import HEIC_SUFFIXES, IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_photograph, register_heic
+from trainables.masks import MASK_SUFFIX, is_mask, read_mask, with_masks
+from trainables.metadata import TEXT_VERSION, jsonl_text, list_files, raise_first, rows_of
+from trainables.photographs import HEIC_SUFFIXES, IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_photograph, register_heic, unread_problem
 from trainables.prepare_report import shown, write_reports
 from trainables.quality import JUDGED_SIDE_PIXELS, exposure, face_counter, sharpness
 from trainables.subject import load_subject
-from trainables.subject_images import caption_beside, captions_without_image, images_of_rows, out_of_folder_problem
+from trainables.subject_images import SubjectImage, caption_beside, captions_without_image, images_of_rows, out_of_folder_problem
 
 THUMBNAIL_PIXELS = 128
 
@@ -55,13 +56,13 @@ def prepare_subject(
     Raises: SubjectError if a place cannot be used, captions are wrong, or nothing is left to train on. Then nothing is written."""
     raw, target = _checked_places(Path(raw_dir).expanduser(), Path(subject_dir).expanduser())
     files = _files_in(raw)
-    captions, notes = _raw_captions(raw, files)
+    captions, masks, notes = _raw_captions(raw, files)
     count, why_not = face_counter() if how.faces else (None, "")
     notes += [why_not] if why_not else []
     with _written_aside(target) as folder:
         candidates = []
         for done, (path, found) in enumerate(captions.items(), start=1):
-            candidates.append(_read_candidate(raw, path, found, folder / f"{done - 1:04d}.png", how, count))
+            candidates.append(_read_candidate(raw, path, found, folder / f"{done - 1:04d}.png", how, count, mask=masks.get(path)))
             if progress:
                 progress(done, len(captions))
         kept = judge(candidates, how)
@@ -107,17 +108,27 @@ def _files_in(raw: Path) -> list[Path]:
     return files
 
 
-def _raw_captions(raw: Path, files: Sequence[Path]) -> tuple[dict[Path, Mapping[str, str]], list[str]]:
-    """The captions of each photograph, from lists, or else from the text files beside them; and what is to be noted."""
-    images = [path for path in files if path.suffix.lower() in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)]
-    if not (lists := list_files(raw)):
-        strays = [shown(path.relative_to(raw).as_posix()) for path in captions_without_image(files, images)]
-        captions = {path: {} if out_of_folder_problem(raw, path) else caption_beside(path) for path in images}
-        return captions, [f"{stray} is a caption without an image" for stray in strays]
-    listed = images_of_rows(raw, rows_of(lists), suffixes=(*IMAGE_SUFFIXES, *HEIC_SUFFIXES))
-    by_path = {image.path.resolve(): image.captions for image in listed}
-    notes = ["what is held out was chosen anew, whatever the list says"] if any(image.split == "heldout" for image in listed) else []
-    return {path: by_path.get(path.resolve(), {}) for path in images}, notes
+def _raw_captions(raw: Path, files: Sequence[Path]) -> tuple[dict[Path, Mapping[str, str]], dict[Path, Path], list[str]]:
+    """The captions of each photograph, from lists, or else from the files beside them; the masks of those that have one; and what is
+    to be noted."""
+    pictures = [path for path in files if path.suffix.lower() in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)]
+    rows = rows_of(lists) if (lists := list_files(raw)) else []
+    listed = {image.path.resolve(): image for image in images_of_rows(raw, rows, suffixes=(*IMAGE_SUFFIXES, *HEIC_SUFFIXES))}
+    all_images = [listed.get(path.resolve()) or SubjectImage("", path, "train", {}) for path in pictures if not is_mask(raw, path)]
+    images, of_images = with_masks(raw, all_images, rows, raise_first)
+    images = [image for image in images if image.path.resolve() not in of_images]
+    notes = [f"{_shown_in(raw, path)} is a mask without an image" for path in pictures if is_mask(raw, path) and path.resolve() not in of_images]
+    if lists:
+        captions = {image.path: image.captions for image in images}
+        notes += ["what is held out was chosen anew, whatever the list says"] if any(image.split == "heldout" for image in images) else []
+    else:
+        captions = {image.path: {} if out_of_folder_problem(raw, image.path) else caption_beside(image.path) for image in images}
+        notes += [f"{_shown_in(raw, path)} is a caption without an image" for path in captions_without_image(files, pictures)]
+    return captions, {image.path: image.mask for image in images if image.mask}, notes
+
+
+def _shown_in(raw: Path, path: Path) -> str:
+    return shown(path.relative_to(raw).as_posix())
 
 
 @contextmanager
@@ -142,13 +153,20 @@ def _unwritable(target: Path, error: OSError) -> str:
 
 
 def _read_candidate(
-    raw: Path, path: Path, captions: Mapping[str, str], written: Path, how: Preparation, count: Callable[[Image.Image], int] | None
+    raw: Path,
+    path: Path,
+    captions: Mapping[str, str],
+    written: Path,
+    how: Preparation,
+    count: Callable[[Image.Image], int] | None,
+    *,
+    mask: Path | None,
 ) -> Candidate:
-    """Decode once, measure, and write the square."""
+    """Decode once, measure, and write what is trained on, and its mask beside it."""
     found = Candidate(source=path.relative_to(raw).as_posix(), captions={v: text.strip() for v, text in captions.items() if text.strip()})
     problem = out_of_folder_problem(raw, path)
-    if path.suffix.lower() in UNREAD_SUFFIXES and path.suffix.lower() not in HEIC_SUFFIXES:
-        problem = f"Images must be {', '.join(IMAGE_SUFFIXES)}, but {path} is {path.suffix}. Convert it, e.g. to .jpg."
+    if path.suffix.lower() not in HEIC_SUFFIXES:
+        problem = unread_problem(path) or problem
     try:
         photograph = None if problem else read_photograph(path, least_side_pixels=2 * max(how.size_pixels, JUDGED_SIDE_PIXELS))
     except SubjectError as error:
@@ -157,23 +175,28 @@ def _read_candidate(
         found.reasons, found.dropped = {UNREADABLE: problem}, True
         return found
     image = photograph.image
-    square = squared(image, how.size_pixels, fit=how.fit)
-    square.info.clear()  # no colour profile: it is sRGB now; and nothing of where and when
-    square.save(written)
-    found.written, found.width, found.height = written, photograph.width, photograph.height
+    found.width, found.height, found.fitted = photograph.width, photograph.height, how.size_for(photograph.width, photograph.height)
+    picture = fitted(image, found.fitted, pad=how.fit == "pad")
+    picture.info.clear()  # no colour profile: it is sRGB now; and nothing of where and when
+    picture.save(written)
+    found.written = written
+    if mask:
+        fitted(read_mask(mask), found.fitted, pad=how.fit == "pad").save(written.with_suffix(MASK_SUFFIX))
     found.sharpness, (found.dark_level, found.bright_level) = sharpness(image), exposure(image)
     found.n_faces = count(image) if count else None
     found.print = fingerprint(image)
-    found.thumbnail = square.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+    found.thumbnail = ImageOps.contain(picture, (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
     return found
 
 
-def squared(image: Image.Image, size_pixels: int, *, fit: Literal["crop", "pad"]) -> Image.Image:
-    """crop: the largest square in the middle, as load_pixels would cut it. pad: all of it, over white."""
-    size = (size_pixels, size_pixels)
-    if fit == "pad":
-        return ImageOps.pad(image, size, Image.Resampling.LANCZOS, color="white")
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+def fitted(image: Image.Image, size: Size, *, pad: bool) -> Image.Image:
+    """The largest part of the size's aspect ratio in the middle, as load_pixels would cut it; or all of it, over white.
+
+    A mask (mode "L") is reduced by the mean over an area, and padded with black: nothing is no face."""
+    resampling = Image.Resampling.BOX if image.mode == "L" else Image.Resampling.LANCZOS
+    if pad:
+        return ImageOps.pad(image, size, resampling, color="black" if image.mode == "L" else "white")
+    return ImageOps.fit(image, size, resampling)
 
 
 def _require_usable(raw: Path, kept: Sequence[Candidate]) -> None:
@@ -203,12 +226,18 @@ def _split(kept: Sequence[Candidate], how: Preparation) -> None:
 def _write_subject(folder: Path, name: str, candidates: Sequence[Candidate], how: Preparation) -> list[str]:
     """Everything but the reports. Returns what is to be noted."""
     for candidate in candidates:
-        if candidate.dropped and candidate.written:
+        if candidate.written is None:
+            continue
+        mask = candidate.written.with_suffix(MASK_SUFFIX)
+        if candidate.dropped:
             candidate.written.unlink()
-        elif candidate.written:
-            candidate.file_name = f"{candidate.split}/{candidate.written.name}"
-            (folder / candidate.split).mkdir(exist_ok=True)
-            candidate.written.rename(folder / candidate.file_name)
+            mask.unlink(missing_ok=True)
+            continue
+        candidate.file_name = f"{candidate.split}/{candidate.written.name}"
+        (folder / candidate.split).mkdir(exist_ok=True)
+        candidate.written.rename(folder / candidate.file_name)
+        if mask.exists():
+            mask.rename((folder / candidate.file_name).with_suffix(MASK_SUFFIX))
     kept = [candidate for candidate in candidates if not candidate.dropped]
     notes = _derive(kept, how) if how.derive else []
     rows = [{"file_name": c.file_name, "split": c.split, "captions": c.captions} for c in kept]

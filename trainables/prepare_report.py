@@ -21,6 +21,7 @@ COLUMNS = {
     "image": "its path within the subject; empty if dropped",
     "width": "pixels, upright, as it was taken; 0 if it could not be read",
     "height": "pixels",
+    "fitted": "width x height in pixels of what was made of it",
     "sharpness": "largest variance of the Laplacian among 4 x 4 tiles, at 512 pixels",
     "dark_level": "grey level of 255 below which a tenth of it lies",
     "bright_level": "grey level of 255 above which a tenth of it lies",
@@ -34,7 +35,7 @@ h2 { margin-top: 1.5em; border-bottom: 1px solid #ccc; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px; }
 .card { border: 1px solid #ddd; border-top: 4px solid #4a4; padding: 6px; overflow-wrap: anywhere; }
 .card.flagged { border-top-color: #e90; } .card.dropped { border-top-color: #c33; }
-.card img, .none { width: 128px; height: 128px; display: block; background: #eee; }
+.card img, .none { width: 128px; height: 128px; object-fit: contain; display: block; background: #eee; }
 .small { color: #666; font-size: 12px; }
 """
 
@@ -86,6 +87,7 @@ def _row(candidate: Candidate) -> dict[str, object]:
         "image": candidate.file_name,
         "width": candidate.width,
         "height": candidate.height,
+        "fitted": "x".join(map(str, candidate.fitted)) if candidate.written else "",
         "sharpness": f"{candidate.sharpness:.1f}",
         "dark_level": f"{candidate.dark_level:.0f}",
         "bright_level": f"{candidate.bright_level:.0f}",
@@ -103,7 +105,7 @@ def _lines_of_card(candidate: Candidate) -> Iterator[str]:
     yield f"<b>{_html(candidate.source)}</b>"
     yield "".join(f"<div>{_html(reason)}: {_html(words)}</div>" for reason, words in candidate.reasons.items())
     if candidate.width:
-        yield f'<div class="small">{candidate.width}x{candidate.height}, sharpness {candidate.sharpness:.0f}</div>'
+        yield f'<div class="small">{candidate.width}x{candidate.height} to {candidate.fitted[0]}x{candidate.fitted[1]}, sharpness {candidate.sharpness:.0f}</div>'
     if candidate.file_name:
         yield f'<div class="small"><a href="{_html(candidate.file_name)}">{_html(candidate.file_name)}</a></div>'
     for version, text in sorted(candidate.captions.items()):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from trainables.buckets import Buckets, buckets_of
 from trainables.class_images import load_class_images
 from trainables.config import TrainConfig
 from trainables.frozen import FrozenWork
 from trainables.masks import loss_weights
-from trainables.models import ModelParts
+from trainables.models import ModelParts, tokenize
 from trainables.slots import Slot
 from trainables.subject import Subject
 from trainables.tags import tags_of
@@ -23,7 +26,11 @@ def new_slot(
     Raises: SubjectError if the subject lacks its caption version or masks, or the class images are not there."""
     captions = subject.train_captions(config.caption)
     class_images = load_class_images(config.prior_images) if config.prior_preservation else None
-    latents = [frozen.latents(parts, subject, flip=config.flip)]
+    buckets = _buckets(config, subject, parts)
+    if buckets is None:
+        latents = [frozen.latents(parts, subject, flip=config.flip)]
+    else:
+        latents = [frozen.bucketed_latents(parts, subject, buckets, flip=config.flip)]
     if class_images:
         latents.append(frozen.class_latents(parts, class_images, flip=config.flip))
     distinct = [] if config.draws_tags else sorted(set(captions))
@@ -32,12 +39,17 @@ def new_slot(
         key=key,
         config=config,
         latents=torch.cat(latents) if class_images else latents[0],
-        text=frozen.text(parts, [*distinct, *([config.prior_prompt] if class_images else []), ""]),
+        text=read_texts(config, [*distinct, *([config.prior_prompt] if class_images else []), ""], parts=parts, frozen=frozen),
         text_index=torch.tensor([row.get(text, -1) for text in captions]),
         n_timesteps=parts.noise_scheduler.config.num_train_timesteps,
         n_class_images=len(class_images.images) if class_images else 0,
         tags=tuple(tags_of(text) for text in captions) if config.draws_tags else None,
     )
+    if buckets is not None:
+        f = parts.pixels_per_latent
+        slot.bucket_of = torch.tensor(buckets.of_image)
+        slot.bucket_sizes = tuple((height // f, width // f) for width, height in buckets.sizes)
+        slot.bucket_sequence = buckets.sequence(config.batch)
     if config.uses_masks:
         slot.loss_weights = _loss_weights(slot, subject).to(parts.device)
     if config.length_dependent:
@@ -45,11 +57,27 @@ def new_slot(
     return slot
 
 
+def read_texts(config: TrainConfig, texts: Sequence[str], *, parts: ModelParts, frozen: FrozenWork) -> torch.Tensor:
+    """What a slot keeps of these texts: embeddings, or the tokens of which a text encoder in training makes them in each step."""
+    return tokenize(parts, texts) if config.train_text_encoder else frozen.text(parts, list(texts))
+
+
+def _buckets(config: TrainConfig, subject: Subject, parts: ModelParts) -> Buckets | None:
+    """None where all images come in the model's own square."""
+    if not config.buckets:
+        return None
+    buckets = buckets_of(subject.train_sizes, resolution=parts.resolution, step=parts.bucket_step)
+    return None if buckets.sizes == ((parts.resolution, parts.resolution),) else buckets
+
+
 def _loss_weights(slot: Slot, subject: Subject) -> torch.Tensor:  # (rows of latents, h, w)
     """Mirrored where the latents are; 1 for class images."""
     subject.require_masks()
-    side = slot.latents.shape[-1]
-    straight = loss_weights(subject.train, mask_weight=slot.config.mask_weight, side=side)
-    ways = [straight, straight[..., ::-1]] if slot.config.flip else [straight]
-    n_others = len(slot.latents) - len(ways) * len(straight)
-    return torch.from_numpy(np.concatenate([*ways, np.ones((n_others, side, side), np.float32)]))
+    height, width = slot.latents.shape[2:]
+    weights = np.ones((len(slot.latents), height, width), np.float32)
+    for way in range(2 if slot.config.flip else 1):
+        for i, image in enumerate(subject.train):
+            h, w = slot.size_of_image(i)
+            own = loss_weights([image], mask_weight=slot.config.mask_weight, width=w, height=h)[0]
+            weights[way * slot.n_images + i, :h, :w] = own[:, ::-1] if way else own
+    return torch.from_numpy(weights)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from trainables.config import POLYNOMIAL_END, TrainConfig
-from trainables.lora import SlotDropout, derived_seed
+from trainables.dropout import SlotDropout
+from trainables.lora import derived_seed
 from trainables.tags import caption_of
 
 
@@ -29,11 +30,15 @@ class Slot:
     key: str
     config: TrainConfig
     latents: Tensor  # (n, c, h, w), or (2n, ...) with the flipped ones behind; then those of the class images in the same way
-    text: Tensor  # (n_distinct + 1, tokens, d); the last row is the empty caption, the one before it the class images' if there are any
+    # (n_distinct + 1, tokens, d), or what `tokenize` gives; the last row is the empty caption, the one before it the class images' if there are any
+    text: Tensor
     text_index: Tensor  # (n,) int64: image -> row of text; -1 where captions are drawn anew
     n_timesteps: int
     n_class_images: int = 0
     tags: tuple[tuple[str, ...], ...] | None = None  # of each image's caption, where captions are drawn anew
+    bucket_of: Tensor | None = None  # (n,) int64: image -> bucket, where images keep their aspect ratio
+    bucket_sizes: tuple[tuple[int, int], ...] = ()  # (h, w) of each bucket's latents, which lie in the upper left of their rows
+    bucket_sequence: tuple[int, ...] = ()  # the bucket of each step of an epoch
     loss_weights: Tensor | None = None  # (rows of latents, h, w): what an element of the error counts; None: all the same
     total_steps: int | None = None
     epoch: int = 0
@@ -48,7 +53,15 @@ class Slot:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(self.n_images / self.config.batch)
+        return len(self.bucket_sequence) or math.ceil(self.n_images / self.config.batch)
+
+    def size_of_image(self, image: int) -> tuple[int, int]:
+        """(h, w) of its latents."""
+        return tuple(self.latents.shape[2:]) if self.bucket_of is None else self.bucket_sizes[self.bucket_of[image]]
+
+    def size_of_step(self, step: int) -> tuple[int, int] | None:
+        """(h, w) of the latents of all its images, where steps differ in that."""
+        return self.bucket_sizes[self.bucket_sequence[step % self.steps_per_epoch]] if self.bucket_sequence else None
 
     @property
     def standing(self) -> Standing:
@@ -75,6 +88,7 @@ class Draws:
     any_dropout: bool  # these two are decided on the CPU, so that a step need not ask the device
     any_snr_gamma: bool
     captions: tuple[tuple[str, ...] | None, ...]  # of each slot, where they are drawn
+    sizes: tuple[tuple[int, int] | None, ...]  # (h, w) of each step's latents, where steps differ in that
     text_tables: tuple[Tensor, ...] = ()  # of each slot; on the device, filled in by the pack
 
     def dropout(self, k: int) -> SlotDropout | None:
@@ -92,6 +106,8 @@ class Draws:
 
 def draw(slots: list[Slot], offset: int, n_steps: int) -> Draws:
     per_slot, captions = zip(*(_draw_slot(slot, range(slot.step + offset, slot.step + offset + n_steps)) for slot in slots), strict=True)
+    sizes = {tuple(slot.size_of_step(slot.step + offset + k) for k in range(n_steps)) for slot in slots}
+    assert len(sizes) == 1, "trainings share a pack only if their steps have equal sizes: of one subject, batch and position in the epoch"
     stacked = {name: torch.stack([draw[name] for draw in per_slot], dim=1) for name in per_slot[0]}
     configs = [slot.config for slot in slots]
     gammas = [math.inf if c.min_snr_gamma is None else c.min_snr_gamma for c in configs]
@@ -104,6 +120,7 @@ def draw(slots: list[Slot], offset: int, n_steps: int) -> Draws:
         any_dropout=any(c.dropout > 0 for c in configs),
         any_snr_gamma=any(math.isfinite(g) for g in gammas),
         captions=captions,
+        sizes=sizes.pop(),
     )
 
 
@@ -192,8 +209,11 @@ def _images_of_step(slot: Slot, step: int) -> tuple[Tensor, Tensor]:
     epoch, position = divmod(step, slot.steps_per_epoch)
     if slot.order_epoch != epoch:
         slot.order, slot.order_epoch = _order(slot, "order", epoch, slot.n_images), epoch
-    batch = slot.config.batch
-    image = slot.order[position * batch : (position + 1) * batch]
+    batch, order = slot.config.batch, slot.order
+    if slot.bucket_of is not None:  # of the images of the step's bucket those that come next
+        bucket = slot.bucket_sequence[position]
+        order, position = order[slot.bucket_of[order] == bucket], slot.bucket_sequence[:position].count(bucket)
+    image = order[position * batch : (position + 1) * batch]
     n_real = len(image)
     weight = torch.zeros(batch)
     weight[:n_real] = 1 / n_real

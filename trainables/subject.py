@@ -13,9 +13,7 @@ An image may have a mask: masks.py tells where."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from trainables.digests import file_digest
+from trainables.digests import digest_of_texts, file_digest
 from trainables.errors import SubjectError
 from trainables.metadata import Refuse, parse_object, raise_first, read_text
-from trainables.photographs import flattened, why_unusable
+from trainables.photographs import flattened, size_of, why_unusable
 from trainables.subject_images import TRIGGER_VERSION, SubjectImage, images_in
 
 __all__ = ["EMBEDDED_SUBJECT", "TRIGGER_VERSION", "Subject", "SubjectImage", "load_pixels", "load_subject", "read_subject"]
@@ -74,7 +72,12 @@ class Subject:
     def training_digest(self, version: str, *, masks: bool = False) -> str:
         """Names what a training reads: the training images' bytes in order, that caption version alone, the trigger; and the masks if it does."""
         of_masks = [file_digest(image.mask) if image.mask else "" for image in self.train] if masks else []
-        return _joined([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train), *of_masks])
+        return digest_of_texts([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train), *of_masks])
+
+    @cached_property
+    def train_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Width and height in pixels of each image of `train`, upright."""
+        return tuple(size_of(image.path) for image in self.train)
 
     def require_masks(self) -> None:
         """Raises: SubjectError if no training image has a mask."""
@@ -87,7 +90,7 @@ class Subject:
     @cached_property
     def reference_digest(self) -> str:
         """Names what metrics compare with: the bytes of all images, and their split."""
-        return _joined(image.split + file_digest(image.path) for image in self.images)
+        return digest_of_texts(image.split + file_digest(image.path) for image in self.images)
 
 
 def load_subject(name_or_dir: str | Path) -> Subject:
@@ -112,16 +115,17 @@ def read_subject(name_or_dir: str | Path, refuse: Refuse) -> Subject:
     return Subject(root=root, name=name, trigger=trigger, class_word=class_word, images=tuple(sorted(usable, key=lambda i: i.file_name)))
 
 
-def load_pixels(images: Sequence[SubjectImage], resolution: int) -> np.ndarray:
-    """The images as the model sees them: uint8 (n, resolution, resolution, 3).
+def load_pixels(images: Sequence[SubjectImage], width: int, height: int | None = None) -> np.ndarray:
+    """The images as the model sees them: uint8 (n, height, width, 3), square unless a height is given.
 
-    Turned upright by their EXIF orientation, transparency over white, cropped to the largest square in the middle, resized by
-    Lanczos. An image of that size already comes back as it is."""
-    pixels = np.zeros((len(images), resolution, resolution, 3), dtype=np.uint8)
+    Turned upright by their EXIF orientation, transparency over white, cropped to the largest part of that aspect ratio in the middle,
+    resized by Lanczos. An image of that size already comes back as it is."""
+    height = height or width
+    pixels = np.zeros((len(images), height, width, 3), dtype=np.uint8)
     for i, image in enumerate(images):
         with Image.open(image.path) as opened:
             upright = flattened(ImageOps.exif_transpose(opened))
-        pixels[i] = np.asarray(ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS))
+        pixels[i] = np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS))
     return pixels
 
 
@@ -174,8 +178,3 @@ def _is_usable(path: Path, refuse: Refuse) -> bool:
         refuse(problem)
         return False
     return True
-
-
-def _joined(texts: Iterable[str]) -> str:
-    # JSON, not a separator: captions may hold any character.
-    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:24]

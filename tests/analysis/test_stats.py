@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
-from analysis.stats import mean_interval, paired_difference
+from analysis.stats import mean_interval, mean_intervals, paired_difference
 
 
 def test_the_interval_of_many_draws_is_that_of_the_normal_law():
@@ -72,3 +74,16 @@ def test_pairs_over_seeds_cancel_what_both_sides_share():
     assert one.mean == pytest.approx(-seeds.mean()) and one.low < one.mean < one.high
     with pytest.raises(ValueError, match="3.*2"):
         paired_difference(np.zeros((20, 3)), np.zeros((20, 2)))
+
+
+def test_intervals_of_many_sets_are_those_of_each_and_of_scipy():
+    rng = np.random.default_rng(3)
+    sets = [rng.normal(size=n) for n in (20, 12, 20, 2, 1, 0)] + [rng.normal(size=(20, 3)), np.full(20, 0.1), np.append(rng.normal(size=20), np.nan)]
+    intervals = mean_intervals(sets, seed=7)
+    for together, x in zip(intervals, sets, strict=True):
+        assert dataclasses.astuple(together) == pytest.approx(dataclasses.astuple(mean_interval(x, seed=7)), nan_ok=True)
+    for x in sets[:4]:
+        rng = np.random.default_rng(7)
+        theirs = bootstrap((x,), np.mean, n_resamples=2000, method="percentile", rng=rng, vectorized=True).confidence_interval
+        own = mean_interval(x, seed=7)
+        assert (own.low, own.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)

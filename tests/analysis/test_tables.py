@@ -10,7 +10,7 @@ from rich.console import Console
 
 from analysis.__main__ import main
 from analysis.load import load_study_records
-from analysis.tables import pivot, ranked_trials
+from analysis.tables import best_of_each, pivot, ranked_trials
 from analysis.text import print_ranked
 from sweep.records import Records
 
@@ -37,6 +37,22 @@ def test_metrics_are_those_of_the_best_rung_with_their_n_and_networks(ranked):
 def test_the_control_stands_in_the_table_with_its_own_values(ranked):
     control = ranked[ranked["is_control"]].iloc[0]
     assert (control["objective"], control["fid"], control["guidance"]) == (0.95, 90.0, 3.0) and pd.isna(control["rank"])
+
+
+def test_a_file_that_was_scored_beside_the_trials_is_a_row_of_its_own_without_a_rank(study_dir, ranked):
+    row = {"evaluation_key": "f", "training_key": "file:0123", "adapter_file": "old", "epoch": 0, "configuration": {"guidance": 3.0}}
+    images = [{"prompt": "p0", "seen": True, "seed": seed, "lpips": 0.1 + 0.01 * seed} for seed in range(4)]
+    Records(study_dir).append_evaluation({**row, "n_images": 4, "n_references": 151, "lpips": 0.115, "fid": 9.0, "objective": 0.1}, images)
+    records = load_study_records(study_dir)
+    table = ranked_trials(records)
+    assert list(table["trial"]) == [*ranked["trial"][:-1], "old", "control"]
+    file = table[table["is_file"]].iloc[0]
+    assert (file["state"], file["objective"], file["fid"], file["guidance"], file["is_control"]) == ("FILE", 0.1, 9.0, 3.0, False)
+    assert pd.isna(file["rank_number"]) and file["vs_baseline"] == pytest.approx(-0.5)  # on the four pictures that both have
+    assert table["rank_number"].dropna().tolist() == [1, 2, 3, 4]
+    out = io.StringIO()
+    print_ranked(records, table, Console(file=out, width=300))
+    assert "old" in out.getvalue() and "file" in out.getvalue()
 
 
 def test_trials_are_paired_with_the_baseline_image_by_image(ranked):
@@ -125,3 +141,23 @@ def test_the_printed_table_says_what_its_intervals_cover_and_shows_labels_and_sp
     file, records = io.StringIO(), load_study_records(study_dir)
     print_ranked(records, ranked_trials(records), Console(file=file))
     assert "the images, not training seeds" in file.getvalue() and "±" not in file.getvalue()
+
+
+def test_the_best_of_each_caption_is_named_with_how_many_it_was_picked_from(study_dir):
+    best = best_of_each(load_study_records(study_dir), "caption")
+    assert best[["caption", "trial", "n_trials"]].to_numpy().tolist() == [["v2", "t0003", 2], ["v1", "t0001", 2]]
+    assert best["lpips"].tolist() == pytest.approx([0.315, 0.515]) and (best["lpips_low"] < best["lpips"]).all()
+    assert pivot(load_study_records(study_dir), "caption", "rank", "guidance", value="fid")["best"].tolist() == pytest.approx([60, 50, 40, 30])
+    assert pivot(load_study_records(study_dir), "label.baseline")["n"].tolist() == [1]
+    with pytest.raises(KeyError, match="no `reason`"):
+        pivot(load_study_records(study_dir), "caption", value="reason")
+
+
+def test_a_baseline_under_several_seeds_is_paired_with_a_trial_of_one(replicated_dir):
+    records = Records(replicated_dir, clock=lambda: 1.0)
+    images = [{"prompt": "p", "seed": i, "lpips": 0.3 + 0.01 * i} for i in range(4)]
+    records.append_evaluation({"evaluation_key": "e2", "training_key": "k", "epoch": 6, "lpips": 0.315, "n_images": 4}, images)
+    trial = {"trial": "t0002", "number": 2, "state": "COMPLETE", "configuration": {"rank": 6}, "best_epoch": 6, "objective": 0.3}
+    records.append_trial({**trial, "rung_values": [[6, 0.3, "e2"]]})
+    row = ranked_trials(load_study_records(replicated_dir)).set_index("trial").loc["t0002"]
+    assert (row["vs_baseline"], row["vs_baseline_n"]) == (pytest.approx(-0.35), 4)  # 0.3 against 0.6 and 0.7

@@ -2,13 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import typer
 
 from sweep.cli import app, main
-from sweep.folder import StudyFolder
+from sweep.folder import StudyFolder, find_study_folder
 from sweep.keys import Keys
+from sweep.launches import LaunchLog, Request
 from sweep.one_trial import one_trial_study
 from sweep.records import Records
 from sweep.study import Study, load_study
@@ -111,8 +114,8 @@ def test_a_name_whose_records_are_of_something_else_is_refused_with_the_field(st
 def test_a_study_that_runs_already_is_refused(study_file, tmp_path, capsys):
     with StudyFolder(tmp_path, "mine").held():
         assert "in use" in error_of(capsys, "launch", study_file, "--storage", tmp_path)
-        assert StudyFolder(tmp_path, "mine").is_running
-    assert not StudyFolder(tmp_path, "mine").is_running
+        assert StudyFolder(tmp_path, "mine").holder is not None
+    assert StudyFolder(tmp_path, "mine").holder is None
 
 
 @pytest.fixture
@@ -152,7 +155,7 @@ def test_a_check_tells_all_errors_on_a_line_each_and_exits_with_2(raw, capsys):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (["--fit", "bucket"], "crop or pad"),
+        (["--fit", "bucket"], "crop, pad or buckets"),
         (["--size", "100"], "multiple of 8"),
         (["--drop", "tiny,ugly"], "'ugly'"),
         (["--trigger", " "], "' '"),
@@ -193,6 +196,14 @@ def test_status_counts_the_trials_of_a_study_and_ranks_them(study_file, tmp_path
     assert main(["status", str(folder.root)]) == 0
 
 
+def test_a_study_that_is_named_by_its_folder_is_in_the_storage_around_it(study_file, tmp_path, monkeypatch):
+    folder = StudyFolder(tmp_path / "kept", "mine")
+    folder.root.mkdir(parents=True)
+    folder.write_study(load_study(study_file, {}), {})
+    monkeypatch.chdir(tmp_path)
+    assert find_study_folder(str(folder.root)).adapters == find_study_folder("kept/mine", "elsewhere").adapters == tmp_path / "kept" / "adapters"
+
+
 def test_status_of_an_unknown_study_names_the_known_ones(study_file, tmp_path, capsys):
     folder = StudyFolder(tmp_path, "mine")
     folder.root.mkdir()
@@ -220,3 +231,79 @@ def test_class_images_that_cannot_be_made_are_one_line(tmp_path, capsys):
     assert "must not be empty" in error_of(capsys, "class-images", "embedded:base", tmp_path / "new", "--prompt", "")
     assert "`steps`" in error_of(capsys, "class-images", "embedded:base", tmp_path / "new", "--prompt", "a woman", "--steps", "0")
     assert not (tmp_path / "new").exists()
+
+
+# -- resume --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def resumable(tmp_path, monkeypatch):
+    """A study that was launched from a folder of its own with --set, and what `resume` would run: recorded, not run."""
+    started = []
+    monkeypatch.setattr("sweep.launch_commands._run", lambda study, storage, options, **_: started.append((study, storage, options, os.getcwd())))
+    where = tmp_path / "where it was launched"
+    where.mkdir()
+    (where / "mine.py").write_text(STUDY.replace("samples=5", "samples=len(__file__)"))
+    study = load_study(where / "mine.py", {"samples": "7", "caption": "v1"})
+    folder = StudyFolder(tmp_path / "sweeps", "mine")
+    folder.root.mkdir(parents=True)
+    folder.write_study(study, {})
+    options = {"device": "cpu", "pack_size": 3, "compile": True, "gradient_checkpointing": False}
+    LaunchLog(folder.launches, "a", Request(dict(study.overrides), options, str(where / "mine.py"), str(where))).end("interrupted")
+    return folder, started
+
+
+def test_a_resume_asks_for_what_the_last_launch_asked_for(resumable, tmp_path, monkeypatch):
+    folder, started = resumable
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume", "mine", "--storage", "sweeps"]) == 0
+    study, storage, options, directory = started[0]
+    assert (study.name, study.samples, study.fixed["caption"], storage) == ("mine", 7, "v1", tmp_path / "sweeps")
+    assert options == {"device": "cpu", "pack_size": 3, "compile": True, "gradient_checkpointing": False}
+    assert directory == str(tmp_path / "where it was launched") and os.getcwd() == str(tmp_path)
+    assert folder.require_comparable(study, {}) == []
+
+
+def test_a_resume_may_extend_the_study_and_name_a_new_version(resumable, tmp_path, capsys):
+    folder, started = resumable
+    assert main(["resume", str(folder.root), "--samples", "9", "--set", "study_seed=3", "--device", "auto", "--pack-size", "2"]) == 0
+    study, _, options, _ = started[0]
+    assert (study.samples, study.study_seed, options["device"], options["pack_size"]) == (9, 3, "auto", 2)
+    assert {verdict[0] for verdict in folder.require_comparable(study, {})} == {"samples", "study_seed"}
+    assert main(["resume", "mine", "--name", "mine-2", "--set", "rank=4", "--storage", str(tmp_path / "sweeps")]) == 0
+    assert started[1][0].name == "mine-2" and not StudyFolder(tmp_path / "sweeps", "mine-2").exists
+
+
+def test_a_file_that_has_changed_since_is_said_and_not_used_and_one_that_is_gone_is_not_missed(resumable, tmp_path, capsys):
+    folder, started = resumable
+    original = tmp_path / "where it was launched" / "mine.py"
+    original.write_text("raise KeyError")
+    assert main(["resume", str(folder.root)]) == 0 and "has changed since" in capsys.readouterr().out
+    original.unlink()
+    assert main(["resume", str(folder.root)]) == 0 and capsys.readouterr().out == "" and started[1][0].samples == 7
+
+
+def test_resume_ends_a_pause_and_refuses_what_runs(resumable, capsys):
+    folder, started = resumable
+    with folder.held("b"):
+        assert "is running" in error_of(capsys, "resume", folder.root)
+        assert main(["pause", str(folder.root)]) == 0
+        assert "samples would change" in error_of(capsys, "resume", folder.root, "--samples", "9")
+        assert main(["resume", str(folder.root)]) == 0
+        assert '"paused": false' in folder.control.read_text() and started == []
+
+
+def test_what_would_mix_records_is_refused_with_all_that_changed_and_a_name_that_is_free(study_file, tmp_path, capsys):
+    folder = StudyFolder(tmp_path, "mine")
+    folder.root.mkdir()
+    (tmp_path / "mine-2").mkdir()
+    old = {**load_study(study_file, {"steps": "7", "subject": "another"}).describe(), "numerics": 0}
+    folder.description.write_text(json.dumps(old))
+    line = error_of(capsys, "launch", study_file, "--storage", tmp_path)
+    assert all(f"`{field}`" in line for field in ("subject", "fixed.steps", "numerics")) and "--name mine-3" in line
+
+
+def test_a_shell_completes_commands():
+    asked = {**os.environ, "_SWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "sweep con", "COMP_CWORD": "1"}
+    said = subprocess.run([sys.executable, "-m", "sweep"], env=asked, capture_output=True, text=True, check=False).stdout
+    assert said.split() == ["confirm"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sweep.device import PackDevice
+from sweep.errors import DeviceLostError
 from sweep.messages import EvaluationOrder, TrainingOrder
 from trainables.config import EvalConfig, TrainConfig, pack_signature
 from trainables.errors import ConfigError
@@ -64,9 +65,9 @@ def test_a_training_is_saved_scored_and_continued_from_its_last_state(new_device
     assert later.start(order("k", config, 1, 2, 3)).epoch == 2
     assert [r.epoch for r in train_to(later, 3).values()] == [3]
     alone = new_device()
-    alone.start(order("other key, same config", config, 3))
+    alone.start(order("other-key-same-config", config, 3))
     train_to(alone, 2)
-    assert all(torch.equal(a, alone._packs[0].adapter("other key, same config").layers[p][0]) for p, (a, _) in final.layers.items())
+    assert all(torch.equal(a, alone._packs[0].adapter("other-key-same-config").layers[p][0]) for p, (a, _) in final.layers.items())
 
 
 def test_arrivals_wait_for_the_boundary_and_then_run_beside_the_others(new_device, config):
@@ -140,10 +141,12 @@ def test_a_pack_that_fails_is_told_of_and_the_others_go_on(new_device, config, m
     device.start(order("alone", config, 1))
     device.start(order("wrong", dataclasses.replace(config, batch=3), 1))
     device.start(order("fine", dataclasses.replace(config, batch=1), 1))
-    reasons = {}
+    reasons, lost = {}, {}
     while len(device.held) > 1:
-        reasons |= {report.key: report.failed for report in device.advance() if report.failed}
-    assert "must fit the memory" in reasons["alone"] and "smaller batch" in reasons["alone"]
+        for report in device.advance():
+            reasons |= {report.key: report.failed} if report.failed else {}
+            lost |= {report.key: report.lost} if report.lost else {}
+    assert lost.keys() == {"alone"} and "must fit the memory" in lost["alone"] and "smaller batch" in lost["alone"]
     assert reasons["wrong"] == "RuntimeError: shapes do not fit"
     assert device.held == ("fine",) and train_to(device, 1)["fine"].epoch >= 1
 
@@ -168,12 +171,36 @@ def test_a_training_that_cannot_be_let_in_fails_alone(new_device, config, monkey
     assert train_to(device, 2)["early"].failed is None
 
 
-def test_an_adapter_that_cannot_be_read_fails_its_evaluation_alone(new_device, config, model, subject):
+def test_an_adapter_that_cannot_be_read_loses_its_evaluation_alone(new_device, config, model, subject):
     device = new_device()
     evaluation = EvalConfig(infer_model=model, steps=1, images_per_prompt=1)
-    orders = [EvaluationOrder("gone", "no such training", 1, evaluation, subject), EvaluationOrder("control", None, 0, evaluation, subject)]
+    orders = [EvaluationOrder("gone", "no-such-training", 1, evaluation, subject), EvaluationOrder("control", None, 0, evaluation, subject)]
     found = {image_set.key: image_set for image_set in device.evaluate(orders)}
-    assert "must be stored" in found["gone"].error and found["control"].error is None and found["control"].images is not None
+    assert "must be stored" in found["gone"].lost and found["gone"].error is None
+    assert found["control"].lost is found["control"].error is None and found["control"].images is not None
+
+
+def test_a_damaged_state_is_passed_over_for_the_one_before(new_device, config, tmp_path):
+    device = new_device()
+    device.start(order("k", config, 1, 2, 3))
+    train_to(device, 2, save=(1, 2))
+    wanted = train_to(device, 3)["k"].mean_loss
+    device.stop("k")
+    (tmp_path / "adapters" / "k" / "epoch-00002" / "state.safetensors").write_bytes(b"half of it")
+    again = new_device()
+    assert again.start(order("k", config, 3)).epoch == 1
+    assert train_to(again, 3)["k"].mean_loss == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_device_that_answers_no_more_ends_its_worker_and_blames_no_training(new_device, config, monkeypatch):
+    def gone(pack, draws, k):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
+
+    monkeypatch.setattr(Pack, "_step", gone)
+    device = new_device()
+    device.start(order("k", config, 1))
+    with pytest.raises(DeviceLostError, match="answers no more: CUDA error: an illegal"):
+        device.advance()
 
 
 def test_a_training_that_cannot_start_leaves_no_trace(new_device, config):

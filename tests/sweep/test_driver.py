@@ -5,7 +5,7 @@ import math
 import pytest
 from ray import tune
 
-from sweep.driver import Driver, run_here
+from sweep.driver import MAX_PROCESSES, Driver, run_here
 from sweep.errors import StudyError
 from sweep.keys import Keys
 from sweep.messages import Answer, Outcome
@@ -222,14 +222,17 @@ def test_at_concurrency_1_an_interrupted_study_ends_as_an_uninterrupted_one():
     assert summary(resumed) == summary(whole)
 
 
-def test_a_lost_process_fails_its_trial_and_a_relaunch_tries_it_again():
-    bench = Bench(a_study(samples=3))
-    driver, pool, _ = bench.prepare()
-    driver.fill()
-    driver.lost("t0001")
-    assert driver.trials["t0001"].reason.startswith("lost") and pool.next_rung("t0001", 0).kind == "failed"
-    driver.end_all()
-    assert {t.state for t in bench.launch().trials.values()} <= {COMPLETE, PRUNED}
+def test_a_trial_whose_process_is_lost_has_another_and_after_some_of_them_does_without():
+    driver, pool, worker = Bench(a_study(samples=1, early_stopping=None), max_concurrent=1).prepare()
+    for _ in range(MAX_PROCESSES):
+        assert driver.next_to_run() == "t0000"
+        driver.attend("t0000")
+        driver.lost("t0000")
+    assert driver.next_to_run() is None and driver.trials["t0000"].state == RUNNING
+    while not driver.finished:
+        driver.hear_unattended(pool.answers())
+        worker.turn()
+    assert driver.trials["t0000"].state == COMPLETE
 
 
 def test_the_baseline_is_never_stopped_early():
@@ -347,3 +350,143 @@ def test_a_trial_survives_its_row(tmp_path, state):
     wanted = next(t for t in driver.trials.values() if t.state == state)
     read = trial_of_row(next(row for row in bench.rows() if row["trial"] == wanted.id))
     assert (read.configuration, read.rungs, read.state, read.number) == (wanted.configuration, wanted.rungs, state, wanted.number)
+
+
+# -- pause, stop at rungs, limits ----------------------------------------------------------------------------------------
+
+
+def listed_study(**changes) -> Study:
+    """Eight trainings of their own, none of which is stopped early."""
+    return a_study(space={}, rows=[{"rank": 2**i} for i in range(8)], samples=None, **changes)
+
+
+def turned(driver, pool, worker, *, times: int) -> None:
+    """So many turns of the worker, each after the trials have asked for their rungs."""
+    for _ in range(times):
+        for trial in driver.live:
+            driver.hear(trial.id, pool.next_rung(trial.id, trial.epochs))
+        worker.turn()
+
+
+def under_way(driver, pool) -> list[str]:
+    trainings = pool.snapshot()["trials"]
+    return [t.id for t in driver.live if t.id in trainings and (trainings[t.id]["worker"] or trainings[t.id]["epoch"] > t.epochs)]
+
+
+def test_a_pause_lets_the_rungs_under_way_finish_and_then_nothing_trains_until_it_ends():
+    bench = Bench(listed_study(), n_slots=2)
+    driver, pool, worker = bench.prepare()
+    driver.fill()
+    turned(driver, pool, worker, times=2)
+    driver.pause(under_way(driver, pool))
+    turned(driver, pool, worker, times=30)
+    epochs = {trial.id: trial.epochs for trial in driver.live}
+    n_advanced = len([event for event in bench.device.log if event[0] == "advance"])
+    assert len(epochs) == 4 and sorted(epochs.values()) == [0, 0, 3, 3] and bench.device.held == ()
+    turned(driver, pool, worker, times=30)
+    assert len([event for event in bench.device.log if event[0] == "advance"]) == n_advanced and len(driver.trials) == 4
+    assert not driver.finished and driver.next_to_run() is None
+    driver.go_on()
+    run_here(driver, pool, worker.turn)
+    assert {trial.state for trial in driver.trials.values()} == {COMPLETE} and len(driver.trials) == 8
+    assert [e for e in bench.device.log if e[0] == "start" and e[2] == 3], "what was held went on from its last adapter"
+
+
+def test_at_concurrency_1_a_paused_study_ends_as_one_that_was_not():
+    whole = Bench(a_study(), max_concurrent=1).launch()
+    driver, pool, worker = Bench(a_study(), max_concurrent=1).prepare()
+    driver.fill()
+    for _ in range(4):
+        turned(driver, pool, worker, times=7)
+        driver.pause(under_way(driver, pool))
+        turned(driver, pool, worker, times=7)
+        driver.go_on()
+    run_here(driver, pool, worker.turn)
+    summary = lambda driver: {t.id: (t.configuration, t.state, t.rungs, t.shared_epochs) for t in driver.trials.values()}  # noqa: E731
+    assert summary(driver) == summary(whole)
+
+
+def test_a_process_that_was_told_to_go_when_its_trial_was_held_neither_fails_nor_ends_it():
+    driver, pool, worker = Bench(a_study(samples=1), max_concurrent=1).prepare()
+    assert driver.next_to_run() == "t0000"
+    driver.attend("t0000")
+    driver.pause()
+    late = pool.next_rung("t0000", 0)
+    assert late.kind == "failed"
+    driver.go_on()
+    assert driver.next_to_run() is None  # the old process is still there
+    assert not driver.hear("t0000", late) and driver.trials["t0000"].state == RUNNING
+    driver.lost("t0000")
+    assert driver.trials["t0000"].state == RUNNING and driver.next_to_run() == "t0000"
+
+
+def test_a_stop_at_rungs_ends_what_is_under_way_at_its_next_rung_and_the_rest_at_once():
+    driver, pool, worker = Bench(listed_study(), n_slots=2).prepare()
+    driver.fill()
+    turned(driver, pool, worker, times=2)
+    driver.wind_down("interrupted by `sweep stop`", under_way(driver, pool))
+    assert len(driver.live) == 2
+    turned(driver, pool, worker, times=30)
+    assert driver.finished and driver.live == [] and len(driver.trials) == 4
+    assert sorted(trial.epochs for trial in driver.trials.values()) == [0, 0, 3, 3]
+    assert {(trial.state, trial.reason) for trial in driver.trials.values()} == {(FAIL, "interrupted by `sweep stop`")}
+
+
+def test_a_stop_during_a_pause_ends_what_is_held_at_once():
+    driver, pool, worker = Bench(a_study()).prepare()
+    driver.fill()
+    driver.pause()
+    driver.wind_down("interrupted", under_way(driver, pool))
+    assert driver.finished and {trial.state for trial in driver.trials.values()} == {FAIL}
+
+
+def test_limits_change_while_a_study_runs():
+    bench = Bench(a_study(samples=3), max_concurrent=1)
+    driver, pool, worker = bench.prepare()
+    driver.fill()
+    driver.change_limits({"samples": 7, "max_concurrent": 3})
+    assert len(driver.live) == 3 and driver.n_trials == 7
+    run_here(driver, pool, worker.turn)
+    assert len(driver.trials) == 7
+    with pytest.raises(StudyError, match="samples.*0"):
+        driver.change_limits({"samples": 0})
+    assert driver.study.samples == 7
+
+
+def test_fewer_samples_end_a_study_when_its_live_trials_have_ended():
+    driver, pool, worker = Bench(a_study(samples=16), max_concurrent=4).prepare()
+    driver.fill()
+    driver.change_limits({"samples": 2})
+    run_here(driver, pool, worker.turn)
+    assert len(driver.trials) == 4 == driver.n_trials and {t.state for t in driver.trials.values()} <= {COMPLETE, PRUNED}
+
+
+def test_a_budget_that_is_raised_lets_further_trials_start():
+    now = [0.0]
+    driver, *_ = Bench(a_study(budget_hours=1), clock=lambda: now[0]).prepare()
+    driver.fill()
+    now[0] = 3601.0
+    driver.hear("t0000", Answer("failed", reason="training diverged"))
+    assert len(driver.live) == 3 and "budget of 1 hours" in driver.stopping
+    driver.change_limits({"budget_hours": 2})
+    assert driver.stopping is None and len(driver.live) == 4
+
+
+def test_a_budget_of_gpu_hours_counts_what_all_launches_have_used():
+    from types import SimpleNamespace
+
+    usage = SimpleNamespace(hours=0.0, gpu_hours=2.5)
+    study = a_study(budget_gpu_hours=2)
+    driver = Driver(study, Keys(study, FakeContent()), Searcher(study), Asha((), None), Pool(), MemoryRecords(), max_concurrent=4, usage=usage)
+    driver.fill()
+    assert driver.trials == {} and driver.stopping == "the budget of 2 GPU hours is used up" and driver.finished
+
+
+def test_a_launch_that_another_has_replaced_writes_no_further_row():
+    bench = Bench(a_study())
+    driver, *_ = bench.prepare()
+    driver.fill()
+    rows = [dict(row) for row in bench.rows()]
+    driver.abandon(StudyError("taken over"))
+    driver.end_all()
+    assert bench.rows() == rows and driver.finished and "taken over" in str(driver.fatal)

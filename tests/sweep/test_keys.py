@@ -44,6 +44,12 @@ def test_shuffling_captions_without_tags_is_the_training_without_and_a_launch_sa
     assert Keys(Study(subject=str(folder / "subject"), space={"caption": tune.choice(["v1", "v2"])})).idle_tags() == []
 
 
+def test_buckets_are_another_training_only_where_an_image_is_not_square(folder):
+    assert key_of(folder, buckets=True) == key_of(folder)
+    Image.new("RGB", (80, 48), "blue").save(folder / "subject" / "1.png")
+    assert key_of(folder, buckets=True) != key_of(folder)
+
+
 def test_a_mask_is_in_the_keys_of_trainings_that_weigh_it(folder):
     plain = key_of(folder, caption="v2")
     write_mask(folder, 255)

@@ -63,6 +63,18 @@ def test_the_plan_says_which_trainings_share_a_pack_and_which_train_alone():
     assert "one training: it runs alone" in make_plan(Study(rows=rows[:2])).notes[-1]
     mixed = make_plan(Study(rows=[*rows, {"rank": 4, "guidance": 2.0, "batch": 4}])).notes[-1]
     assert mixed == "Packs hold trainings of one batch; together: 2 with batch=2, alone: batch=4."
+    layers = make_plan(Study(rows=[*rows, {"rank": 4, "targets": "attention+ff"}, {"rank": 4, "train_text_encoder": True}])).notes[-1]
+    assert layers.startswith("Packs hold trainings of one targets, train_text_encoder; together: 2 with targets=attention, train_text_encoder=False")
+    assert "alone: targets=attention+ff, train_text_encoder=False; targets=attention, train_text_encoder=True" in layers
+
+
+def test_the_plan_says_what_a_text_encoder_in_training_switches_off():
+    def notes(**fixed):
+        return [note for note in make_plan(Study(rows=[{"rank": 4}], fixed=fixed)).notes if note.startswith("train_text_encoder")]
+
+    assert notes() == notes(text_encoder_learning_rate=1e-4) == []
+    (note,) = notes(train_text_encoder=True)
+    assert "in each training step" in note and "Latents are still computed once" in note
 
 
 def test_the_plan_says_what_training_parameters_switch_off_or_cost():

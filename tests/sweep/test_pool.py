@@ -2,9 +2,10 @@
 
 import pytest
 
-from sweep.attempts import MAX_LOSSES
+from sweep.attempts import ELSEWHERE_S, MAX_LOSSES
 from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Rung, Subscription, Sync, TrainingReport
 from sweep.pool import Pool
+from tests.sweep.fakes import FakeClock
 from trainables.config import EvalConfig, TrainConfig
 
 
@@ -282,26 +283,131 @@ def test_epochs_read_from_the_store_are_shared():
     assert pool.snapshot()["epochs_trained"] == 0
 
 
+# -- what is lost --------------------------------------------------------------------------------------------------------
+
+
 def test_a_lost_workers_trainings_and_evaluations_go_to_another_worker():
-    pool = Pool()
+    pool = Pool(clock=(clock := FakeClock()))
     pool.subscribe(subscription("t0", "A"))
     pool.sync("w1", held())
     orders = pool.sync("w1", held("A", trainings=(reached("A", 3, 3),)))
     assert orders.evaluate
     pool.worker_lost("w1")
+    assert pool.sync("w2", held()) == Orders()  # not at once: whatever ended it may still be there
+    clock.sleep(2)
     orders = pool.sync("w2", held())
     assert started(orders) == {"A": (6,)} and [order.key for order in orders.evaluate] == ["A@3/e"]
+    assert orders.start[0].lost_by == ("w1",)
 
 
-def test_a_training_whose_worker_is_lost_too_often_fails():
-    pool = Pool()
+def test_what_went_with_its_whole_node_is_tried_again_at_once_however_often():
+    pool = Pool(clock=FakeClock())
     pool.subscribe(subscription("t0", "A"))
-    for i in range(MAX_LOSSES):
-        assert pool.next_rung("t0", 0).kind == "wait"
+    for i in range(2 * MAX_LOSSES):
         assert pool.sync(f"w{i}", held()).start
-        pool.worker_lost(f"w{i}")
+        pool.worker_lost(f"w{i}", "its node is gone", counts=False)
+    assert pool.next_rung("t0", 0).kind == "wait"
+
+
+def test_a_training_that_is_lost_too_often_fails_with_the_last_reason():
+    pool = Pool(clock=(clock := FakeClock()))
+    pool.subscribe(subscription("t0", "A"))
+    waits = []
+    for i in range(MAX_LOSSES):
+        began = clock.now
+        while not pool.sync(f"w{i}", held()).start:
+            clock.sleep(1)
+        waits.append(clock.now - began)
+        assert pool.next_rung("t0", 0).kind == "wait"
+        pool.worker_lost(f"w{i}", f"signal {i}")
     answer = pool.next_rung("t0", 0)
-    assert answer.kind == "failed" and f"lost {MAX_LOSSES} times" in answer.reason
+    assert answer.kind == "failed" and answer.reason == f"lost: tried {MAX_LOSSES} times, the last time: signal {MAX_LOSSES - 1}"
+    assert waits == [0, 2, 8, 32]
+
+
+def test_losses_count_no_more_once_something_new_is_stored():
+    pool = Pool(clock=(clock := FakeClock()))
+    pool.subscribe(subscription("t0", "A", epochs := tuple(range(1, 9))))
+    for epoch in epochs[:-1]:
+        for i in range(2):
+            clock.sleep(100)
+            assert pool.sync(f"w{epoch}.{i}", held(image_sets=0)).start
+            if i:
+                pool.sync(f"w{epoch}.{i}", held("A", image_sets=0, trainings=(reached("A", epoch, epoch),)))
+            pool.worker_lost(f"w{epoch}.{i}")
+    assert pool.next_rung("t0", 0).kind == "wait"
+
+
+def test_what_a_device_lost_is_kept_for_another_one_for_a_while():
+    pool = Pool(clock=(clock := FakeClock()))
+    for worker in ("w1", "w2"):
+        pool.sync(worker, held(device=f"GPU of {worker}"))
+    pool.subscribe(subscription("t0", "A"))
+    assert started(pool.sync("w1", held(device="GPU of w1"))) == {"A": (3, 6)}
+    pool.sync("w1", held(device="GPU of w1", trainings=(TrainingReport("A", 0, lost="out of memory"),)))
+    clock.sleep(3)
+    assert pool.sync("w1", held(device="GPU of w1")).start == ()
+    assert started(pool.sync("w2", held(device="GPU of w2"))) == {"A": (3, 6)}
+    pool.sync("w2", held(device="GPU of w2", trainings=(TrainingReport("A", 0, lost="out of memory"),)))
+    clock.sleep(9)
+    assert pool.sync("w1", held(device="GPU of w1")).start, "every device has lost it"
+
+
+def test_what_a_device_lost_comes_back_to_it_where_no_other_one_takes_it():
+    pool = Pool(clock=(clock := FakeClock()))
+    pool.sync("w2", Sync(ready=False))  # never gets ready
+    pool.subscribe(subscription("t0", "A"))
+    assert pool.sync("w1", held()).start
+    pool.sync("w1", held(trainings=(TrainingReport("A", 0, lost="out of memory"),)))
+    clock.sleep(2 + ELSEWHERE_S - 1)
+    assert pool.sync("w1", held()).start == ()
+    clock.sleep(1)
+    assert pool.sync("w1", held()).start
+
+
+def test_the_last_attempt_is_made_alone_so_that_it_takes_no_other_along():
+    pool = Pool(clock=(clock := FakeClock()))
+    pool.subscribe(subscription("t0", "A"))
+    pool.subscribe(subscription("t1", "B"))
+    for i in range(MAX_LOSSES - 1):
+        clock.sleep(100)
+        assert started(pool.sync(f"w{i}", held())).keys() == {"A", "B"}
+        pool.worker_lost(f"w{i}")
+    clock.sleep(100)
+    assert started(pool.sync("w", held())).keys() == {"A"}
+    assert pool.sync("w", held("A")).start == ()
+    pool.subscribe(subscription("t2", "C"))
+    assert pool.sync("w", held("A")).start == ()
+    pool.worker_lost("w")
+    assert pool.next_rung("t0", 0).kind == "failed" and pool.next_rung("t1", 0).kind == "wait"
+    assert started(pool.sync("x", held())).keys() == {"C"}
+    pool.release("t2")
+    assert started(pool.sync("x", held())).keys() == {"B"}
+
+
+def test_a_lost_evaluation_is_tried_again_and_the_last_time_alone():
+    pool = Pool(clock=(clock := FakeClock()))
+    orders = [EvaluationOrder(key, None, 0, EvalConfig(), "embedded:subject") for key in ("a", "b")]
+    pool.request(orders)
+    for _ in range(MAX_LOSSES - 1):
+        given = pool.sync("w", held()).evaluate
+        assert given == tuple(orders)
+        pool.sync("w", held(evaluations=tuple(EvaluationReport(order.key, lost="out of memory") for order in given)))
+        clock.sleep(100)
+    assert pool.sync("w", held()).evaluate == (orders[0],)
+    pool.sync("w", held(evaluations=(EvaluationReport("a", lost="out of memory"),)))
+    assert "tried 4 times, the last time: out of memory" in pool.outcome("a").error
+    assert pool.sync("w", held()).evaluate == (orders[1],)
+
+
+def test_a_worker_that_was_cut_off_is_told_to_end_and_what_it_says_is_not_taken():
+    pool = Pool(clock=FakeClock())
+    pool.subscribe(subscription("t0", "A"))
+    pool.sync("w1", held())
+    pool.worker_lost("w1", counts=False)
+    assert pool.sync("w2", held()).start
+    assert pool.sync("w1", held(trainings=(TrainingReport("A", 1, failed="no such layer"),))).closed
+    assert pool.next_rung("t0", 0).kind == "wait" and "w1" not in pool.snapshot()["workers"]
 
 
 def test_the_control_is_scored_with_the_first_rungs_or_by_an_idle_worker():

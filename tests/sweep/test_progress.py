@@ -26,6 +26,8 @@ def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True) -> SimpleName
         started_now={t.id for t in trials} if now else set(),
         n_trials=n_trials,
         controls={"c"},
+        stopping=None,
+        paused=False,
     )
 
 
@@ -112,3 +114,18 @@ def test_replicated_trials_show_means_over_their_seeds_and_the_spread_of_the_obj
     console = Console(file=io.StringIO(), width=120)
     console.print(ranked_table([row]))
     assert "0.5000 ± 0.1414" in console.file.getvalue()
+
+
+def test_a_pause_a_stop_and_a_budget_that_is_used_up_are_told_once_each():
+    clock, console = FakeClock(), Console(file=io.StringIO(), width=140)
+    view, driver = Progress(console, clock=clock), a_driver(a_trial(0))
+    for paused, stopping in ((False, None), (True, None), (False, None), (False, "the budget of 1 hours is used up"), (False, "interrupted")):
+        driver.paused, driver.stopping = paused, stopping
+        for _ in range(3):
+            view.update(driver, {})
+    driver.live = []
+    view.update(driver, {})
+    said = [line.split("  ", 1)[1] for line in console.file.getvalue().splitlines() if "1 running of 10" not in line]
+    assert [line.split(";")[0] for line in said if line.split(" ")[0] in ("paused", "going", "the", "interrupted:", "paused;")] == [
+        "paused", "going on", "the budget of 1 hours is used up: the trials that run are finished", "interrupted: the rungs under way are finished",
+    ]  # fmt: skip

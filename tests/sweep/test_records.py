@@ -115,7 +115,8 @@ def test_writing_twice_is_writing_once_before_and_after_compaction(records):
     assert len(records.evaluations()) == 2 and records.evaluation("e0")["lpips"] == 0.7 and len(records.images()) == 6
     records.compact()
     assert records.evaluation("e0")["lpips"] == 0.7 and records.evaluation("e1")["lpips"] == 0.5
-    assert parts_of(records, EVALUATIONS) == ["compact-000002.parquet"]
+    (part,) = parts_of(records, EVALUATIONS)
+    assert part.startswith("compact-000002-")
 
 
 def test_compaction_changes_no_table(records):

@@ -1,6 +1,7 @@
 """The same study twice, with real training on a tiny model: what comes out a second time, to the last bit or to what tolerance."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 from ray import tune
@@ -9,11 +10,12 @@ from sweep.device import PackDevice
 from sweep.driver import Driver, run_here
 from sweep.keys import Keys
 from sweep.pool import Pool
-from sweep.records import EVALUATIONS, IMAGES, Records, as_rows
+from sweep.records import EVALUATIONS, IMAGES, TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import Searcher
 from sweep.study import Epochs, Objective, Study
-from sweep.worker import Worker
+from sweep.trial_rows import past_of, trial_of_row
+from sweep.worker import Worker, known_outcomes
 
 TIMES = ("seconds_generate", "seconds_score", "created_at")
 
@@ -35,13 +37,21 @@ def study(model, subject) -> Study:
 
 
 def launched(study: Study, storage, *, max_concurrent: int) -> tuple[Driver, Records]:
-    records, pool = Records(storage / "s"), Pool()
+    driver, pool, turn = made(study, storage, max_concurrent=max_concurrent)
+    run_here(driver, pool, turn)
+    return driver, Records(storage / "s")
+
+
+def made(study: Study, storage, *, max_concurrent: int) -> tuple[Driver, Pool, Callable[[], bool]]:
+    """A launch over what the storage holds: its driver, its pool, and a turn of its worker."""
+    records = Records(storage / "s")
+    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+    pool = Pool(known_outcomes(records))
     device = PackDevice(device="cpu", n_threads=2, adapters=storage / "adapters", n_slots=max_concurrent, backbones=study.backbones)
     device.open()
-    asha = Asha(study.rungs, study.reduction_factor)
-    driver = Driver(study, Keys(study), Searcher(study), asha, pool, records, max_concurrent=max_concurrent)
-    run_here(driver, pool, Worker("w", pool, device, records, objective=study.objective, sleep=lambda seconds: None).turn)
-    return driver, records
+    searcher, asha = Searcher(study, past=[past_of(trial) for trial in past]), Asha(study.rungs, study.reduction_factor)
+    driver = Driver(study, Keys(study), searcher, asha, pool, records, max_concurrent=max_concurrent, past=past)
+    return driver, pool, Worker("w", pool, device, records, objective=study.objective, sleep=lambda seconds: None).turn
 
 
 def rows_of(records: Records) -> tuple[list[dict], list[dict]]:
@@ -73,3 +83,22 @@ def test_a_configuration_has_the_same_numbers_whatever_ran_beside_it(study, tmp_
         assert [value for _, value, _ in a.rungs] == pytest.approx([value for _, value, _ in b.rungs], rel=2e-3)
         assert [key for *_, key in a.rungs] == [key for *_, key in b.rungs]
 
+
+
+def test_a_killed_study_goes_on_with_its_optimiser_states_to_the_same_numbers(study, tmp_path):
+    rows = [{"rank": 2, "learning_rate": 1e-3, "guidance": 1.5}, {"rank": 4, "learning_rate": 5e-3, "guidance": 4.0}]
+    listed = dataclasses.replace(study, space={}, samples=None, rows=rows)
+    whole, whole_records = launched(listed, tmp_path / "whole", max_concurrent=2)
+    driver, pool, turn = made(listed, tmp_path / "cut", max_concurrent=2)
+    driver.fill()
+    while not all(trial.epochs == 1 for trial in driver.live):  # both stand at their first rung of two
+        for trial in driver.live:
+            driver.hear(trial.id, pool.next_rung(trial.id, trial.epochs))
+        turn()
+    for lease in (tmp_path / "cut").rglob(".lease"):  # a process that is killed holds none
+        lease.unlink()
+    driver, pool, turn = made(listed, tmp_path / "cut", max_concurrent=2)
+    run_here(driver, pool, turn)
+    assert pool.snapshot()["epochs_trained"] == 2 * 2, "epochs 2 and 3 of both: they go on from epoch 1"
+    assert {t.id: t.rungs for t in driver.trials.values()} == {t.id: t.rungs for t in whole.trials.values()}
+    assert rows_of(Records(tmp_path / "cut" / "s")) == rows_of(whole_records)

@@ -4,12 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 
+from sweep.control import AT_RUNGS, ask
+from sweep.errors import StudyError
+from sweep.folder import StudyFolder
+from sweep.launches import read_launches
 from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, PRUNED
 from sweep.study import Epochs, Study
@@ -49,28 +53,68 @@ def test_a_study_ends_with_every_trial_ended_and_survives_the_loss_of_its_worker
     assert again.started_now == {"t0010"} and len(again.trials) == 11
 
 
+PROGRAM = """
+import sys
+from pathlib import Path
+from sweep.keys import Keys
+from sweep.runner import Launch, launch
+from tests.sweep.fakes import FakeContent, FakeDeviceMaker
+from tests.sweep.test_runner import a_study
+
+class View:
+    def phase(self, text): pass
+    def update(self, driver, snapshot):
+        if any(trial.rungs for trial in driver.trials.values()): print("scored", flush=True)
+
+study = a_study(samples=12)
+how = Launch(Path(sys.argv[1]), make_device=FakeDeviceMaker(epoch_s=float(sys.argv[2])), keys=Keys(study, FakeContent()), view=View(), max_concurrent=2)
+driver, _ = launch(study, how)
+print("stopping", driver.stopping, flush=True)
+"""
+
+
+def started(tmp_path, *, epoch_s: float) -> subprocess.Popen:
+    """A launch in a process group of its own, once it has scored something."""
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(epoch_s)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline().strip() == "scored"
+    return process
+
+
+def until(condition, *, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_study_is_paused_resumed_limited_and_stopped_through_its_folder(tmp_path):
+    process, folder = started(tmp_path, epoch_s=0.1), StudyFolder(tmp_path, "s")
+    state = lambda: read_launches(folder.launches).entries[-1].state  # noqa: E731
+    rows = lambda: as_rows(Records(folder.root).trials(), TRIALS)  # noqa: E731
+    with pytest.raises(StudyError, match="s is in use by process .* --name s-2"), folder.held():
+        pass
+    ask(folder, paused=True)
+    until(lambda: state() == "paused")
+    time.sleep(3)  # the rungs under way
+    n_rows = len(rows())
+    time.sleep(2)
+    assert len(rows()) == n_rows and process.poll() is None
+    ask(folder, paused=False, limits={"samples": 200})
+    until(lambda: len(rows()) > n_rows and folder.read_description()["samples"] == 200)
+    ask(folder, stop=AT_RUNGS)
+    output, _ = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == "stopping interrupted by `sweep stop`" == f"stopping {state()}" and folder.holder is None
+    latest = as_rows(Records(folder.root).latest_trials(), TRIALS)
+    assert {row["reason"] for row in latest if row["state"] == "FAIL"} == {"interrupted by `sweep stop`"}
+    assert {row["state"] for row in latest} <= {COMPLETE, PRUNED, "FAIL"}
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder.journal)))
+    assert "RUNNING" not in {trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_end_every_trial_and_say_so(tmp_path, number):
-    program = textwrap.dedent(f"""
-        import sys
-        from pathlib import Path
-        from sweep.keys import Keys
-        from sweep.runner import Launch, launch
-        from tests.sweep.fakes import FakeContent, FakeDeviceMaker
-        from tests.sweep.test_runner import a_study
-
-        class View:
-            def phase(self, text): pass
-            def update(self, driver, snapshot):
-                if any(trial.rungs for trial in driver.trials.values()): print("scored", flush=True)
-
-        study = a_study(samples=12)
-        how = Launch(Path({str(tmp_path)!r}), make_device=FakeDeviceMaker(epoch_s=0.5), keys=Keys(study, FakeContent()), view=View(), max_concurrent=2)
-        driver, _ = launch(study, how)
-        print("stopping", driver.stopping, flush=True)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout.readline().strip() == "scored"
+    process = started(tmp_path, epoch_s=0.5)
     sent_at = time.monotonic()
     os.killpg(process.pid, number)  # as a terminal does, and timeout, and Slurm: to the whole group
     output, _ = process.communicate(timeout=60)

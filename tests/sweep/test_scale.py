@@ -37,6 +37,12 @@ def numbers(study: Study, row: int = 0) -> tuple:
     return train.learning_rate, rungs, evaluation.steps
 
 
+def test_the_text_encoders_learning_rate_is_scaled_with_the_other():
+    fixed = {"learning_rate": 5e-5, "text_encoder_learning_rate": 1e-5, "train_text_encoder": True}
+    train, *_ = at_scale(Study(rows=[{"rank": 4}], fixed=fixed, scales={"embedded": Scale(learning_rate=20)}), "embedded").split({})
+    assert (train.learning_rate, train.text_encoder_learning_rate) == (1e-3, 2e-4)
+
+
 def test_a_scale_multiplies_every_length_and_learning_rate_and_replaces_fixed_values(file):
     study = load_study(file)
     assert numbers(study) == (1e-3, (1, 2, 12), 20) and numbers(study, 1) == (2e-3, (1, 2, 4), 20)
@@ -72,6 +78,9 @@ def test_start_points_and_the_baseline_are_scaled_with_the_rest():
     space = {"learning_rate": tune.choice([1e-4])}
     with pytest.raises(StudyError, match="'embedded' multiplies `learning_rate`, but the study searches it"):
         at_scale(Study(space=space, scales={"embedded": Scale(learning_rate=2)}), "embedded")
+    with pytest.raises(StudyError, match="'embedded' multiplies `text_encoder_learning_rate`, but the study searches it"):
+        space = {"text_encoder_learning_rate": tune.choice([1e-5])}
+        at_scale(Study(space=space, fixed={"learning_rate": 1e-4}, scales={"embedded": Scale(learning_rate=2)}), "embedded")
     study = Study(rows=[{"epochs": 10}, {"epochs": 20}], baseline={"epochs": 20}, scales={"embedded": Scale(epochs=0.5)})
     assert [row.configuration["epochs"] for row in at_scale(study, "embedded").listed] == [10, 5]
 

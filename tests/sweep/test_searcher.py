@@ -203,3 +203,23 @@ def test_a_sampled_length_becomes_the_length_where_it_stopped_if_the_space_has_i
     suggestion = searcher.ask()
     searcher.finish(suggestion.trial, COMPLETE, value=0.5, epochs=stopped_at)
     assert in_optuna(tmp_path / "optuna.journal")[0].params["epochs"] == remembered
+
+
+def test_samples_can_be_raised_and_lowered_while_a_listed_study_runs():
+    rows = [{"rank": rank} for rank in (2, 4, 8, 16, 32)]
+    searcher = Searcher(Study(rows=rows, samples=2))
+    assert searcher.ask().configuration == {"rank": 2} and searcher.n_trials == 2
+    searcher.change(Study(rows=rows))
+    assert searcher.n_trials == 5
+    searcher.change(Study(rows=rows, samples=2))
+    assert searcher.ask().configuration == {"rank": 4} and searcher.exhausted and searcher.ask() is None and searcher.n_trials == 2
+    searcher.change(Study(rows=rows, samples=4))
+    assert [searcher.ask().configuration["rank"] for _ in range(2)] == [8, 16] and searcher.exhausted and searcher.n_trials == 4
+
+
+def test_an_unfinished_trial_is_tried_again_however_few_samples_are_wanted_later():
+    study = Study(space=SPACE, samples=5)
+    first = run(Searcher(study), n=3)
+    searcher = Searcher(study, past=past_of(first[:3], RUNNING))
+    searcher.change(Study(space=SPACE, samples=1))
+    assert [s.trial for s in run(searcher)] == ["t0000", "t0001", "t0002"] and searcher.n_trials == 3

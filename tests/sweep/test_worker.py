@@ -2,6 +2,8 @@
 
 import pytest
 
+from sweep.attempts import MAX_LOSSES
+from sweep.errors import DeviceLostError, PassingError
 from sweep.messages import EvaluationOrder, Orders, Rung, Subscription, TrainingReport
 from sweep.objective import Objective
 from sweep.pool import Pool
@@ -13,7 +15,8 @@ from trainables.errors import EvaluationFailed
 
 class Setup:
     def __init__(self, device: FakeDevice | None = None) -> None:
-        self.pool, self.device, self.records, self.clock = Pool(), device or FakeDevice(), MemoryRecords(), FakeClock()
+        self.device, self.records, self.clock = device or FakeDevice(), MemoryRecords(), FakeClock()
+        self.pool = Pool(clock=self.clock)
         self.worker = Worker("w", self.pool, self.device, self.records, clock=self.clock, sleep=self.clock.sleep)
 
     def subscribe(self, trial: str, key: str, *epochs: int, **config) -> None:
@@ -206,7 +209,7 @@ def test_an_evaluation_without_values_is_not_recorded_and_fails_its_trial():
     assert setup.pool.next_rung("t0", 0).reason == "3 of 20 pictures are black" and setup.records.rows == []
 
 
-def test_records_that_cannot_be_written_fail_the_trial_with_the_reason():
+def test_records_that_cannot_be_written_are_tried_again_and_at_last_fail_the_trial_with_the_reason():
     class Full(MemoryRecords):
         def append_evaluation(self, row, image_rows, pictures) -> None:
             raise OSError(28, "No space left on device")
@@ -214,19 +217,65 @@ def test_records_that_cannot_be_written_fail_the_trial_with_the_reason():
     setup = Setup()
     setup.worker.records = Full()
     setup.subscribe("t0", "A", 1)
-    setup.turns(6)
-    assert "No space left" in setup.pool.next_rung("t0", 0).reason
+    setup.turns(1000)
+    answer = setup.pool.next_rung("t0", 0)
+    assert answer.reason.startswith(f"lost: tried {MAX_LOSSES} times") and "No space left" in answer.reason
+    assert len(setup.events("evaluate")) == MAX_LOSSES and setup.clock.now >= 2 + 8 + 32
 
 
-def test_an_adapter_that_cannot_be_stored_fails_its_training():
+def test_an_evaluation_whose_record_could_not_be_written_for_a_while_is_scored_and_recorded_once():
+    class Away(MemoryRecords):
+        def append_evaluation(self, row, image_rows, pictures) -> None:
+            if setup.clock.now < 5:
+                raise OSError(5, "Input/output error")
+            super().append_evaluation(row, image_rows, pictures)
+
+    setup = Setup()
+    setup.worker.records = Away()
+    setup.subscribe("t0", "A", 1)
+    setup.turns(300)
+    assert setup.pool.next_rung("t0", 0).kind == "rung" and len(setup.worker.records.rows) == 1
+
+
+def test_an_adapter_that_cannot_be_stored_has_its_training_tried_again_and_at_last_fails_it():
     class Full(FakeDevice):
         def save(self, key: str) -> None:
             raise OSError(28, "No space left on device")
 
     setup = Setup(Full())
     setup.subscribe("t0", "A", 1)
-    setup.turns(6)
+    setup.turns(1000)
     assert "No space left" in setup.pool.next_rung("t0", 0).reason and setup.device.held == ()
+    assert len(setup.events("start")) == MAX_LOSSES
+
+
+@pytest.mark.parametrize("place", ["start", "advance", "save", "evaluate"])
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error"), PassingError("the GPU has no memory left")])
+def test_what_is_nobodys_configuration_is_tried_again(place, error):
+    class Once(FakeDevice):
+        def once(self, *arguments):
+            setattr(self, place, getattr(super(), place))
+            raise error
+
+    device = Once()
+    setattr(device, place, device.once)
+    setup = Setup(device)
+    setup.subscribe("t0", "A", 1, 2)
+    setup.turns(200)
+    assert setup.pool.next_rung("t0", 0).epoch == 1 and setup.pool.next_rung("t0", 1).kind == "rung"
+    assert setup.pool.snapshot()["n_losses"] == 1
+
+
+@pytest.mark.parametrize("place", ["start", "advance", "save", "evaluate"])
+def test_a_worker_whose_device_answers_no_more_ends(place):
+    def gone(*arguments):
+        raise DeviceLostError("the GPU answers no more")
+
+    setup = Setup()
+    setattr(setup.device, place, gone)
+    setup.subscribe("t0", "A", 1)
+    with pytest.raises(DeviceLostError):
+        setup.turns(10)
 
 
 def test_run_announces_itself_before_it_loads_and_ends_when_the_pool_is_closed():

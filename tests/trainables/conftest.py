@@ -22,6 +22,20 @@ def tiny_model_copy(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
 
 
+@pytest.fixture(scope="module")
+def frozen():
+    """Frozen work of a module's own, in memory, on the CPU."""
+    from trainables.frozen import FrozenWork
+
+    return FrozenWork()
+
+
+@pytest.fixture(scope="module")
+def parts(frozen, tiny_model_dir: Path):
+    """The tiny model, loaded: shared by a module's tests, which leave it as it is."""
+    return frozen.parts(str(tiny_model_dir), None, "float32")
+
+
 @pytest.fixture(scope="session")
 def make_tiny_model() -> Callable[..., None]:
     """`make_tiny_model(folder, seed=1)`: another model of the same sizes."""

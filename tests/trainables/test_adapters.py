@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from trainables.adapters import STATE, WEIGHTS, AdapterStore, read_adapter
 from trainables.errors import AdapterError
@@ -31,6 +32,26 @@ def test_a_state_comes_back_as_it_was(store):
         assert all(torch.equal(x, y) for x, y in zip(ours["down.to_q"], theirs["down.to_q"], strict=True))
 
 
+def test_convolutions_and_the_text_encoder_are_stored_in_pefts_layout_and_names(store):
+    generator = torch.Generator().manual_seed(0)
+    pair = lambda d_in, d_out: (torch.randn(d_in, 2, generator=generator), torch.randn(2, d_out, generator=generator))  # noqa: E731
+    layers = {"down.to_q": pair(6, 5), "down.conv1": pair(4 * 3 * 3, 7), "down.proj_in": pair(4, 8)}
+    layers["text_encoder.encoder.layers.0.self_attn.q_proj"] = pair(6, 6)
+    adapter = Adapter(2, 3.5, layers, kernels={"down.conv1": (3, 3), "down.proj_in": (1, 1)})
+    moments = [{path: (a * factor, b * factor) for path, (a, b) in layers.items()} for factor in (2, 3)]
+    folder = store.save(KEY, TrainingState(adapter, *moments, 1, 1))
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    assert shapes["unet.down.conv1.lora_A.weight"] == (2, 4, 3, 3) and shapes["unet.down.conv1.lora_B.weight"] == (7, 2, 1, 1)
+    assert shapes["unet.down.proj_in.lora_A.weight"] == (2, 4, 1, 1) and shapes["unet.down.to_q.lora_A.weight"] == (2, 6)
+    assert shapes["text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_B.weight"] == (6, 2)
+    loaded = store.load_state(KEY, 1)
+    assert loaded.adapter.kernels == adapter.kernels
+    for found, saved in zip((loaded.adapter.layers, loaded.first_moment, loaded.second_moment), (layers, *moments), strict=True):
+        assert found.keys() == saved.keys()
+        assert all(torch.equal(x, y) for path in saved for x, y in zip(found[path], saved[path], strict=True))
+
+
 def test_the_longest_state_is_found_up_to_the_epoch_asked_for(store):
     for epoch in (2, 4, 8):
         store.save(KEY, state_at(epoch), resumable=epoch != 8)
@@ -57,7 +78,7 @@ def test_dropping_states_keeps_the_adapters(store):
 
 def test_a_writer_that_died_leaves_nothing_that_readers_see(store, monkeypatch):
     monkeypatch.setattr("trainables.adapters._write_moments", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(AdapterError, match="disk full"):
         store.save(KEY, state_at(2))
     assert store.epochs(KEY) == [] and list((store.root / KEY).iterdir()) == []
 

@@ -23,6 +23,7 @@ from trainables.errors import ConfigError
 
 # Another legal value for every field; a new field without one fails the tests below.
 OTHER_TRAIN_VALUES: dict[str, Any] = {
+    "buckets": True,
     "train_model": "sd15",
     "train_vae": "embedded:base",
     "subject": "photos",
@@ -30,7 +31,7 @@ OTHER_TRAIN_VALUES: dict[str, Any] = {
     "rank": 8,
     "alpha": 8,
     "dropout": 0.0,
-    "targets": "everything",
+    "targets": "attention+ff",
     "learning_rate": 5e-4,
     "lr_schedule": "constant_with_warmup",
     "lr_warmup_steps": 10,
@@ -43,6 +44,8 @@ OTHER_TRAIN_VALUES: dict[str, Any] = {
     "noise_offset": 0.05,
     "train_seed": 1,
     "dtype": "bfloat16",
+    "train_text_encoder": True,
+    "text_encoder_learning_rate": 1e-4,
     "optimizer": "prodigy",
     "lr_cycles": 3,
     "lr_power": 2.0,
@@ -63,6 +66,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "prior_images": {"prior_images": "ladies", "prior_prompt": "a lady"},
     "prior_prompt": {"prior_images": "women", "prior_prompt": "a lady"},
     "prior_weight": {"prior_images": "women", "prior_prompt": "a lady"},
+    "text_encoder_learning_rate": {"train_text_encoder": True},
 }
 OTHER_EVAL_VALUES: dict[str, Any] = {
     "infer_model": "embedded:realistic",
@@ -117,7 +121,13 @@ def test_the_number_of_epochs_is_a_parameter_of_neither() -> None:
         ({"batch": 0}, "`batch` .* is 0"),
         ({"train_seed": -1}, "`train_seed` must be an integer of at least 0, but it is -1"),
         ({"lr_schedule": "cosin"}, "`lr_schedule` must be one of constant, .*cosine, .*, but it is 'cosin'"),
-        ({"targets": "everything"}, "`targets` .* 'everything'"),
+        ({"targets": "everything"}, "`targets` must be one of attention, .*, but it is 'everything'"),
+        ({"train_text_encoder": 1}, "`train_text_encoder` must be True or False, but it is 1"),
+        ({"text_encoder_learning_rate": 0}, "`text_encoder_learning_rate` must be a number greater than 0, but it is 0"),
+        (
+            {"train_text_encoder": True, "text_encoder_learning_rate": 0.1, "learning_rate": 1, "optimizer": "prodigy"},
+            "`text_encoder_learning_rate` must equal learning_rate under prodigy, .* 0.1 and 1. Leave it out, or use optimizer='adamw'",
+        ),
         ({"dtype": "float16"}, "`dtype` .* 'float16'"),
         ({"flip": 1}, "`flip` must be True or False, but it is 1"),
         ({"caption": ""}, "`caption` .* ''"),
@@ -162,7 +172,7 @@ def test_a_training_has_the_key_that_it_had_before_there_were_more_parameters(va
     assert train_key(TrainConfig(**values)) == key
 
 
-@pytest.mark.parametrize("field", ["lr_warmup_steps", "lr_cycles", "lr_power", "keep_tags", "prior_prompt"])
+@pytest.mark.parametrize("field", ["lr_warmup_steps", "lr_cycles", "lr_power", "keep_tags", "prior_prompt", "text_encoder_learning_rate"])
 def test_what_has_no_effect_is_forgotten_and_makes_no_other_key(field: str) -> None:
     assert TrainConfig(**{field: OTHER_TRAIN_VALUES[field]}) == TrainConfig()
 
@@ -175,6 +185,13 @@ def test_class_images_are_in_the_key_by_their_content() -> None:
 def test_the_constant_schedule_has_no_warm_up_and_so_one_key() -> None:
     assert TrainConfig(lr_warmup_steps=10) == TrainConfig() and TrainConfig(lr_warmup_steps=10).lr_warmup_steps == 0
     assert TrainConfig(lr_schedule="cosine", lr_warmup_steps=10).lr_warmup_steps == 10
+
+
+def test_the_text_encoders_learning_rate_is_one_training_where_it_says_nothing_new() -> None:
+    assert TrainConfig(text_encoder_learning_rate=1e-4) == TrainConfig()
+    both = TrainConfig(train_text_encoder=True)
+    assert TrainConfig(train_text_encoder=True, text_encoder_learning_rate=both.learning_rate) == both
+    assert (both.relative_text_rate, TrainConfig(train_text_encoder=True, text_encoder_learning_rate=5e-4).relative_text_rate) == (1, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +224,7 @@ def test_configs_are_frozen_and_hashable() -> None:
 
 
 @pytest.mark.parametrize("field", TRAIN_PARAMETERS)
-def test_every_training_value_is_in_the_training_key(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.config.TARGETS", ("attention", "everything"))  # there is one choice so far
+def test_every_training_value_is_in_the_training_key(field: str) -> None:
     base = TrainConfig(**GIVEN.get(field, {}))
     changed = train_key(replace(base, **{field: OTHER_TRAIN_VALUES[field]})) != train_key(base)
     assert changed == (field not in DIGESTED)

@@ -1,5 +1,7 @@
 """Batched generation against diffusers' StableDiffusionPipeline with the adapter loaded by diffusers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,24 +19,13 @@ from diffusers import (
 from tests.trainables.test_lora import random_adapter
 from trainables import generate as generation
 from trainables.adapters import AdapterStore
-from trainables.config import DENOISERS, EvalConfig
+from trainables.config import DENOISERS, TARGETS, EvalConfig
 from trainables.errors import AdapterError
-from trainables.frozen import FrozenWork
 from trainables.generate import ImageSet, generate, initial_noise, make_scheduler
 from trainables.lora import SlotLoRA
 from trainables.pack import TrainingState
 
 CONFIG = dict(prompts=("{trigger}, smile", "{trigger}, wink"), images_per_prompt=2, steps=4)
-
-
-@pytest.fixture(scope="module")
-def frozen():
-    return FrozenWork()
-
-
-@pytest.fixture(scope="module")
-def parts(frozen, tiny_model_dir):
-    return frozen.parts(str(tiny_model_dir), None, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +66,30 @@ def test_pictures_equal_the_diffusers_pipeline_with_the_stored_adapter(tiny_mode
     assert ours.dtype == np.uint8 and ours.shape == (4, 64, 64, 3)
     # A value on the edge between two bytes may round either way.
     assert np.abs(ours.astype(int) - theirs).max() <= 1 and (ours != theirs).mean() < 0.01
+
+
+@pytest.fixture(scope="module")
+def wide_adapters(parts):
+    """One of each of the wider targets, and one that trained the text encoder beside attention."""
+    loras = [SlotLoRA(parts.unet, targets) for targets in TARGETS[1:]] + [SlotLoRA(parts.unet, text_encoder=parts.text_encoder)]
+    return [random_adapter(lora.shapes, rank=2 + i, alpha=4.0, seed=i, kernels=lora.kernels) for i, lora in enumerate(loras)]
+
+
+@pytest.mark.parametrize("which", range(3), ids=["ff", "conv", "text encoder"])
+def test_pictures_equal_the_diffusers_pipeline_whichever_layers_were_trained(tiny_model_dir, frozen, parts, adapters, wide_adapters, tmp_path, which):
+    evaluation, adapter = config(parts, guidance=5.0, negative_prompt="bad"), wide_adapters[which]
+    plain = replace(adapter, layers={path: pair for path, pair in adapter.layers.items() if ".attn" in path})
+    ours, of_attention = generate(parts, [ImageSet(a, evaluation, "J3NN13") for a in (adapter, plain)], frozen=frozen)
+    theirs = by_pipeline(tiny_model_dir, parts, adapter, evaluation, tmp_path)
+    assert np.abs(ours.astype(int) - theirs).max() <= 1 and (ours != theirs).mean() < 0.01
+    assert (ours != of_attention).mean() > 0.01  # the further layers do something
+
+
+def test_adapters_of_different_layers_batched_together_equal_them_alone(frozen, parts, adapters, wide_adapters):
+    sets = [ImageSet(adapter, config(parts, guidance=3.0 + i), "J3NN13") for i, adapter in enumerate((None, adapters[0], *wide_adapters))]
+    for image_set, images in zip(sets, generate(parts, sets, frozen=frozen), strict=True):
+        alone = generate(parts, [image_set], frozen=frozen)[0]
+        assert np.abs(images.astype(int) - alone).max() <= 1 and (images != alone).mean() < 0.01
 
 
 THEIR_SCHEDULERS = {

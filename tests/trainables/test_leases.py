@@ -75,3 +75,16 @@ def test_half_a_lease_file_is_honoured_while_fresh(tmp_path, clock):
     assert waiting.acquire("k")
     waiting.release("k")
     assert list((tmp_path / "k").iterdir()) == []
+
+
+def test_a_holder_that_slept_too_long_finds_out_and_leaves_the_lease_to_whoever_took_it(tmp_path, clock):
+    one, other = Leases(tmp_path, note={"launch": "a"}, clock=clock), Leases(tmp_path, note={"launch": "b"}, clock=clock)
+    one.acquire("k")
+    assert other.holder("k").note == {"launch": "a"} and not one.is_lost("k")
+    clock.now += STALE_S + 1
+    assert other.holder("k") is None and other.acquire("k") and one.is_lost("k") and not other.is_lost("k")
+    taken_at = lease_file(tmp_path).stat().st_mtime
+    clock.now += 1
+    one.refresh()
+    one.release("k")
+    assert lease_file(tmp_path).stat().st_mtime == taken_at and other.holder("k").note == {"launch": "b"}

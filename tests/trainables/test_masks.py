@@ -108,7 +108,7 @@ def test_weights_are_those_of_the_shares_under_the_mask_in_the_middle_square_wit
     white[16:20, 8:] = 1  # and half of the lower right one
     white[:8] = 1  # cut off
     write_mask(kohya / "masks" / "a.png", white)
-    weighted, plain = loss_weights([i for i in load_subject(kohya).images if "c" not in i.file_name], mask_weight=3.0, side=2)
+    weighted, plain = loss_weights([i for i in load_subject(kohya).images if "c" not in i.file_name], mask_weight=3.0, width=2, height=2)
     v = np.array([[3, 1], [1, 2]])
     np.testing.assert_allclose(weighted, v / v.mean(), rtol=1e-6)
     np.testing.assert_array_equal(plain, np.ones((2, 2)))
@@ -119,5 +119,5 @@ def test_what_is_transparent_is_not_under_the_mask(kohya):
     pixels[:, 8:, 3] = 0
     path = write_mask(kohya / "masks" / "a.png", np.ones((32, 16)))
     Image.fromarray(pixels).save(path)
-    (weights,) = loss_weights(load_subject(kohya).images[1:2], mask_weight=3.0, side=2)
+    (weights,) = loss_weights(load_subject(kohya).images[1:2], mask_weight=3.0, width=2, height=2)
     np.testing.assert_allclose(weights, [[1.5, 0.5], [1.5, 0.5]], rtol=1e-6)

@@ -42,11 +42,6 @@ def subject(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def frozen():
-    return FrozenWork()
-
-
-@pytest.fixture(scope="module")
 def base(subject, tiny_model_dir):
     return TrainConfig(train_model=str(tiny_model_dir), subject=str(subject.root), rank=4, alpha=4, learning_rate=1e-3, batch=2, dropout=0.2)
 
@@ -91,6 +86,44 @@ def test_packed_training_equals_solo_training_with_mixed_ranks_rates_and_dropout
     for config in neighbours:
         others = [base, *(n for n in neighbours if n is not config)]
         assert_same_training(trained(new_pack, subject, config, 2), trained(new_pack, subject, config, 2, others))
+
+
+LAYERS = [{"targets": "attention+ff"}, {"targets": "attention+ff+conv"}, {"train_text_encoder": True}]
+
+
+@pytest.mark.parametrize("layers", LAYERS, ids=str)
+def test_packed_training_equals_solo_training_whichever_layers_it_trains(new_pack, subject, base, layers):
+    config = dataclasses.replace(base, **layers)
+    neighbours = [
+        dataclasses.replace(config, rank=8, alpha=2.0, train_seed=5, text_encoder_learning_rate=3e-3),
+        dataclasses.replace(config, rank=1, dropout=0.0, caption="v1", caption_dropout=0.5),
+    ]
+    solo = trained(new_pack, subject, config, 2)
+    assert_same_training(solo, trained(new_pack, subject, config, 2, neighbours))
+    assert_same_training(trained(new_pack, subject, neighbours[0], 2), trained(new_pack, subject, neighbours[0], 2, [config, neighbours[1]]))
+    assert all(b.any() for _, b in solo[0].adapter.layers.values())
+
+
+def test_a_pack_that_is_empty_again_takes_other_layers(new_pack, subject, base):
+    pack, wide = new_pack(), dataclasses.replace(base, targets="attention+ff+conv", train_text_encoder=True)
+    pack.add("first", base, subject)
+    pack.remove("first")
+    pack.add("it", wide, subject)
+    losses = [event.mean_loss for event in pack.advance()]
+    assert_same_training((pack.state("it"), losses), trained(new_pack, subject, wide, 1), rtol=0, atol=0)
+    assert any(path.startswith("text_encoder.") for path in pack.adapter("it").layers) and pack.adapter("it").kernels
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["as written", "drawn, and of class images"])
+def test_the_captions_of_a_text_encoder_in_training_are_encoded_as_frozen_ones_are(new_pack, subject, base, prior, drawn):
+    # Its update is zero in the first step, so that the loss is the same to the last sums.
+    config = dataclasses.replace(base, **TAGS, **prior) if drawn else base
+    packs = [new_pack() for _ in range(2)]
+    for pack, trains_text in zip(packs, (False, True), strict=True):
+        pack.add("it", dataclasses.replace(config, train_text_encoder=trains_text), subject)
+        pack.advance(max_steps=1)
+    frozen_loss, trained_loss = (pack.state("it").loss_sum for pack in packs)
+    assert frozen_loss == pytest.approx(trained_loss, rel=1e-5)
 
 
 def test_a_neighbour_replaced_in_mid_flight_changes_nothing(new_pack, subject, base):
@@ -148,15 +181,20 @@ CHANGES = {
     "prior_prompt": {"prior_prompt": "a person"},
     "prior_weight": {"prior_weight": 10.0},
     "train_seed": {"train_seed": 1},
+    "targets": {"targets": "attention+ff+conv"},
+    "train_text_encoder": {"train_text_encoder": True},
+    "text_encoder_learning_rate": {"train_text_encoder": True, "text_encoder_learning_rate": 1e-1},
 }
 GIVEN = {  # what a change needs to have an effect
     "lr_warmup_steps": {"lr_schedule": "constant_with_warmup"},
     "lr_cycles": {"lr_schedule": "cosine_with_restarts"},
     "lr_power": {"lr_schedule": "polynomial"},
     "keep_tags": {"shuffle_tags": True},
+    "text_encoder_learning_rate": {"train_text_encoder": True},
 }
 NAMES_OF_CONTENT = ("train_model", "train_vae", "subject", "prior_images")
-HAVE_ONE_VALUE_ON_A_CPU = ("targets", "dtype")
+HAVE_ONE_VALUE_ON_A_CPU = ("dtype",)
+NEED_OTHER_IMAGES = ("buckets",)  # of differing shapes: test_buckets.py
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +221,7 @@ def test_every_training_parameter_changes_the_training(update_of, prior, name):
 
 
 def test_no_training_parameter_is_forgotten_there():
-    assert set(CHANGES) | set(NAMES_OF_CONTENT) | set(HAVE_ONE_VALUE_ON_A_CPU) == set(TRAIN_PARAMETERS)
+    assert set(CHANGES) | set(NAMES_OF_CONTENT) | set(HAVE_ONE_VALUE_ON_A_CPU) | set(NEED_OTHER_IMAGES) == set(TRAIN_PARAMETERS)
 
 
 TAGS = {"shuffle_tags": True, "tag_dropout": 0.3, "caption_dropout": 0.3}
@@ -197,9 +235,11 @@ def test_packed_equals_solo_with_drawn_captions_and_masks_beside_trainings_witho
     assert_same_training(trained(new_pack, subject, neighbours[0], 2), trained(new_pack, subject, neighbours[0], 2, [config]))
 
 
-def test_packed_equals_solo_with_class_images_drawn_captions_and_masks(new_pack, subject, base, prior):
-    config = dataclasses.replace(base, **prior, **TAGS, mask_weight=4.0, flip=True, prior_weight=0.5, min_snr_gamma=5.0)
-    neighbours = [dataclasses.replace(base, **prior, rank=8, train_seed=5), dataclasses.replace(config, rank=1, prior_prompt="a person")]
+@pytest.mark.parametrize("layers", [{}, {"targets": "attention+ff+conv", "train_text_encoder": True}], ids=["attention", "all"])
+def test_packed_equals_solo_with_class_images_drawn_captions_and_masks(new_pack, subject, base, prior, layers):
+    base = dataclasses.replace(base, **prior, **layers)
+    config = dataclasses.replace(base, **TAGS, mask_weight=4.0, flip=True, prior_weight=0.5, min_snr_gamma=5.0)
+    neighbours = [dataclasses.replace(base, rank=8, train_seed=5), dataclasses.replace(config, rank=1, prior_prompt="a person")]
     assert_same_training(trained(new_pack, subject, config, 2), trained(new_pack, subject, config, 2, neighbours))
     assert_same_training(trained(new_pack, subject, neighbours[0], 2), trained(new_pack, subject, neighbours[0], 2, [config]))
 
@@ -220,8 +260,9 @@ def test_packed_equals_solo_with_prodigy_and_neighbours_that_come_and_go(new_pac
     assert pack.state("second").prodigy.n_steps == 2  # the first of its three steps had a learning rate of 0
 
 
-def test_a_prodigy_training_goes_on_from_what_was_stored_of_it(new_pack, subject, base, tmp_path):
-    config = dataclasses.replace(base, optimizer="prodigy", learning_rate=10.0)
+@pytest.mark.parametrize("layers", [{}, {"targets": "attention+ff+conv", "train_text_encoder": True}], ids=["attention", "all"])
+def test_a_prodigy_training_goes_on_from_what_was_stored_of_it(new_pack, subject, base, tmp_path, layers):
+    config = dataclasses.replace(base, optimizer="prodigy", learning_rate=10.0, **layers)
     pack, store = new_pack(), AdapterStore(tmp_path)
     pack.add("it", config, subject)
     pack.advance()
@@ -282,14 +323,16 @@ def test_masks_and_class_images_that_are_not_there_are_refused(new_pack, subject
     assert pack.keys == []
 
 
-def test_a_training_continued_from_its_state_equals_one_that_never_stopped(new_pack, subject, base):
-    config = dataclasses.replace(base, lr_schedule="cosine")
+@pytest.mark.parametrize("layers", [{}, {"targets": "attention+ff+conv", "train_text_encoder": True}], ids=["attention", "all"])
+def test_a_training_continued_from_its_state_equals_one_that_never_stopped(new_pack, subject, base, tmp_path, layers):
+    config = dataclasses.replace(base, lr_schedule="cosine", **layers)
     pack = new_pack()
     pack.add("it", config, subject, total_epochs=3)
     pack.advance()
-    state = pack.state("it")
+    store = AdapterStore(tmp_path)
+    store.save("it", pack.state("it"))
     later = new_pack()
-    later.add("it", config, subject, state=state, total_epochs=3)
+    later.add("it", config, subject, state=store.load_state("it", 1), total_epochs=3)
     events = later.advance() + later.advance()
     assert [e.epoch for e in events] == [2, 3]
     uninterrupted, losses = trained(new_pack, subject, config, 3)
@@ -326,8 +369,9 @@ def test_a_longer_training_contains_the_shorter(new_pack, subject, base):
     assert all(torch.equal(early.layers[p][0], state.adapter.layers[p][0]) for p in early.layers)
 
 
-def test_a_compiled_pack_has_few_sizes_and_empty_places_change_nothing(frozen, subject, base, monkeypatch):
-    sizes = []
+@pytest.mark.parametrize("layers", [{}, {"train_text_encoder": True, "text_encoder_learning_rate": 3e-3}], ids=["attention", "text encoder"])
+def test_a_compiled_pack_has_few_sizes_and_empty_places_change_nothing(frozen, subject, base, monkeypatch, layers):
+    base, sizes = dataclasses.replace(base, **layers), []
 
     def compiled(unet):
         def forward(sample, *arguments, **rest):
@@ -353,25 +397,35 @@ def test_training_lowers_the_loss(new_pack, subject, base):
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
-def test_the_step_equals_torch_adamw_with_clipping(new_pack, subject, base):
+@pytest.mark.parametrize("text_rates", [(), (0.1, 3.0)], ids=["one rate", "the text encoder's own"])
+def test_the_step_equals_torch_adamw_with_clipping(new_pack, subject, base, text_rates):
     generator = torch.Generator().manual_seed(0)
-    pack = new_pack()
-    pack.add("a", base, subject)
-    pack.add("b", dataclasses.replace(base, rank=2), subject)
-    tensors = _PackedTensors(pack.lora.shapes, [pack.state("a"), pack.state("b")], torch.device("cpu"))
+    pack, config = new_pack(), dataclasses.replace(base, train_text_encoder=bool(text_rates))
+    pack.add("a", config, subject)
+    pack.add("b", dataclasses.replace(config, rank=2), subject)
+    tensors = _PackedTensors(pack.lora.shapes, [pack.state("a"), pack.state("b")], torch.device("cpu"), text_rates=text_rates)
     rates, decays, clips = torch.tensor([1e-3, 1e-2]), torch.tensor([0.1, 0.0]), torch.tensor([1.0, 1e6])
-    references = [torch.nn.Parameter(tensors.weights[s].clone()) for s in range(2)]
-    optimisers = [torch.optim.AdamW([r], lr=rates[s].item(), weight_decay=decays[s].item()) for s, r in enumerate(references)]
+    # The text encoder's weights are those behind the UNet's, in the first part, of all A, as in the second.
+    layers = [(path.startswith("text_"), shape[part] * tensors.width) for part in (0, 1) for path, shape in tensors.shapes.items()]
+    is_text = torch.cat([torch.full((n_weights,), of_text) for of_text, n_weights in layers])
+    assert is_text.any() == bool(text_rates)
+    references = [[torch.nn.Parameter(tensors.weights[s, chosen].clone()) for chosen in (~is_text, is_text)] for s in range(2)]
+    optimisers = []
+    for s, (unet, text) in enumerate(references):
+        groups = [{"params": [unet], "lr": rates[s].item()}, {"params": [text], "lr": rates[s].item() * (text_rates or (1, 1))[s]}]
+        optimisers.append(torch.optim.AdamW(groups, weight_decay=decays[s].item()))
     for step in range(1, 6):
         grads = torch.randn(tensors.grads.shape, generator=generator)
         tensors.grads.copy_(grads)
         tensors.optimiser_step(rates, torch.tensor([step, step]), decays, clips)
         grads[:, tensors.n_a :] *= tensors.scale  # the layers' are with respect to B times alpha / rank
         for s, (reference, optimiser) in enumerate(zip(references, optimisers, strict=True)):
-            reference.grad = grads[s].clone()
-            torch.nn.utils.clip_grad_norm_([reference], clips[s].item())
+            for parameter, chosen in zip(reference, (~is_text, is_text), strict=True):
+                parameter.grad = grads[s, chosen].clone()
+            torch.nn.utils.clip_grad_norm_(reference, clips[s].item())
             optimiser.step()
-            torch.testing.assert_close(tensors.weights[s], reference.data, rtol=1e-5, atol=1e-7)
+            for parameter, chosen in zip(reference, (~is_text, is_text), strict=True):
+                torch.testing.assert_close(tensors.weights[s, chosen], parameter.data, rtol=1e-5, atol=1e-7)
     assert not tensors.grads.any()
 
 
@@ -419,6 +473,8 @@ def test_what_cannot_share_a_pack_has_another_signature(base):
     assert pack_signature(base) == pack_signature(dataclasses.replace(base, rank=9, learning_rate=1.0, caption="v1", train_seed=4, dropout=0.0))
     assert pack_signature(base) == pack_signature(dataclasses.replace(base, shuffle_tags=True, tag_dropout=0.1, mask_weight=2.0))
     assert pack_signature(base) != pack_signature(dataclasses.replace(base, batch=3))
+    assert pack_signature(base) != pack_signature(dataclasses.replace(base, targets="attention+ff"))
+    assert pack_signature(base) != pack_signature(dataclasses.replace(base, train_text_encoder=True))
     assert pack_signature(base) != pack_signature(dataclasses.replace(base, optimizer="prodigy"))
     with_prior = dataclasses.replace(base, prior_images="women", prior_prompt="a woman")
     assert pack_signature(base) != pack_signature(with_prior) == pack_signature(dataclasses.replace(with_prior, prior_images="ladies"))

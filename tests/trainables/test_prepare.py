@@ -279,7 +279,7 @@ def test_one_photograph_is_trained_on_and_the_note_says_that_none_is_held_out(ra
         ({"trigger": "a, b"}, "'a, b'"),
         ({"size_pixels": 100}, "multiple of 8 .* 100"),
         ({"size_pixels": 8}, "from 16 .* 8"),
-        ({"fit": "bucket"}, "crop or pad.*'bucket'"),
+        ({"fit": "bucket"}, "crop, pad or buckets.*'bucket'"),
         ({"heldout": 1.0}, "below 1, but it is 1.0"),
         ({"drop": ("ugly",)}, "holds 'ugly'"),
     ],
@@ -287,3 +287,39 @@ def test_one_photograph_is_trained_on_and_the_note_says_that_none_is_held_out(ra
 def test_a_wish_that_cannot_be_met_is_refused_with_its_value(changes, says):
     with pytest.raises(SubjectError, match=says):
         how(**changes)
+
+
+def test_with_buckets_photographs_keep_about_their_aspect_ratio(raw, tmp_path):
+    scene(20, size=(96, 128)).save(raw / "upright.png")
+    scene(21, size=(300, 300)).save(raw / "square.png")
+    prepared = prepare_subject(raw, tmp_path / "s", how(fit="buckets", heldout=0))
+    sizes = {candidate.source: Image.open(tmp_path / "s" / candidate.file_name).size for candidate in prepared.candidates}
+    # 4:3 lies exactly between 64:64 and 80:48, where the first is taken; 3:4 is nearer to 48:80 (0.6) than to 1.
+    assert (sizes["0.png"], sizes["upright.png"], sizes["square.png"]) == ((64, 64), (48, 80), (64, 64))
+    assert report_of(tmp_path / "s")["square.png"]["fitted"] == "64x64"
+
+
+def test_a_mask_goes_the_way_of_its_photograph(raw, tmp_path):
+    (raw / "masks").mkdir()
+    for number, place in ((0, raw / "masks" / "0.png"), (1, raw / "1.mask.png")):
+        Image.fromarray(np.where(np.arange(128) < 64, 255, 0).astype(np.uint8)[None].repeat(96, 0)).save(place)
+    prepared = prepare_subject(raw, tmp_path / "s", how(heldout=0))
+    assert len(prepared.candidates) == N_SCENES
+    masked = [image for image in load_subject(tmp_path / "s").train if image.mask]
+    assert len(masked) == 2
+    pixels = np.asarray(Image.open(masked[0].mask))
+    assert pixels.shape == (64, 64) and (pixels[:, :31] == 255).all() and (pixels[:, 33:] == 0).all()
+
+
+def test_a_padded_mask_is_black_where_the_photograph_is_padded(raw, tmp_path):
+    Image.new("L", (128, 96), 255).save(raw / "0.mask.png")
+    prepare_subject(raw, tmp_path / "s", how(heldout=0, fit="pad"))
+    (image,) = [image for image in load_subject(tmp_path / "s").train if image.mask]
+    pixels = np.asarray(Image.open(image.mask))
+    assert (pixels[8:56] == 255).all() and (pixels[:7] == 0).all() and (pixels[57:] == 0).all()
+
+
+def test_a_mask_without_its_photograph_is_noted(raw, tmp_path):
+    Image.new("L", (128, 96)).save(raw / "stray.mask.png")
+    prepared = prepare_subject(raw, tmp_path / "s", how())
+    assert len(prepared.candidates) == N_SCENES and "stray.mask.png is a mask without an image" in prepared.notes

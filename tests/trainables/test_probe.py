@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.trainables.test_pack import base, frozen, subject  # noqa: F401  fixtures
+from tests.trainables.test_pack import base, subject  # noqa: F401  fixtures
 from trainables.probe import best_size, probe_pack_size
 
 

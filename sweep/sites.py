@@ -13,7 +13,7 @@ CPU_WORKER_BYTES = 2.5 * 2**30
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """One GPU of a node, or a share of its cores. `index` counts them; which GPU it is Ray says when a worker is there."""
 
     node_id: str
@@ -22,8 +22,8 @@ class Place:
     n_threads: int
 
 
-def places_of(nodes: Iterable[Mapping[str, Any]], kind: str) -> list[Place]:
-    """All places for workers on the nodes that live, as `ray.nodes()` lists them. kind: "cpu" or "cuda"."""
+def sites_of(nodes: Iterable[Mapping[str, Any]], kind: str) -> list[Site]:
+    """All sites for workers on the nodes that live, as `ray.nodes()` lists them. kind: "cpu" or "cuda"."""
     living = [node for node in nodes if node["Alive"]]
     n_alike = Counter(node["NodeManagerHostname"] for node in living)
     found = []
@@ -32,7 +32,7 @@ def places_of(nodes: Iterable[Mapping[str, Any]], kind: str) -> list[Place]:
         name = host if n_alike[host] == 1 else f"{host}-{node_id[:6]}"
         n = int(node["Resources"].get("GPU", 0)) if kind == "cuda" else n_cpu_workers(node["Resources"])
         n_threads = max(1, int(node["Resources"].get("CPU", 1)) // max(1, n))
-        found += [Place(node_id, name, index, n_threads) for index in range(n)]
+        found += [Site(node_id, name, index, n_threads) for index in range(n)]
     return found
 
 

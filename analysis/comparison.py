@@ -1,0 +1,105 @@
+"""Several studies side by side: the best of each, what can be compared between them, and what cannot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.cost import failures
+from analysis.image_values import image_values
+from analysis.load import StudyRecords
+from analysis.resampling import holm, row_intervals
+from analysis.tables import ranked_trials
+from sweep.records import RecordsError
+
+PROTOCOL = ("perceptual_backbone", "pooled_backbone", "n_images", "n_references")
+
+
+def compare_studies(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.DataFrame:
+    """One row per study, in the order given: its trials, the one with the lowest objective, that one's metrics with n and networks, and
+    `vs_first`, its LPIPS less that of the first study's best over n common prompts and noises, with a 95 % interval and `p_holm`.
+
+    Without common pictures, or over another network, differences are missing. Each best was picked from its own study: see
+    `optimism_of_the_best`. Bootstrap, drawn with `seed`; p after Student's paired t, Holm-corrected for the studies.
+
+    Raises:
+        RecordsError: less than two studies."""
+    if len(studies) < 2:
+        raise RecordsError(f"A comparison is of two studies or more, but {len(studies)} was given.")
+    bests = [_best(records, seed=seed) for records in studies]
+    table = pd.DataFrame([_row(records, best) for records, best in zip(studies, bests, strict=True)])
+    differences = pd.DataFrame([_difference(studies, bests, i, seed=seed) for i in range(len(studies))])
+    return pd.concat([table, differences.assign(p_holm=holm(differences["p"])).drop(columns="p")], axis=1)
+
+
+def ranked_together(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.DataFrame:
+    """One row per trial of any of the studies, as `ranked_trials` gives it, with its `study`, the lowest objective first.
+
+    A rank across studies means something only where objective and networks are the same: `objective_formula` stands beside it."""
+    frames = []
+    for records in studies:
+        ranked = ranked_trials(records, seed=seed).query("rank_number.notna()")
+        formula = records.trials.set_index("trial")["objective_formula"]
+        frames.append(ranked.drop(columns="rank_number").assign(study=records.name, objective_formula=ranked["trial"].map(formula)))
+    together = pd.concat(frames, ignore_index=True).sort_values(["objective", "study"], kind="stable", ignore_index=True)
+    first = ["study", "trial", "objective", "objective_formula"]
+    return together[[*first, *together.columns.drop(first)]]
+
+
+def comparison_notes(table: pd.DataFrame) -> list[str]:
+    """What a reader must know before comparing the rows of `compare_studies`: networks and numbers of pictures that differ."""
+    names = {"perceptual_backbone": "LPIPS", "pooled_backbone": "FID and KID", "n_images": "FID", "n_references": "FID"}
+    differing = {name: table[name].dropna().unique() for name in PROTOCOL if table[name].dropna().nunique() > 1}
+    return [f"{names[name]} cannot be compared: {name} is {', '.join(map(str, values))}." for name, values in differing.items()]
+
+
+def _best(records: StudyRecords, *, seed: int) -> pd.Series | None:
+    ranked = ranked_trials(records, seed=seed).query("rank_number == 1")
+    return ranked.iloc[0] if len(ranked) else None
+
+
+def _row(records: StudyRecords, best: pd.Series | None) -> dict[str, object]:
+    counts = {"study": records.name, "n_trials": len(records.trials), "n_failed": int(failures(records)["n"].sum())}
+    columns = ("trial", "best_epoch", "objective", "lpips", "lpips_low", "lpips_high", "fid", "kid", *PROTOCOL)
+    given = None if best is None else " ".join(f"{name}={best[name]}" for name in records.parameters if not _is_missing(best[name]))
+    return {**counts, **{name: None if best is None else best[name] for name in columns}, "configuration": given}
+
+
+def _is_missing(value: object) -> bool:
+    return not isinstance(value, (list, dict, tuple)) and bool(pd.isna(value))
+
+
+def _difference(studies: Sequence[StudyRecords], bests: Sequence[pd.Series | None], i: int, *, seed: int) -> dict[str, float]:
+    from scipy.stats import ttest_1samp
+
+    nothing = {"vs_first": math.nan, "vs_first_low": math.nan, "vs_first_high": math.nan, "vs_first_n": 0, "p": math.nan}
+    first, own = bests[0], bests[i]
+    if i == 0 or first is None or own is None or first["perceptual_backbone"] != own["perceptual_backbone"]:
+        return nothing
+    if not (_has_keys(first) and _has_keys(own)):
+        return nothing
+    # The same image set may be in both studies under one key: of either, the rows of its own study.
+    keys = [tuple(f"{k}/{key}" for key in bests[k]["evaluation_keys"]) for k in (0, i)]
+    sides = []
+    for k in (0, i):
+        images = studies[k].images
+        images = images[images["evaluation_key"].isin(bests[k]["evaluation_keys"])]
+        sides.append(images.assign(evaluation_key=f"{k}/" + images["evaluation_key"]))
+    values = image_values(pd.concat(sides, ignore_index=True), keys).over_seeds()
+    d = values[1] - values[0]
+    d = d[np.isfinite(d)]
+    if not len(d):
+        return nothing
+    found = row_intervals(d[None], seed=seed)
+    if np.ptp(d) > 1e-12 * np.abs(d).max(initial=1.0):
+        p = float(ttest_1samp(d, 0).pvalue)
+    else:  # without spread (but for rounding) a t-test has nothing to divide by
+        p = math.nan if len(d) < 2 else float(np.allclose(d, 0))
+    return {"vs_first": found.mean[0], "vs_first_low": found.low[0], "vs_first_high": found.high[0], "vs_first_n": len(d), "p": p}
+
+
+def _has_keys(best: pd.Series) -> bool:
+    return isinstance(best["evaluation_keys"], tuple)

@@ -1,0 +1,273 @@
+"""What studies take on disk, what of it no study needs, and what it would cost to make again: adapters, optimiser states, pictures.
+
+An adapter belongs to the storage: to every study with a trial that reads it. Its optimiser state is needed while a trial may still train
+on from there. Reads records and file sizes; knows of adapters only how they lie on disk (trainables/adapters.py writes them)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweep.folder import StudyFolder
+from sweep.launches import read_launches
+from sweep.messages import TRIED_AGAIN
+from sweep.record_schema import TRIALS
+from sweep.searcher import FAIL, PRUNED, RUNNING
+from trainables.leases import Leases
+from trainables.storage import Place, bytes_in, folders_in, remove_tree
+
+if TYPE_CHECKING:
+    from sweep.plan import Rates
+
+WEIGHTS, STATE = "adapter.safetensors", "state.safetensors"  # as in trainables/adapters.py, which imports torch
+EPOCH = re.compile(r"epoch-(\d{5,})")
+NO_ADAPTER = "none"
+MOST_SIZED = 64
+"""Picture folders whose files are sized; of more, every so-manyth one tells for the rest."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the store holds of one training."""
+
+    key: str
+    weights: Mapping[int, int] = field(default_factory=dict)  # epoch -> bytes
+    states: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def n_epochs(self) -> int:
+        return max(self.weights, default=0)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(self.weights.values()) + sum(self.states.values())
+
+
+@dataclass(frozen=True)
+class StudyUse:
+    """What a study needs of the storage."""
+
+    folder: StudyFolder
+    keys: frozenset[str]  # trainings that its trials and evaluations are of
+    unfinished: frozenset[str]  # of these, trainings that a trial may still train on
+    stopped: frozenset[str]  # of these, trainings that early stopping has ended and no other trial reads
+    n_evaluations: int
+    evaluation_s: float  # what generating and scoring its pictures took
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes, and what it takes to make them again. `train_s` is None where no device was measured; `launches_s` is what it took."""
+
+    n_trainings: int
+    weights_bytes: int
+    states_bytes: int
+    pictures_bytes: int
+    pictures_exact: bool
+    n_epochs: int
+    n_evaluations: int
+    evaluation_s: float
+    train_s: float | None
+    launches_s: float
+
+    @property
+    def n_bytes(self) -> int:
+        return self.weights_bytes + self.states_bytes + self.pictures_bytes
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What `sweep gc` collects of a storage."""
+
+    unused: tuple[Training, ...]  # no study refers to them
+    ended: tuple[Training, ...]  # no trial will train them on: their states go
+    leftovers: tuple[Place, ...]  # folders that something that was killed was writing or removing
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(t.n_bytes for t in self.unused) + self.states_bytes
+
+    @property
+    def states_bytes(self) -> int:
+        return sum(sum(t.states.values()) for t in self.ended)
+
+
+def studies_in(storage: Place) -> list[StudyFolder]:
+    """The studies of a storage, by name."""
+    return [StudyFolder(storage, path.parent.name) for path in sorted(storage.glob("*/study.json")) if not path.parent.name.startswith(".")]
+
+
+def use_of(folder: StudyFolder, trials: list[dict[str, Any]] | None = None) -> StudyUse:
+    """`trials`: the latest row of each, decoded, where somebody has read them already.
+
+    Raises:
+        RecordsError: its records are damaged: then nobody knows what it needs."""
+    from sweep.records import Records, as_rows
+
+    records = Records(folder.root)
+    trials = as_rows(records.latest_trials(), TRIALS) if trials is None else trials
+    evaluations = records.evaluations()
+    of_evaluation = dict(zip(evaluations["evaluation_key"], evaluations["training_key"], strict=True))
+    keys = {row["trial"]: _keys_of(row, of_evaluation) for row in trials}
+    unfinished = set(chain.from_iterable(keys[row["trial"]] for row in trials if _may_go_on(row)))
+    stopped = set(chain.from_iterable(keys[row["trial"]] for row in trials if row["state"] == PRUNED))
+    others = set(chain.from_iterable(keys[row["trial"]] for row in trials if row["state"] != PRUNED))
+    seconds = evaluations["seconds_generate"].fillna(0) + evaluations["seconds_score"].fillna(0)
+    return StudyUse(
+        folder,
+        frozenset({*of_evaluation.values(), *chain.from_iterable(keys.values())} - {NO_ADAPTER}),
+        frozenset(unfinished),
+        frozenset(stopped - others),
+        len(evaluations),
+        float(seconds.sum()),
+    )
+
+
+def trainings_in(adapters: Place, keys: Iterable[str] | None = None) -> list[Training]:
+    """What the store holds of these trainings; None: of all. Those of which it holds nothing are left out."""
+    folders = folders_in(adapters) if keys is None else [adapters / key for key in sorted(keys)]
+    found = (_training_at(folder) for folder in folders)
+    return [training for training in found if training.weights or training.states]
+
+
+def disk_of(use: StudyUse, rates: Rates | None) -> Disk:
+    """What the study takes; adapters that it shares with others are counted with each of them. `rates`: as plan.measured_rates."""
+    trainings = trainings_in(use.folder.adapters, use.keys)
+    n_epochs = sum(training.n_epochs for training in trainings)
+    pictures, exact = _pictures_bytes(use.folder.root / "pictures")
+    return Disk(
+        n_trainings=len(trainings),
+        weights_bytes=sum(sum(t.weights.values()) for t in trainings),
+        states_bytes=sum(sum(t.states.values()) for t in trainings),
+        pictures_bytes=pictures,
+        pictures_exact=exact,
+        n_epochs=n_epochs,
+        n_evaluations=use.n_evaluations,
+        evaluation_s=use.evaluation_s,
+        train_s=train_s(n_epochs, rates),
+        launches_s=3600 * read_launches(use.folder.launches).hours,
+    )
+
+
+def train_s(n_epochs: int, rates: Rates | None) -> float | None:
+    """How long so many epochs take, in packs, on the device that was measured."""
+    return None if rates is None else 3600 * n_epochs / rates.epochs_per_hour
+
+
+def garbage_of(storage: Place, *, keep_states: bool = False) -> Garbage:
+    """What no study of the storage refers to, and optimiser states of trainings that no trial will go on with.
+
+    Raises:
+        RecordsError: a study's records are damaged."""
+    uses = [use_of(folder) for folder in studies_in(storage)]
+    used = frozenset().union(*(use.keys for use in uses))
+    unfinished = frozenset().union(*(use.unfinished for use in uses))
+    stored = trainings_in(storage / "adapters")
+    return Garbage(
+        unused=tuple(t for t in stored if t.key not in used),
+        ended=() if keep_states else tuple(t for t in stored if t.states and t.key in used - unfinished),
+        leftovers=tuple(_leftovers(storage)),
+    )
+
+
+def collect(storage: Place, garbage: Garbage) -> None:
+    """Remove it. What a training in another process holds by now is left alone."""
+    leases = Leases(storage / "adapters")
+    for training in garbage.unused:
+        _remove_training(storage / "adapters", training.key, leases)
+    for training in garbage.ended:
+        _drop_states(storage / "adapters", training.key, leases)
+    for path in garbage.leftovers:
+        remove_tree(path)
+
+
+def drop_states_of_stopped(folder: StudyFolder) -> None:
+    """At the end of a launch: trainings that were stopped early will not go on, in this study or in another one of the storage."""
+    stopped = {training.key for training in trainings_in(folder.adapters, use_of(folder).stopped) if training.states}
+    if not stopped:
+        return
+    others = [use_of(other) for other in studies_in(folder.storage) if other.root != folder.root]
+    needed = frozenset().union(*(use.unfinished for use in others))
+    leases = Leases(folder.adapters)
+    for key in sorted(stopped - needed):
+        _drop_states(folder.adapters, key, leases)
+
+
+def own_trainings(folder: StudyFolder) -> list[Training]:
+    """Those that no other study of the storage refers to."""
+    others = [use_of(other).keys for other in studies_in(folder.storage) if other.root != folder.root]
+    return trainings_in(folder.adapters, use_of(folder).keys - frozenset().union(*others))
+
+
+def remove_study(folder: StudyFolder, trainings: Collection[Training]) -> None:
+    """The study's folder, and these trainings. What is left when it is interrupted, `sweep gc` collects."""
+    aside: Place = folder.root
+    if isinstance(aside, Path):  # at once, so that nobody sees half of a study; a store cannot
+        aside = folder.storage / f".removing-{folder.root.name}"
+        remove_tree(aside)
+        folder.root.rename(aside)
+    leases = Leases(folder.adapters)
+    for training in trainings:
+        _remove_training(folder.adapters, training.key, leases)
+    remove_tree(aside)
+
+
+# ---- private
+
+
+def _keys_of(row: Mapping[str, Any], of_evaluation: Mapping[str, str]) -> set[str]:
+    """A trial's trainings: its own, and by its scored rungs those under its further seeds."""
+    scored = {of_evaluation.get(key) for _, _, *keys in row["rung_values"] or [] for key in keys}
+    return {key for key in (row["training_key"], *scored) if key} - {NO_ADAPTER}
+
+
+def _may_go_on(row: Mapping[str, Any]) -> bool:
+    return row["state"] == RUNNING or (row["state"] == FAIL and (row["reason"] or "").startswith(TRIED_AGAIN))
+
+
+def _training_at(folder: Place) -> Training:
+    weights, states = {}, {}
+    for epoch in folders_in(folder):
+        if match := EPOCH.fullmatch(epoch.name):
+            for sizes, name in ((weights, WEIGHTS), (states, STATE)):
+                if (n := _size(epoch / name)) is not None:
+                    sizes[int(match[1])] = n
+    return Training(folder.name, weights, states)
+
+
+def _size(path: Place) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _pictures_bytes(folder: Place) -> tuple[int, bool]:
+    """Bytes of a study's pictures, and whether they were all counted."""
+    sets = folders_in(folder)
+    step = max(1, len(sets) // MOST_SIZED)
+    sized = sets[::step]
+    n_bytes = sum(bytes_in(path) for path in sized)
+    return (round(n_bytes * len(sets) / len(sized)) if sized else 0), step == 1
+
+
+def _leftovers(storage: Place) -> Iterator[Place]:
+    yield from storage.glob(".removing-*")
+    yield from (storage / "adapters").glob("*/.writing-*")
+
+
+def _remove_training(adapters: Place, key: str, leases: Leases) -> None:
+    if leases.acquire(key):
+        remove_tree(adapters / key)
+        leases.release(key)
+
+
+def _drop_states(adapters: Place, key: str, leases: Leases) -> None:
+    if leases.acquire(key):
+        for path in (adapters / key).glob(f"epoch-*/{STATE}"):
+            path.unlink(missing_ok=True)
+        leases.release(key)

@@ -1,0 +1,163 @@
+"""Scoring an adapter file that a study did not train, under the study's protocol: is what I already have better?
+
+The image set joins the study's records as an evaluation with `adapter_file` and without a trial, so that tables show it beside the
+trials and a relaunch does not know of it. Without a study it is scored under the defaults, and recorded nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sweep.device import device_kind, scored_images
+from sweep.errors import EvaluationFailed, ModelError, StudyError, SweepError
+from sweep.keys import FilesContent
+from sweep.messages import EvaluationOrder
+from sweep.objective import Objective
+from sweep.recorded_study import RecordedStudy
+from sweep.records import Records
+from sweep.study import Study
+from sweep.worker import ScoredImages, evaluation_row
+from trainables.config import EvalConfig, evaluation_key
+from trainables.evaluate import EvaluationRequest, Evaluator
+from trainables.foreign import ForeignAdapter
+from trainables.frozen import FrozenWork
+from trainables.subject import Subject, load_subject
+
+OF_A_FILE = "file:"
+"""How the training key of such an evaluation begins; what follows names the file's content."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What makes two scores comparable: subject, evaluation, networks, metrics and objective."""
+
+    subject_name: str
+    subject: Subject
+    config: EvalConfig
+    backbones: Mapping[str, str]
+    metrics: tuple[str, ...]
+    objective: Objective
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """A file's evaluation as a record takes it: its row, with metrics, networks and objective, and its pictures."""
+
+    row: Mapping[str, Any]
+    pictures: ScoredImages
+
+
+def protocol_of(study: RecordedStudy, trial_id: str | None) -> Protocol:
+    """That of the study, with the evaluation values of that trial's best rung, or of the best trial's.
+
+    Raises:
+        StudyError: no such trial, or subject or model have changed."""
+    row = study.trial(trial_id)
+    scored = next((study.evaluations[key] for epoch, _, key, *_ in row["rung_values"] or [] if epoch == row["best_epoch"] and key in study.evaluations), None)
+    config = EvalConfig(**scored["configuration"]) if scored else study.configs_of(row)[1]
+    _require_same_model(study, config)
+    return Protocol(study.description["subject"], study.subject, config, study.backbones, study.metrics, study.objective)
+
+
+def default_protocol(subject: str, model: str, overrides: Mapping[str, str]) -> Protocol:
+    """That of a study of this subject and model without anything else said, but for `--set name=value` texts.
+
+    Raises:
+        StudyError: a name or value that breaks a rule.  SubjectError: the subject cannot be read."""
+    study = Study(subject=subject, model=model).with_overrides(overrides)
+    _, _, config = study.split({})
+    return Protocol(study.subject, load_subject(study.subject), config, study.backbones, tuple(study.metrics), study.objective)
+
+
+def with_trigger(protocol: Protocol, trigger: str | None) -> Protocol:
+    """The protocol for an adapter that was trained on another trigger word: its prompts have that one."""
+    return protocol if trigger is None else replace(protocol, subject=replace(protocol.subject, trigger=trigger))
+
+
+def require_same_subject(study: RecordedStudy, subject: str | None) -> None:
+    """Raises: StudyError where the subject named beside a study has other images."""
+    if subject is not None and load_subject(subject).reference_digest != study.subject.reference_digest:
+        raise StudyError(
+            f"A row beside a study's is scored against its images, those of {study.description['subject']}, but {subject} has others. "
+            "Leave out --subject, or --study."
+        )
+
+
+def require_same_model(protocol: Protocol, model: str | None) -> None:
+    """Raises: StudyError where the model named beside a study is another one than its protocol's."""
+    if model is not None and FilesContent().model_digest(model, protocol.config.infer_vae) != _digest_now(protocol.config):
+        raise StudyError(
+            f"A row beside a study's is scored with its model, {protocol.config.infer_model} for this trial, but --model is {model}. Leave it out, or "
+            "name with --trial one that uses it."
+        )
+
+
+def score_file(
+    foreign: ForeignAdapter, protocol: Protocol, *, device: str = "auto", on_step: Callable[[int, int], None] | None = None
+) -> ScoredFile:
+    """The file's pictures under this protocol, and what they score.
+
+    Raises:
+        AdapterError: it does not fit the model.  EvaluationFailed: its pictures cannot be scored.  ModelError: model or network."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    kind = device_kind(device)
+    frozen = FrozenWork(kind, on_load=foreign.merge_into)
+    frozen.parts(protocol.config.infer_model, protocol.config.infer_vae, protocol.config.infer_dtype)  # what does not fit is said at once
+    evaluator = Evaluator(frozen, **protocol.backbones, further=protocol.metrics)
+    key = file_key(foreign, protocol)
+    (result,) = evaluator.evaluate([EvaluationRequest(key, None, protocol.config, protocol.subject)], on_step=on_step)
+    if result.error is not None:
+        raise EvaluationFailed(result.error)
+    scored = scored_images(result, kind)
+    order = EvaluationOrder(key, OF_A_FILE + foreign.digest, 0, protocol.config, protocol.subject_name)
+    row = {**evaluation_row(order, scored), "adapter_file": foreign.name, **_objective_of(protocol.objective, scored)}
+    return ScoredFile(row, scored)
+
+
+def record_file(study: RecordedStudy, scored: ScoredFile) -> None:
+    """Add it to the study's records, as a worker adds its own.
+
+    Raises:
+        RecordsError: the study's folder cannot be written."""
+    Records(study.folder.root).append_evaluation(scored.row, scored.pictures.image_rows, scored.pictures.images)
+
+
+def file_key(foreign: ForeignAdapter, protocol: Protocol) -> str:
+    """The key of the file's evaluation under this protocol."""
+    return evaluation_key(
+        protocol.config,
+        training=OF_A_FILE + foreign.digest,
+        epoch=0,
+        model_digest=_digest_now(protocol.config),
+        reference_digest=protocol.subject.reference_digest,
+        trigger=protocol.subject.trigger,
+    )
+
+
+def _digest_now(config: EvalConfig) -> str:
+    return FilesContent().model_digest(config.infer_model, config.infer_vae)
+
+
+def _require_same_model(study: RecordedStudy, config: EvalConfig) -> None:
+    name = f"model {config.infer_model}" + (f" with vae {config.infer_vae}" if config.infer_vae else "")
+    known = study.description["content"].get(name)
+    try:
+        now = _digest_now(config)
+    except ModelError as error:
+        raise StudyError(f"A row beside a study's is scored with its model, but that cannot be read: {error}") from error
+    if known not in (None, now):
+        raise StudyError(
+            f"A row beside a study's is scored with the model that the study had, but {config.infer_model} has changed since. Restore it, or "
+            "launch the study under another --name."
+        )
+
+
+def _objective_of(objective: Objective, scored: ScoredImages) -> dict[str, Any]:
+    try:
+        value = objective.value(scored.values, scored.backbones)
+        return {"objective": value, "objective_formula": objective.describe(scored.backbones)}
+    except SweepError:  # a metric of it is missing: the others are still worth a row
+        return {}

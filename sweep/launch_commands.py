@@ -1,0 +1,245 @@
+"""The commands that run a study, or say what running it would cost: launch, resume, plan, trial. Each parses, calls and prints."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweep.options import (
+    DEFAULT_STORAGE,
+    FAILED,
+    INTERRUPTED_CODE,
+    Device,
+    MaxConcurrent,
+    Samples,
+    Sets,
+    Storage,
+    StudyFile,
+    StudyName,
+    console,
+    load,
+    overrides_of,
+)
+
+if TYPE_CHECKING:
+    from sweep.driver import Driver
+    from sweep.folder import StudyFolder
+    from sweep.launches import Request
+    from sweep.study import Study
+    from trainables.storage import Place
+
+RayAddress = Annotated[
+    str | None, typer.Option("--address", metavar="ADDRESS", help="A Ray that runs, with all its nodes: auto, or HOST:PORT. Otherwise this machine.")
+]
+PackSize = Annotated[int | None, typer.Option(min=1, help="Trainings that advance together on a device; measured otherwise.")]
+
+
+def launch(
+    study_file: StudyFile,
+    samples: Samples = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study; its file's otherwise.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    sets: Sets = None,
+    max_concurrent: MaxConcurrent = None,
+    pack_size: PackSize = None,
+    device: Device = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the UNet: minutes at the start, faster steps on a GPU.")] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, slower steps.")] = False,
+    address: RayAddress = None,
+) -> None:
+    """Run a study, or go on with it where its records stop: train, score, stop the weak early, record everything.
+
+    E.g. `sweep launch search_spaces/captions.py --samples 24`.
+
+    Ctrl+C ends it when the rungs under way are scored, a second one at once; the same command, or `sweep resume NAME`, goes on."""
+    started_at = time.monotonic()
+    study = load(study_file, sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent})
+    options = {"device": device, "pack_size": pack_size, "compile": compile, "gradient_checkpointing": gradient_checkpointing}
+    _run(study, storage, options, started_at=started_at, address=address)
+
+
+def resume(
+    name: StudyName,
+    samples: Samples = None,
+    new_name: Annotated[str | None, typer.Option("--name", help="Start a new version of the study under this name.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    sets: Sets = None,
+    max_concurrent: MaxConcurrent = None,
+    pack_size: PackSize = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
+    address: RayAddress = None,
+) -> None:
+    """Go on with a study where its records stop, or end its pause: `sweep resume captions`, `sweep resume captions --samples 40`.
+
+    It runs the study.py that is stored in the study's folder, with the settings of its last launch. A study file is code: resume only
+    folders that you trust. What trials have done is not done again; unfinished trainings go on from their last adapter."""
+    started_at = time.monotonic()
+    from sweep.folder import find_study_folder
+    from sweep.launches import read_launches
+
+    folder = find_study_folder(name, storage)
+    overrides = overrides_of(sets, {"samples": samples, "max_concurrent": max_concurrent})
+    if folder.holder is not None and new_name is None:
+        _end_pause(folder, overrides)
+        return
+    request = read_launches(folder.launches).request
+    options = {**request.options, **{key: value for key, value in (("device", device), ("pack_size", pack_size)) if value is not None}}
+    with _directory_of(request):
+        study = _stored_study(folder, request, {**overrides, "name": new_name or folder.root.name})
+        _say_if_changed(folder, request)
+        _run(study, folder.storage, options, started_at=started_at, address=address)
+
+
+def confirm(
+    name: StudyName,
+    top: Annotated[int, typer.Option(min=1, help="The best so many trials.")] = 5,
+    images: Annotated[int, typer.Option(min=2, help="Pictures of each, at least; FID wants hundreds.")] = 200,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each; with three or more there is an interval.")] = 3,
+    storage: Storage = DEFAULT_STORAGE,
+    pack_size: PackSize = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
+    address: RayAddress = None,
+) -> None:
+    """Train and score the best trials anew, under fresh seeds, and say whether the winner holds: `sweep confirm captions --top 5 --seeds 3`.
+
+    It is a study of its own, NAME-confirm, whose file is written beside the records; the same command goes on with it."""
+    started_at = time.monotonic()
+    from sweep.confirmation import confirmation_source, finalists_of, verdict_of
+    from sweep.folder import find_study_folder
+    from sweep.launches import read_launches
+    from sweep.records import TRIALS, Records, as_rows
+    from sweep.study import load_study
+
+    folder = find_study_folder(name, storage)
+    request = read_launches(folder.launches).request
+    options = {**request.options, **{key: value for key, value in (("device", device), ("pack_size", pack_size)) if value is not None}}
+    finalists = finalists_of(as_rows(Records(folder.root).latest_trials(), TRIALS), top=top)
+    with _directory_of(request):
+        study = _stored_study(folder, request, {"name": folder.root.name})
+        new_name = f"{folder.root.name}-confirm"
+        source = confirmation_source(study, finalists, n_images=images, n_seeds=seeds)
+        driver, code = _run_to_end(
+            load_study(f"{new_name}.py", {"name": new_name}, source=source), folder.storage, options, started_at=started_at, address=address
+        )
+    for line in verdict_of(finalists, list(driver.trials.values())) if driver.finished else ():
+        typer.echo(line)
+    raise typer.Exit(code)
+
+
+def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Say what a study will cost: trials, distinct trainings, epochs, evaluations; and how long, once it was launched here. Does no work."""
+    from sweep.folder import StudyFolder
+    from sweep.plan import make_plan, measured_rates, render_plan
+
+    study = load(study_file, sets, {"samples": samples})
+    folder = StudyFolder(storage, study.name)
+    rates = measured_rates(folder)
+    typer.echo(render_plan(make_plan(study, rates=rates)), nl=False)
+    if folder.exists:
+        from sweep.disk import disk_of, use_of
+        from sweep.status import disk_text
+
+        typer.echo(f"So far on {disk_text(disk_of(use_of(folder), rates))}.")
+
+
+def trial(
+    study_file: StudyFile,
+    sets: Sets = None,
+    storage: Storage = DEFAULT_STORAGE,
+    device: Device = "auto",
+    again: Annotated[bool, typer.Option("--again", help="Train and score even what is stored already.")] = False,
+) -> None:
+    """Run one configuration in this process, without Ray; breakpoints work. What --set leaves open is the baseline's."""
+    from sweep.one_trial import one_trial_study, run_trial_here
+    from sweep.progress import Progress
+
+    study = one_trial_study(load(study_file, sets, {}))
+    screen = console()
+    with Progress(screen) as view:
+        driver, snapshot = run_trial_here(study, storage, device=device, again=again, view=view)
+    _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
+    raise typer.Exit(_exit_code(driver, snapshot))
+
+
+def _run(study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None) -> None:
+    """Launch a study and exit with its code. `options`: as of `launch`."""
+    raise typer.Exit(_run_to_end(study, storage, options, started_at=started_at, address=address)[1])
+
+
+def _run_to_end(
+    study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None
+) -> tuple[Driver, int]:
+    """Launch a study, print how it ended, and return its driver and the exit code."""
+    from sweep.keys import Keys
+    from sweep.progress import Progress
+
+    screen = console()
+    with Progress(screen, started_at=started_at) as view:
+        keys = Keys(study)
+        keys.check()  # what can be wrong with a subject or a model is said before Ray is waited for
+        for line in (*keys.cut_captions(), *keys.idle_tags()):
+            screen.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
+        view.phase("importing Ray")
+        from sweep.runner import Launch
+        from sweep.runner import launch as run
+
+        pack_options = {name: bool(options.get(name)) for name in ("compile", "gradient_checkpointing")}
+        device, pack_size = options.get("device") or "auto", options.get("pack_size")
+        how = Launch(storage, device=device, pack_size=pack_size, pack_options=pack_options, keys=keys, view=view, address=address)
+        driver, snapshot = run(study, how)
+    _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
+    return driver, _exit_code(driver, snapshot)
+
+
+def _end_pause(folder: StudyFolder, overrides: Mapping[str, str]) -> None:
+    """`resume` of a study that is running: it can only be paused."""
+    from sweep.control import ask, asked_of
+    from sweep.errors import StudyError
+
+    name = folder.root.name
+    if not asked_of(folder).paused:
+        raise StudyError(f"Only a study that is paused or has ended can be resumed, but {name} is running. Change it with `sweep set {name}`.")
+    if overrides:
+        raise StudyError(f"A pause is ended as it began, but {', '.join(overrides)} would change. Use `sweep set {name}` for limits, then resume it.")
+    ask(folder, paused=False)
+    typer.echo(f"{name} goes on in a second or so, in its own launch.")
+
+
+def _stored_study(folder: StudyFolder, request: Request, changes: Mapping[str, str]) -> Study:
+    from sweep.study import load_study
+    from sweep.study_file import read_source
+
+    stands_for = request.file or folder.source  # for what the source makes of __file__
+    return load_study(stands_for, {**request.overrides, **changes}, source=read_source(folder.source))
+
+
+def _directory_of(request: Request) -> contextlib.AbstractContextManager[None]:
+    """Relative paths in a study are meant from where it was launched, if that is still there."""
+    return contextlib.chdir(request.directory) if request.directory and Path(request.directory).is_dir() else contextlib.nullcontext()
+
+
+def _say_if_changed(folder: StudyFolder, request: Request) -> None:
+    file = Path(request.file)
+    if request.file and file.is_file() and file.read_bytes() != folder.source.read_bytes():
+        typer.echo(f"note: {file} has changed since; this goes on with {folder.source}. `sweep launch {file}` takes the changes.")
+
+
+def _exit_code(driver: Driver, snapshot: Mapping[str, Any]) -> int:
+    from sweep.messages import INTERRUPTED
+
+    is_left = driver.n_ended < driver.n_trials or snapshot.get("requests_open")
+    if driver.stopping is not None and driver.stopping.startswith(INTERRUPTED) and is_left:
+        return INTERRUPTED_CODE
+    return 0 if driver.best is not None else FAILED
+
+
+def _print_end(screen: Any, driver: Driver, snapshot: Any, storage: Place, *, first_scored_s: float | None) -> None:
+    from sweep.folder import StudyFolder
+    from sweep.progress import print_summary
+
+    print_summary(screen, driver, snapshot, StudyFolder(storage, driver.study.name), first_scored_s=first_scored_s)

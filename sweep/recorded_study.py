@@ -1,0 +1,170 @@
+"""A study as its folder tells of it, when its file may be long gone: subject, protocol and objective, and the adapters of its trials.
+
+Reads records and study.json. Whoever runs a study knows all of this from the study itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweep.errors import StudyError
+from sweep.folder import ADAPTERS, StudyFolder
+from sweep.objective import Objective
+from sweep.parameters import MODEL_PARAMETERS, expand
+from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
+from sweep.searcher import FAIL
+from sweep.space import nearest
+from trainables.config import EVAL_PARAMETERS, TRAIN_PARAMETERS, EvalConfig, TrainConfig
+from trainables.subject import Subject, load_subject
+
+if TYPE_CHECKING:
+    from trainables.lora import Adapter
+
+
+@dataclass(frozen=True)
+class ChosenAdapter:
+    """An adapter of a study: whose it is, what it was trained with, and the evaluation of its trial at that epoch."""
+
+    study: str
+    trial: Mapping[str, Any]  # its latest row
+    training_key: str
+    epoch: int
+    train: TrainConfig
+    evaluation: EvalConfig
+    scores: Mapping[str, Any] | None  # the evaluation's row; None where this epoch was not scored
+    store: Path
+
+    @property
+    def name(self) -> str:
+        """A name that no other adapter has, for files and for web UIs."""
+        return f"{self.study}-{self.trial['trial']}-e{self.epoch}-{self.training_key[:6]}"
+
+    def load(self) -> Adapter:
+        """Raises: AdapterError if it is damaged."""
+        from trainables.adapters import AdapterStore
+
+        return AdapterStore(self.store).load_adapter(self.training_key, self.epoch)
+
+
+class RecordedStudy:
+    """The study in a folder. Reading it is cheap; the subject is read when it is asked for."""
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self.folder = folder
+        self.name = folder.root.name
+        self.description: dict[str, Any] = json.loads(folder.description.read_text(encoding="utf-8"))
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The subject, whose images must be those that the study had.
+
+        Raises:
+            SubjectError: it cannot be read.  StudyError: its images have changed."""
+        name = self.description["subject"]
+        subject = load_subject(name)
+        if subject.reference_digest != self.description["content"][f"images of {name}"]:
+            raise StudyError(
+                f"Pictures are scored against the images that the study had, but those of {name} have changed since. "
+                f"Restore them, or launch the study under another --name."
+            )
+        return subject
+
+    @property
+    def trigger(self) -> str:
+        """The subject's trigger word, whatever has become of its images. Raises: SubjectError: the subject cannot be read."""
+        return load_subject(self.description["subject"]).trigger
+
+    @property
+    def objective(self) -> Objective:
+        recorded = self.description["objective"]
+        scales = {tuple(name.split("@", 1)) if "@" in name else name: scale for name, scale in recorded["scales"].items()}
+        return Objective(scales=scales, **recorded["weights"])
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """The feature networks that scored it, by kind."""
+        return {kind: self.description["fixed"][kind] for kind in ("perceptual", "pooled")}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(self.description.get("metrics", ()))
+
+    @cached_property
+    def trials(self) -> list[dict[str, Any]]:
+        """The latest row of every trial."""
+        return as_rows(Records(self.folder.root).latest_trials(), TRIALS)
+
+    @cached_property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """The evaluations' rows by key."""
+        return {row["evaluation_key"]: row for row in as_rows(Records(self.folder.root).evaluations(), EVALUATIONS)}
+
+    def best_trial(self) -> dict[str, Any] | None:
+        """The row of the trial with the lowest objective; None where none is scored."""
+        scored = [row for row in self.trials if row["objective"] is not None and row["state"] != FAIL]
+        return min(scored, key=lambda row: row["objective"], default=None)
+
+    def trial(self, trial_id: str | None) -> dict[str, Any]:
+        """The row of that trial, or of the best one.
+
+        Raises:
+            StudyError: there is none."""
+        if trial_id is None:
+            if (best := self.best_trial()) is None:
+                raise StudyError(f"The best trial is known once one is scored, but of {self.name} none is. Launch it, or go on with it.")
+            return best
+        found = next((row for row in self.trials if row["trial"] == trial_id), None)
+        if found is None:
+            ids = [row["trial"] for row in self.trials]
+            known = f"Its {len(ids)} trials begin with {ids[0]}." if ids else "It has none yet."
+            raise StudyError(f"`--trial` must be a trial of {self.name}, but {trial_id!r} is none.{nearest(trial_id, ids)} {known}")
+        return found
+
+    def choose(self, trial_id: str | None, epoch: int | None = None) -> ChosenAdapter:
+        """The adapter of that trial, or of the best one, at that epoch, or at its best one. Of several training seeds, the best seed's.
+
+        Raises:
+            StudyError: there is no such trial, or it has no adapter at that epoch."""
+        row = self.trial(trial_id)
+        chosen_epoch = row["best_epoch"] if epoch is None else epoch
+        if chosen_epoch is None:
+            raise StudyError(f"A trial's best epoch is known once it is scored, but {row['trial']} is not ({row['reason'] or row['state']}). Use --epoch.")
+        scored = self._evaluations_at(row, chosen_epoch)
+        best = min(scored, key=lambda r: (r["objective"] is None, r["objective"] or 0.0), default=None)
+        key = best["training_key"] if best else row["training_key"]
+        train, evaluation = self.configs_of(row)
+        seeds = [r["training_key"] for r in scored]
+        if best:
+            train = replace(train, train_seed=train.train_seed + seeds.index(key))
+            evaluation = EvalConfig(**best["configuration"])
+        store = self._store_with(row, key, chosen_epoch)
+        return ChosenAdapter(self.name, row, key, int(chosen_epoch), train, evaluation, best, store)
+
+    def configs_of(self, row: Mapping[str, Any]) -> tuple[TrainConfig, EvalConfig]:
+        """What a trial trains, under its first seed, and how it is evaluated."""
+        values = {**self.description["fixed"], **expand(row["configuration"] or {}), "subject": self.description["subject"]}
+        aliases = self.description.get("aliases", {})
+        values |= {name: aliases.get(values[name], values[name]) for name in MODEL_PARAMETERS if isinstance(values.get(name), str)}
+        train = {name: values[name] for name in TRAIN_PARAMETERS if name in values}
+        return TrainConfig(**train), EvalConfig(**{name: values[name] for name in EVAL_PARAMETERS if name in values})
+
+    def _evaluations_at(self, row: Mapping[str, Any], epoch: int) -> list[dict[str, Any]]:
+        """The evaluations of a trial's rung, one per training seed, in the order of the seeds."""
+        keys = next((keys for at, _, *keys in row["rung_values"] or [] if at == epoch), [])
+        return [self.evaluations[key] for key in keys if key in self.evaluations]
+
+    def _store_with(self, row: Mapping[str, Any], key: str | None, epoch: int) -> Path:
+        from trainables.adapters import AdapterStore
+
+        places = (self.folder.adapters, self.folder.root / ADAPTERS)  # the second one after `sweep trial --again`
+        stored = {place: AdapterStore(place).epochs(key) for place in places} if key else {}
+        if place := next((place for place in stored if epoch in stored[place]), None):
+            return place
+        epochs = sorted({e for found in stored.values() for e in found})
+        there = f"at epochs {', '.join(map(str, epochs))}" if epochs else "nowhere"
+        way_out = "Use --epoch with one of these." if epochs else "Launch the study again to train it."
+        raise StudyError(f"An adapter must be stored to be used, but that of {row['trial']} is stored {there}, not at {epoch}. {way_out}")

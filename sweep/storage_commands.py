@@ -1,0 +1,105 @@
+"""The commands about all studies of a storage, and what they take on disk: list, rm, gc. Each parses, asks, calls and prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweep.errors import RecordsError, StudyError
+from sweep.options import DEFAULT_STORAGE, Storage, StudyName, Yes, confirm, console
+
+if TYPE_CHECKING:
+    from sweep.disk import Training
+    from sweep.folder import StudyFolder
+    from sweep.plan import Rates
+    from trainables.storage import Place
+
+
+def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
+    """List the studies of a storage, how they stand, and what they take on disk: `sweep list --storage sweeps`.
+
+    Adapters that studies share are counted with each of them."""
+    from sweep.status import list_table, standings_in
+
+    standings = standings_in(storage)
+    if not standings:
+        typer.echo(f"{storage} holds no study. `sweep launch STUDY.py` makes one; --storage DIR looks elsewhere.")
+        return
+    console().print(list_table(standings))
+    for standing in standings:
+        if standing.problem:
+            typer.echo(f"{standing.name}: {standing.problem}")
+
+
+def rm(name: StudyName, storage: Storage = DEFAULT_STORAGE, yes: Yes = False) -> None:
+    """Remove a study: its records, pictures, and the adapters that no other study uses: `sweep rm captions`."""
+    from sweep.disk import remove_study
+    from sweep.folder import find_study_folder
+
+    folder = find_study_folder(name, storage)
+    with folder.held():  # refuses one that runs, and keeps it from being launched meanwhile
+        own, said = _to_be_removed(folder)
+        typer.echo(said)
+        confirm(f"Remove {folder.root}, with all its records and pictures?", yes=yes)
+        remove_study(folder, own)
+    typer.echo(f"{folder.root.name} is removed.")
+
+
+def gc(
+    storage: Storage = DEFAULT_STORAGE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be collected.")] = False,
+    keep_states: Annotated[bool, typer.Option("--keep-states", help="Keep optimiser states of trainings that have ended.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Collect what no study of a storage needs: `sweep gc --dry-run`.
+
+    These are adapters that no study refers to, and optimiser states of trainings that no trial will go on with. Records and pictures stay."""
+    from rich.filesize import decimal
+
+    from sweep.disk import collect, garbage_of, studies_in
+    from sweep.status import garbage_lines
+
+    root = storage.absolute()
+    live = [folder.root.name for folder in studies_in(root) if folder.holder is not None]
+    if live and not dry_run:  # what it will read next is not in its records yet
+        raise StudyError(f"Nothing is collected while a study of the storage runs, but {', '.join(live)} does. Wait for it, or `sweep stop {live[0]}`.")
+    garbage = garbage_of(root, keep_states=keep_states)
+    lines = garbage_lines(garbage, _rates_of(root))
+    for line in lines:
+        typer.echo(line)
+    if not lines:
+        typer.echo(f"All that {storage} holds is needed.")
+    elif not dry_run:
+        confirm(f"Remove {decimal(garbage.n_bytes)}?", yes=yes)
+        collect(root, garbage)
+        typer.echo(f"{decimal(garbage.n_bytes)} are free again.")
+
+
+def _to_be_removed(folder: StudyFolder) -> tuple[list[Training], str]:
+    """The trainings that go with a study, and what to say before they do."""
+    from rich.filesize import decimal
+
+    from sweep.disk import disk_of, own_trainings, studies_in, use_of
+    from sweep.plan import measured_rates
+    from sweep.status import disk_text
+
+    live = [other.root.name for other in studies_in(folder.storage) if other.root != folder.root and other.holder is not None]
+    if live:  # what it will read next is not in its records yet
+        return [], f"All adapters stay while {', '.join(live)} runs; `sweep gc` collects later what no study needs."
+    try:
+        use, own = use_of(folder), own_trainings(folder)
+    except RecordsError as error:
+        return [], f"All adapters stay, because it is not known which are needed: {error}"
+    went = f"{len(own)} of its {len(use.keys)} trainings, used by no other study, go with it ({decimal(sum(t.n_bytes for t in own))})"
+    return own, f"{disk_text(disk_of(use, measured_rates(folder)))}. {went}."
+
+
+def _rates_of(storage: Place) -> Rates | None:
+    """What the study that was launched last has measured of its device."""
+    from sweep.disk import studies_in
+    from sweep.plan import measured_rates
+
+    measured = [folder for folder in studies_in(storage) if folder.pack_size.exists()]
+    latest = max(measured, key=lambda folder: folder.pack_size.stat().st_mtime, default=None)
+    return measured_rates(latest) if latest is not None else None
