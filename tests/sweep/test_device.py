@@ -194,7 +194,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(new_device, config, t
 
 def test_a_device_that_answers_no_more_ends_its_worker_and_blames_no_training(new_device, config, monkeypatch):
     def gone(pack, draws, k):
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(Pack, "_step", gone)
     device = new_device()
