@@ -49,6 +49,8 @@ LAUNCH_S = 180.0
 """The longest that a launch may take here."""
 LINGER_S = 30.0
 """For how long its processes may outlive a driver that was killed."""
+RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Ray's own processes may outlive a raylet that was killed for longer; they wait, and work for nobody."""
 OUTAGE_S = 4.0
 GRID = {"rank": tune.choice([4, 16]), "learning_rate": tune.choice([1e-4, 1e-3]), "guidance": tune.choice([2.0, 4.0])}
 
@@ -142,7 +144,7 @@ class Launched:
         """Waits for its end; says what of its processes still was there LINGER_S later. They are killed, by their ids."""
         self.wait(lambda: self.has_ended, "the end of the launch")
         deadline = time.monotonic() + LINGER_S
-        while (left := self.look()) and time.monotonic() < deadline:
+        while (left := [p for p in self.look() if not _command_of(p).startswith(RAYS_OWN)]) and time.monotonic() < deadline:
             time.sleep(0.1)
         names = [_command_of(process)[:60] for process in left]
         self.kill()
