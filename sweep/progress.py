@@ -249,7 +249,16 @@ def print_summary(
         console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
     for reason, n in Counter(trial.reason for trial in driver.trials.values() if trial.state == FAIL).most_common(3):
         console.print(f"{n} failed: {reason}", style="red", highlight=False, soft_wrap=True)
+    for line in mishaps(snapshot):
+        console.print(line, highlight=False, soft_wrap=True)
     _print_places(console, driver, folder)
+
+
+def mishaps(snapshot: Mapping[str, Any]) -> list[str]:
+    """A line on what was lost and tried again, and one for each device that is used no more."""
+    n = snapshot.get("n_losses", 0)
+    lost = [f"{n} trainings and evaluations were lost to a worker, a device or the storage and tried again"] if n else []
+    return lost + [f"left out: {name}: {reason}" for name, reason in snapshot.get("left_out", {}).items()]
 
 
 def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
@@ -339,7 +348,8 @@ def _live_table(driver: Driver, snapshot: Mapping[str, Any]) -> Table:
 
 
 def _worker_lines(snapshot: Mapping[str, Any]) -> list[Text]:
-    return [Text(f"{worker}: {doing}", style="dim") for worker, doing in snapshot.get("workers", {}).items()]
+    lines = [Text(f"{worker}: {doing}", style="dim") for worker, doing in snapshot.get("workers", {}).items()]
+    return [*lines, *(Text(line) for line in mishaps(snapshot))]
 
 
 def _training_lines(driver: Driver, snapshot: Mapping[str, Any]) -> list[Text]:

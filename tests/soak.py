@@ -305,7 +305,7 @@ def _run_in_this_process(storage: Path) -> None:
     folder.write_study(study, {})
     records, pool = Records(folder.root), Pool()
     asha = Asha(study.rungs, study.reduction_factor)
-    driver = Driver(study, Keys(study, FakeContent()), Searcher(study), asha, pool, records, max_concurrent=4)
+    driver = Driver(study, Keys(study, FakeContent()), Searcher(study, journal=folder.journal), asha, pool, records, max_concurrent=4)
     worker = Worker("w", pool, FakeDevice(folder=folder.adapters), records, objective=study.objective, sleep=lambda seconds: None)
     run_here(driver, pool, worker.turn)
 

@@ -1,5 +1,6 @@
 """Studies through a real Ray and Ray Tune, with a device that only computes. Each of them starts Ray: half a minute."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,12 +12,13 @@ import optuna
 import pytest
 
 from sweep.control import AT_RUNGS, ask
-from sweep.errors import StudyError
+from sweep.errors import ModelError, StudyError, SweepError
 from sweep.folder import StudyFolder
 from sweep.launches import read_launches
 from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, PRUNED
 from sweep.study import Epochs, Study
+from sweep.trial_rows import trial_of_row
 from tests.sweep.fakes import OBJECTIVE, SPACE, FakeContent, FakeDeviceMaker
 
 pytestmark = pytest.mark.ray
@@ -122,3 +124,32 @@ def test_ctrl_c_and_sigterm_end_every_trial_and_say_so(tmp_path, number):
     rows = as_rows(Records(tmp_path / "s").latest_trials(), TRIALS)
     assert rows and all(row["state"] != "RUNNING" for row in rows)
     assert {row["reason"] for row in rows if row["state"] == "FAIL"} == {"interrupted"}
+
+
+@dataclasses.dataclass(frozen=True)
+class DyingMaker:
+    """Makes no device: every worker ends while it opens its own."""
+
+    def __call__(self, spec):
+        os._exit(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class DamagedMaker:
+    def __call__(self, spec):
+        raise ModelError("A model must be whole, but embedded:base is not. Install it again.")
+
+
+@pytest.mark.parametrize(("make_device", "message"), [(DyingMaker(), "all are left out.*lost 3 workers in a row.*Launch it again"), (DamagedMaker(), "must be whole")])
+def test_a_study_whose_devices_all_fail_ends_in_one_line_and_can_be_launched_again(tmp_path, monkeypatch, make_device, message):
+    from sweep import fleet
+    from sweep.keys import Keys
+    from sweep.runner import Launch, launch
+
+    monkeypatch.setattr(fleet, "FIRST_WAIT_S", 0.1)
+    study = a_study(samples=2)
+    with pytest.raises(SweepError, match=message):
+        launch(study, Launch(tmp_path, make_device=make_device, keys=Keys(study, FakeContent())))
+    rows = as_rows(Records(tmp_path / "s").latest_trials(), TRIALS)
+    assert rows and all(row["reason"].startswith("interrupted") for row in rows)
+    assert {trial_of_row(row).state for row in rows} == {"RUNNING"}, "a relaunch tries them again"

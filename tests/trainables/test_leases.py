@@ -88,3 +88,11 @@ def test_a_holder_that_slept_too_long_finds_out_and_leaves_the_lease_to_whoever_
     one.refresh()
     one.release("k")
     assert lease_file(tmp_path).stat().st_mtime == taken_at and other.holder("k").note == {"launch": "b"}
+
+
+def test_a_holder_that_is_known_to_be_gone_loses_its_lease_at_once_and_no_other_does(tmp_path, clock):
+    gone, alive = (Leases(tmp_path, note={"owner": f"launch/worker-{i}"}, clock=clock) for i in (0, 1))
+    assert gone.acquire("a") and alive.acquire("b")
+    other = Leases(tmp_path, note={"owner": "launch/worker-2"}, clock=clock)
+    assert not other.acquire("a") and not other.acquire("b", dead=["launch/worker-0"])
+    assert other.acquire("a", dead=["launch/worker-0"]) and gone.is_lost("a")
