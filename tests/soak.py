@@ -185,7 +185,7 @@ def kill(storage: Path, target: str, number: signal.Signals, moment: str, *, aft
     (storage / "marks").mkdir(parents=True)
     launched, problems = Launched(storage), []
     try:
-        _at(launched, storage, target, moment, after).send_signal(number)
+        _send(launched, target, _at(launched, storage, target, moment, after), number)
         if target == "driver":
             launched.wait(lambda: launched.has_ended, "the end of the driver")
         before = raw_records(storage)
@@ -233,6 +233,16 @@ def _at(launched: Launched, storage: Path, target: str, moment: str, after: int)
         writer = str(victim.pid) if target != "trial" else "[0-9]*"  # a trial's process writes none: then while another does
         launched.wait(lambda: list((storage / "marks").glob(writer)), "a record that is being written")
     return victim
+
+
+def _send(launched: Launched, target: str, victim: psutil.Process, number: signal.Signals) -> None:
+    """Signal it; another one of its kind, where it has ended by itself meanwhile, as a trial's process does."""
+    while True:
+        try:
+            victim.send_signal(number)
+            return
+        except psutil.NoSuchProcess:
+            victim = launched.wait(lambda: launched.find(target), f"another {target}")
 
 
 # -- what must hold ------------------------------------------------------------------------------------------------------
@@ -329,6 +339,7 @@ def _states_in_optuna(storage: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--first", type=int, default=1, help="begin with this one")
     parser.add_argument("--launch", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.launch is not None:
@@ -336,7 +347,7 @@ def main() -> int:
         return 0
     every = list(itertools.product(TARGETS, SIGNALS, MOMENTS))
     n_bad = 0
-    for i in range(arguments.kills + 1):
+    for i in range(arguments.first - 1, arguments.kills + 1):
         started = time.monotonic()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             storage = Path(folder) / "storage"
@@ -350,7 +361,7 @@ def main() -> int:
             print(f"{what}  {time.monotonic() - started:5.1f} s  {'; '.join(problems) or 'as if nothing had happened'}", flush=True)
             if problems:
                 print((storage / "output.txt").read_text()[-2000:], flush=True)
-    print(f"{arguments.kills} kills and an outage, {n_bad} with something wrong", flush=True)
+    print(f"{arguments.kills - arguments.first + 1} kills and an outage, {n_bad} with something wrong", flush=True)
     return 1 if n_bad else 0
 
 
