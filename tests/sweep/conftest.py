@@ -23,3 +23,9 @@ def subject(tmp_path_factory) -> str:
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     (folder / "subject.json").write_text(json.dumps({"trigger": "J3NN13"}))
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_home(tmp_path_factory):
+    """Where Ray writes its token, and one folder for all tests: a process that starts a second Ray under another HOME waits for it in vain."""
+    return tmp_path_factory.mktemp("home")

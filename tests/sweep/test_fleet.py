@@ -17,8 +17,8 @@ N_TRIALS = 24
 
 
 @pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # Ray writes a token there
+def cluster(ray_home, monkeypatch):
+    monkeypatch.setenv("HOME", str(ray_home))
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_timeout_ms": 1000, "health_check_initial_delay_ms": 0}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "_system_config": quick, "include_dashboard": False})
     yield cluster

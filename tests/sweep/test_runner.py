@@ -27,9 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    # Ray writes a token there.
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def home(ray_home, monkeypatch):
+    monkeypatch.setenv("HOME", str(ray_home))
 
 
 def a_study(**changes) -> Study:
