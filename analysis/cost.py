@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import CONTROL, FAILED, StudyRecords
+from analysis.load import CONTROL, FAILED, StudyRecords, launches_of
 
 S_PER_HOUR = 3600
 
@@ -61,9 +61,9 @@ def _work(work: str, unit: str, asked: float, done: float, seconds: float, *, is
 def _held(records: StudyRecords) -> list[dict[str, Any]]:
     """The GPUs that launches held, idle or not; no row for a study whose launches were not logged."""
     try:
-        launches = json.loads((records.folder / "launches.json").read_text(encoding="utf-8"))["launches"]
+        launches = launches_of(records)["launches"]
         seconds = S_PER_HOUR * sum(float(launch["gpu_hours"]) for launch in launches)
-    except (FileNotFoundError, KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError):
         return []
     return [_work("GPUs held", "launches", len(launches), len(launches), seconds, is_estimate=False)]
 

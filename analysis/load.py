@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,16 @@ def load_study_records(name_or_dir: str | Place, storage: str | Place = DEFAULT_
         parameters=tuple(_column_of(name) for name in parameters),
         labels=tuple(f"label.{name}" for name in labels),
     )
+
+
+def launches_of(records: StudyRecords) -> dict[str, Any]:
+    """What launches.json beside the records says: `request`, as the study was launched last, and `launches`; nothing where it is missing or
+    damaged, of which `sweep status` tells."""
+    try:
+        said = json.loads((records.folder / "launches.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _folder_of(name_or_dir: Place, storage: Place) -> Place:

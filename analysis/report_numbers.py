@@ -4,7 +4,6 @@ NaN and infinity become None; a metric that the records lack is None."""
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import pandas as pd
 from analysis.cost import cost, failures
 from analysis.grids import control_like
 from analysis.importance import ENOUGH_TRIALS, importances_of, main_effects
-from analysis.load import DEFAULT_STORAGE, StudyRecords
+from analysis.load import DEFAULT_STORAGE, StudyRecords, launches_of
 from analysis.pictures import Thumbnails, description_of, subject_folder
 from analysis.stats import paired_difference
 from analysis.tables import PAIRED_BY, ranked_trials
@@ -38,9 +37,10 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
     best = ranked[ranked["rank_number"].eq(1)]
     chosen = _PictureRows(records, images, thumbnails)
     shown = {"pictures": _first_pictures(ranked, chosen), "extremes": _extremes(best, chosen)}  # before the trials': the budget is theirs first
-    given, curves = _given_by_trial(records), _curves_by_trial(records)
+    given, curves, overrides = _given_by_trial(records), _curves_by_trial(records), _overrides(records)
+    commands = {trial: repeat_command(records, own, overrides) for trial, own in given.items() if own}
     trials = [
-        _trial(row, records, chosen, given=given.get(row["trial"], {}), curve=curves.get(row["trial"], [])) for row in ranked.to_dict("records")
+        _trial(row, records, chosen, command=commands.get(row["trial"]), curve=curves.get(row["trial"], [])) for row in ranked.to_dict("records")
     ]
     return plain(
         {
@@ -57,7 +57,7 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             **_what_mattered(records, seed=seed),
             "cost": cost(records).to_dict("records") if len(records.trials) else [],
             "failures": failures(records).to_dict("records"),
-            "repeat": _repeat(records),
+            "repeat": _repeat(records, overrides),
             "thumbnails": thumbnails.uris,
             "n_left_out": {"budget": thumbnails.n_refused, "missing": thumbnails.n_missing, "images": chosen.n_not_shown},
             "n_images": len(records.images),
@@ -65,28 +65,27 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
     )
 
 
-def repeat_command(records: StudyRecords, configuration: Mapping[str, Any]) -> str:
-    """The command line that trains and scores this configuration again, with the settings of the last launch, quoted for a shell."""
-    return _command(records, "trial", configuration)
+def repeat_command(records: StudyRecords, configuration: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
+    """The command line that trains and scores this configuration again, with the `--set` texts of the last launch, quoted for a shell."""
+    return _command(records, "trial", {**overrides, **configuration})
 
 
-def _command(records: StudyRecords, command: str, configuration: Mapping[str, Any]) -> str:
+def _command(records: StudyRecords, command: str, values: Mapping[str, Any]) -> str:
     # From beside the storage's folder; a page that is sent around names no folders above it.
     storage = records.folder.parent.name
     file = Path(storage) / records.name / "study.py" if isinstance(records.folder, Path) else Path("study.py")
     where = [] if storage == DEFAULT_STORAGE or not isinstance(records.folder, Path) else [f"--storage {shlex.quote(storage)}"]
-    values = {**{name: text for name, text in _overrides(records).items() if name not in ("name", "samples")}, **configuration}
     sets = [f"--set {shlex.quote(f'{name}={value}')}" for name, value in values.items()]
     return " ".join([f"python -m sweep {command}", shlex.quote(str(file)), *where, *sets])
 
 
 def _overrides(records: StudyRecords) -> dict[str, str]:
-    """The `--set` texts of the last launch; none where nothing is known of it."""
-    file = records.folder / "launches.json"
+    """The `--set` texts of the last launch but for the study's name and length; none where nothing is known of it."""
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["request"]["overrides"]) if file.exists() else {}
-    except (ValueError, KeyError, TypeError):  # damaged: `sweep status` says so
+        texts = dict(launches_of(records)["request"]["overrides"])
+    except (ValueError, KeyError, TypeError):
         return {}
+    return {name: text for name, text in texts.items() if name not in ("name", "samples")}
 
 
 def plain(value: Any) -> Any:
@@ -112,7 +111,7 @@ def _given_names(records: StudyRecords) -> list[str]:
 
 
 def _trial(
-    row: Mapping[str, Any], records: StudyRecords, chosen: _PictureRows, *, given: Mapping[str, Any], curve: list[list[float]]
+    row: Mapping[str, Any], records: StudyRecords, chosen: _PictureRows, *, command: str | None, curve: list[list[float]]
 ) -> dict[str, Any]:
     ends = [f"{metric}_{end}" for metric in TABLE_METRICS for end in ("low", "high")]
     values = {name: row.get(name) for name in (*TABLE_METRICS, *ends, "lpips_seen", "lpips_unseen", "n_images", "n_copies")}
@@ -131,7 +130,7 @@ def _trial(
         "configuration": configuration,
         "curve": curve,
         "images": chosen.of(row["evaluation_keys"], limit=MOST_PICTURES_OF_A_TRIAL),
-        "command": repeat_command(records, given) if given else None,
+        "command": command,
     }
 
 
@@ -197,13 +196,13 @@ def _what_mattered(records: StudyRecords, *, seed: int) -> dict[str, Any]:
     return {"importances": found.to_dict("records"), "effects": effects.to_dict("records"), "enough_trials": ENOUGH_TRIALS}
 
 
-def _repeat(records: StudyRecords) -> dict[str, Any]:
+def _repeat(records: StudyRecords, overrides: Mapping[str, str]) -> dict[str, Any]:
     described = description_of(records)
     versions = [value for value in records.evaluations["versions"] if isinstance(value, dict)]
     devices = sorted({str(device) for device in records.evaluations["device"].dropna()})
     keys = ("subject", "sampler", "samples", "study_seed", "train_seeds", "early_stopping", "scale")
     known = {name: described[name] for name in keys if described.get(name) not in (None, "")}
-    launch = f"{_command(records, 'launch', {})} --name {shlex.quote(records.name)}"
+    launch = f"{_command(records, 'launch', overrides)} --name {shlex.quote(records.name)}"
     return {"launch": launch, "study": known, "versions": versions[-1] if versions else {}, "devices": devices}
 
 

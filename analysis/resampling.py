@@ -1,6 +1,6 @@
 """Resampling of many trials at once: rows of a matrix whose columns are the same pictures, the pictures of a prompt together or each alone.
 
-Intervals of sets that have nothing in common are analysis/stats.py's."""
+Intervals of sets that have nothing in common are analysis/stats.py's, which resamples equally long ones together by this."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.stats import CONFIDENCE, N_RESAMPLES
-
+CONFIDENCE = 0.95
+N_RESAMPLES = 2000
 _ROWS_AT_ONCE = 1000
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-CONFIDENCE = 0.95
-N_RESAMPLES = 2000
+from analysis.resampling import CONFIDENCE, N_RESAMPLES, row_intervals
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,9 @@ def mean_intervals(
             arrays[i] = x = x[np.isfinite(x)]
             by_length[len(x)].append(i)
     for n, members in by_length.items():
-        if n < 2:
-            found |= {i: Interval(float(arrays[i][0]) if n else math.nan, math.nan, math.nan, n, seed) for i in members}
-            continue
-        ends = _bootstrap(np.stack([arrays[i] for i in members]), seed=seed, confidence=confidence, n_resamples=n_resamples)
-        found |= {i: Interval(float(arrays[i].mean()), float(low), float(high), n, seed) for i, (low, high) in zip(members, ends, strict=True)}
+        own = row_intervals(np.stack([arrays[i] for i in members]), seed=seed, confidence=confidence, n_resamples=n_resamples)
+        ends = zip(own.mean.tolist(), own.low.tolist(), own.high.tolist(), strict=True)
+        found |= {i: Interval(mean, low, high, n, seed) for i, (mean, low, high) in zip(members, ends, strict=True)}
     return [found[i] for i in range(len(arrays))]
 
 
@@ -107,16 +104,3 @@ def _over_images_and_seeds(x: np.ndarray, *, seed: int, confidence: float) -> In
     freedom = variance**2 / (by_images**2 / (n - 1) + by_seeds**2 / (s - 1))
     half = float(t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance))
     return Interval(mean, mean - half, mean + half, n, seed)
-
-
-def _bootstrap(x: np.ndarray, *, seed: int, confidence: float, n_resamples: int) -> np.ndarray:  # (sets, n) -> (sets, 2)
-    """Percentile bootstrap of each row's mean (Efron & Tibshirani, 1993), the same resamples for all: what scipy.stats.bootstrap gives
-    row by row for this seed, as one matrix product."""
-    n = x.shape[1]
-    drawn = np.random.default_rng(seed).integers(0, n, (n_resamples, n))
-    shares = np.stack([np.bincount(row, minlength=n) for row in drawn], axis=1) / n  # (n, resamples)
-    tails = 50 * (1 - confidence)
-    chunks = [np.percentile(some @ shares, [tails, 100 - tails], axis=1).T for some in np.array_split(x, max(1, len(x) // 1000))]
-    ends = np.concatenate(chunks)
-    same = np.ptp(x, axis=1) == 0  # sums of equal values round
-    return np.where(same[:, None], x[:, :1], ends)

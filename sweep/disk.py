@@ -12,11 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep.folder import StudyFolder
+from sweep.folder import ADAPTERS, StudyFolder
 from sweep.launches import read_launches
-from sweep.messages import TRIED_AGAIN
 from sweep.record_schema import TRIALS
-from sweep.searcher import FAIL, PRUNED, RUNNING
+from sweep.searcher import PRUNED
+from sweep.trial_rows import is_unfinished
 from trainables.leases import Leases
 from trainables.storage import Place, bytes_in, folders_in, remove_tree
 
@@ -113,7 +113,7 @@ def use_of(folder: StudyFolder, trials: list[dict[str, Any]] | None = None) -> S
     evaluations = records.evaluations()
     of_evaluation = dict(zip(evaluations["evaluation_key"], evaluations["training_key"], strict=True))
     keys = {row["trial"]: _keys_of(row, of_evaluation) for row in trials}
-    unfinished = set(chain.from_iterable(keys[row["trial"]] for row in trials if _may_go_on(row)))
+    unfinished = set(chain.from_iterable(keys[row["trial"]] for row in trials if is_unfinished(row["state"], row["reason"])))
     stopped = set(chain.from_iterable(keys[row["trial"]] for row in trials if row["state"] == PRUNED))
     others = set(chain.from_iterable(keys[row["trial"]] for row in trials if row["state"] != PRUNED))
     seconds = evaluations["seconds_generate"].fillna(0) + evaluations["seconds_score"].fillna(0)
@@ -166,7 +166,7 @@ def garbage_of(storage: Place, *, keep_states: bool = False) -> Garbage:
     uses = [use_of(folder) for folder in studies_in(storage)]
     used = frozenset().union(*(use.keys for use in uses))
     unfinished = frozenset().union(*(use.unfinished for use in uses))
-    stored = trainings_in(storage / "adapters")
+    stored = trainings_in(storage / ADAPTERS)
     return Garbage(
         unused=tuple(t for t in stored if t.key not in used),
         ended=() if keep_states else tuple(t for t in stored if t.states and t.key in used - unfinished),
@@ -176,11 +176,11 @@ def garbage_of(storage: Place, *, keep_states: bool = False) -> Garbage:
 
 def collect(storage: Place, garbage: Garbage) -> None:
     """Remove it. What a training in another process holds by now is left alone."""
-    leases = Leases(storage / "adapters")
+    leases = Leases(storage / ADAPTERS)
     for training in garbage.unused:
-        _remove_training(storage / "adapters", training.key, leases)
+        _remove_training(storage / ADAPTERS, training.key, leases)
     for training in garbage.ended:
-        _drop_states(storage / "adapters", training.key, leases)
+        _drop_states(storage / ADAPTERS, training.key, leases)
     for path in garbage.leftovers:
         remove_tree(path)
 
@@ -225,10 +225,6 @@ def _keys_of(row: Mapping[str, Any], of_evaluation: Mapping[str, str]) -> set[st
     return {key for key in (row["training_key"], *scored) if key} - {NO_ADAPTER}
 
 
-def _may_go_on(row: Mapping[str, Any]) -> bool:
-    return row["state"] == RUNNING or (row["state"] == FAIL and (row["reason"] or "").startswith(TRIED_AGAIN))
-
-
 def _training_at(folder: Place) -> Training:
     weights, states = {}, {}
     for epoch in folders_in(folder):
@@ -257,7 +253,7 @@ def _pictures_bytes(folder: Place) -> tuple[int, bool]:
 
 def _leftovers(storage: Place) -> Iterator[Place]:
     yield from storage.glob(".removing-*")
-    yield from (storage / "adapters").glob("*/.writing-*")
+    yield from (storage / ADAPTERS).glob("*/.writing-*")
 
 
 def _remove_training(adapters: Place, key: str, leases: Leases) -> None:

@@ -88,7 +88,7 @@ def resume(
         _end_pause(folder, overrides)
         return
     request = read_launches(folder.launches).request
-    options = {**request.options, **{key: value for key, value in (("device", device), ("pack_size", pack_size)) if value is not None}}
+    options = _options_of(request, device=device, pack_size=pack_size)
     with _directory_of(request):
         study = _stored_study(folder, request, {**overrides, "name": new_name or folder.root.name})
         _say_if_changed(folder, request)
@@ -117,7 +117,7 @@ def confirm(
 
     folder = find_study_folder(name, storage)
     request = read_launches(folder.launches).request
-    options = {**request.options, **{key: value for key, value in (("device", device), ("pack_size", pack_size)) if value is not None}}
+    options = _options_of(request, device=device, pack_size=pack_size)
     finalists = finalists_of(as_rows(Records(folder.root).latest_trials(), TRIALS), top=top)
     with _directory_of(request):
         study = _stored_study(folder, request, {"name": folder.root.name})
@@ -216,6 +216,11 @@ def _stored_study(folder: StudyFolder, request: Request, changes: Mapping[str, s
 
     stands_for = request.file or folder.source  # for what the source makes of __file__
     return load_study(stands_for, {**request.overrides, **changes}, source=read_source(folder.source))
+
+
+def _options_of(request: Request, **changes: Any) -> dict[str, Any]:
+    """Those of the last launch, with what is given now."""
+    return {**request.options, **{name: value for name, value in changes.items() if value is not None}}
 
 
 def _directory_of(request: Request) -> contextlib.AbstractContextManager[None]:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep.errors import StudyError
@@ -19,6 +18,7 @@ from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
 from sweep.searcher import FAIL
 from sweep.space import nearest
 from trainables.config import EVAL_PARAMETERS, TRAIN_PARAMETERS, EvalConfig, TrainConfig
+from trainables.storage import Place
 from trainables.subject import Subject, load_subject
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ChosenAdapter:
     train: TrainConfig
     evaluation: EvalConfig
     scores: Mapping[str, Any] | None  # the evaluation's row; None where this epoch was not scored
-    store: Path
+    store: Place
 
     @property
     def name(self) -> str:
@@ -157,7 +157,7 @@ class RecordedStudy:
         keys = next((keys for at, _, *keys in row["rung_values"] or [] if at == epoch), [])
         return [self.evaluations[key] for key in keys if key in self.evaluations]
 
-    def _store_with(self, row: Mapping[str, Any], key: str | None, epoch: int) -> Path:
+    def _store_with(self, row: Mapping[str, Any], key: str | None, epoch: int) -> Place:
         from trainables.adapters import AdapterStore
 
         places = (self.folder.adapters, self.folder.root / ADAPTERS)  # the second one after `sweep trial --again`

@@ -97,7 +97,9 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         folder.require_comparable(study, content)
         read_launches(folder.launches)  # before anything starts: a damaged one is said
         _say(how, "starting Ray")
-        if (done := _already_done(study, folder, keys)) is not None:
+        records = Records(folder.root)
+        past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+        if (done := _already_done(study, keys, records, past)) is not None:
             folder.write_study(study, content)
             return done
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
@@ -111,7 +113,7 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
                 lost=lambda: lease.is_lost(study.name),
                 changed=lambda changed: folder.write_study(changed, content),
             )
-            return _run(study, folder, keys, how, device, orders)
+            return _run(study, folder, keys, how, device, orders, records, past)
 
 
 def _request(study: Study, how: Launch) -> Request:
@@ -119,10 +121,8 @@ def _request(study: Study, how: Launch) -> Request:
     return Request(dict(study.overrides), options, str(Path(study.file).absolute()) if study.file else "", os.getcwd())
 
 
-def _already_done(study: Study, folder: StudyFolder, keys: Keys) -> tuple[Driver, Mapping[str, Any]] | None:
+def _already_done(study: Study, keys: Keys, records: Records, past: Sequence[Trial]) -> tuple[Driver, Mapping[str, Any]] | None:
     """What a launch would return if nothing is left to do, told without Ray and without writing a row; else None."""
-    records = Records(folder.root)
-    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
     n_ended = sum(trial.state != RUNNING for trial in past)
     if not past or n_ended < study.n_trials:  # at a glance
         return None
@@ -142,9 +142,15 @@ class _NoRows:
 
 
 def _run(
-    study: Study, folder: StudyFolder, keys: Keys, how: Launch, device: str, orders: StandingOrders
+    study: Study,
+    folder: StudyFolder,
+    keys: Keys,
+    how: Launch,
+    device: str,
+    orders: StandingOrders,
+    records: Records,
+    past: Sequence[Trial],
 ) -> tuple[Driver, Mapping[str, Any]]:
-    records = Records(folder.root)
     records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
     pool_name = f"pool-{uuid.uuid4().hex[:12]}"
     pool = RemotePool(start_pool(known_outcomes(records), name=pool_name))
@@ -161,7 +167,6 @@ def _run(
         make_device=how.make_device,
     )
     _say(how, "loading torch and diffusers on the worker")
-    past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
     driver = _new_driver(study, keys, past, pool, records, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
     watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda")
     try:
@@ -240,8 +245,7 @@ class _Watch:
         self._orders.obey(self._driver, self._under_way, n_gpus=self._fleet.n_devices if self._on_gpus else 0)
         if self._driver.fatal is not None and not self._failed:
             self._failed = True
-            self._driver.stop(str(self._driver.fatal))
-            self._driver.end_all(str(self._driver.fatal))
+            self._driver.fail(self._driver.fatal)
         self._refresh()
 
     def snapshot(self) -> dict[str, Any]:

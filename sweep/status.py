@@ -17,11 +17,11 @@ from sweep.errors import SweepError
 from sweep.folder import StudyFolder
 from sweep.launches import RUNNING as LIVE
 from sweep.launches import read_launches
-from sweep.messages import TRIED_AGAIN
 from sweep.plan import Rates, measured_rates
 from sweep.progress import MOST_ROWS, WORDS, configuration_text
 from sweep.records import TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
+from sweep.trial_rows import is_unfinished
 from trainables.storage import Place
 
 KILLED = "killed"
@@ -148,5 +148,4 @@ def _trainings_text(trainings: Sequence[Training], rates: Rates | None) -> str:
 
 def _state(row: dict[str, Any]) -> str:
     """A trial's state; RUNNING for one that ended with its launch, and is tried again."""
-    again = row["state"] == FAIL and (row["reason"] or "").startswith(TRIED_AGAIN)
-    return RUNNING if again else row["state"]
+    return RUNNING if is_unfinished(row["state"], row["reason"]) else row["state"]

@@ -13,6 +13,11 @@ from sweep.record_schema import TRIALS
 from sweep.searcher import FAIL, RUNNING, PastTrial
 
 
+def is_unfinished(state: str, reason: str | None) -> bool:
+    """Whether a trial of that state runs, or is tried again by the next launch: what ended it was not its configuration."""
+    return state == RUNNING or (state == FAIL and (reason or "").startswith(TRIED_AGAIN))
+
+
 @dataclass
 class Trial:
     """A trial as the driver knows it. `rungs` are (epoch, objective, evaluation key), and a further key per further training seed:
@@ -47,8 +52,7 @@ class Trial:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether it runs, or is tried again by the next launch: what ended it was not its configuration."""
-        return self.state == RUNNING or (self.state == FAIL and self.reason.startswith(TRIED_AGAIN))
+        return is_unfinished(self.state, self.reason)
 
     @property
     def objective(self) -> float:

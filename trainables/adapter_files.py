@@ -53,9 +53,14 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    return header_bytes(header) + content[8 + length :]
+
+
+def header_bytes(header: Mapping[str, object]) -> bytes:
+    """How a safetensors file begins: the header's length, and the header."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+    return len(text).to_bytes(8, "little") + text
 
 
 def require_free(path: Path, *, replace: bool) -> None:

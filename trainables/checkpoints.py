@@ -16,7 +16,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, con
 from safetensors import safe_open
 from torch import Tensor, uint8
 
-from trainables.adapter_files import move_folder, require_free, unwritable
+from trainables.adapter_files import header_bytes, move_folder, require_free, unwritable
 from trainables.errors import AdapterError
 from trainables.lora import TEXT_ENCODER
 from trainables.merging import Update
@@ -143,9 +143,7 @@ def _write_changed(old: Path, new: Path, updates: Mapping[str, Update], metadata
         header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
         if metadata is not None:
             header["__metadata__"] = dict(sorted({"format": "pt", **metadata}.items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        target.write(len(text).to_bytes(8, "little") + text)
+        target.write(header_bytes(header))
         start = target.tell()
         shutil.copyfileobj(source, target, 2**24)
         with safe_open(old, framework="pt") as opened:

@@ -75,8 +75,7 @@ def _masks_named(rows: Sequence[Row], refuse: Refuse) -> Mapping[Path, list[Path
         elif not (row.folder / mask).is_file():
             refuse(f"A mask that is named must be there, but {row.where} names {mask!r}, which is missing. Add it, or delete the entry.")
         else:
-            image = row.folder / str(row.values.get("file_name", "")).replace("\0", "")
-            named.setdefault(image.resolve(), []).append(row.folder / mask)
+            named.setdefault(row.pictured, []).append(row.folder / mask)
     return named
 
 

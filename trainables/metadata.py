@@ -54,6 +54,11 @@ class Row:
         """Where its file name starts from."""
         return self.list_path.parent
 
+    @property
+    def pictured(self) -> Path:
+        """The file that it names, resolved, whether or not there is one; its folder where it names none."""
+        return (self.folder / str(self.values.get("file_name", "")).replace("\0", "")).resolve()
+
 
 def raise_first(problem: str) -> None:
     raise SubjectError(problem)

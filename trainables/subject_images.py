@@ -38,9 +38,9 @@ def images_in(root: Path, refuse: Refuse = raise_first) -> list[SubjectImage]:
         return _images_of_kohya_folder(root, refuse)
     rows = rows_of(lists, refuse)
     images, masks = with_masks(root, images_of_rows(root, rows, refuse), rows, refuse)
-    named = {(row.folder / str(row.values.get("file_name", "")).replace("\0", "")).resolve() for row in rows}
+    known = {row.pictured for row in rows} | masks
     for path in image_files(root.rglob("*"), refuse):
-        if path.resolve() in named | masks:
+        if path.resolve() in known:
             continue
         if is_mask(root, path):
             _refuse_mask_without_image(path, refuse)
