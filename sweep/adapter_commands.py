@@ -101,7 +101,7 @@ def generate(
         from sweep.picture_making import of_study
 
         drawn = of_study(chosen)
-    from sweep.device import device_kind
+    from sweep.device_facts import device_kind
     from sweep.picture_making import make_pictures
 
     with _counted("denoising") as progress:

@@ -4,12 +4,7 @@ It keeps the contract of sweep.worker.Device; which training runs, and until whe
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import logging
-import math
-import os
-import platform
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sweep.errors import AdapterError, DeviceError, DeviceLostError, PassingError
+from sweep.device_facts import device_name, versions
+from sweep.errors import AdapterError, DeviceLostError, PassingError
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
-from sweep.record_files import write_atomically
+from sweep.pack_size import PackSize
 from sweep.worker import PASSING, ScoredImages
 from trainables.adapters import AdapterStore
 from trainables.config import TrainConfig, pack_signature
@@ -31,7 +27,6 @@ from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.leases import Leases
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
-from trainables.probe import probe_pack_size
 from trainables.storage import Place
 from trainables.subject import load_subject
 
@@ -48,8 +43,6 @@ IMAGE_SETS_AT_ONCE = 4
 REPORT_EVERY_S = 2.0
 """How long a device trains before it listens again: the live view moves, and a stopped training leaves its slot."""
 POLL_S = 0.2
-
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "lpips", "torch-fidelity", "numpy")
 
 
 class PackDevice:
@@ -78,11 +71,12 @@ class PackDevice:
         self.n_slots = n_slots or DEFAULT_SLOTS
         self.n_image_sets = IMAGE_SETS_AT_ONCE
         self._device, self._n_threads = device, n_threads
-        self._probe_with = None if n_slots else probe_with
-        self._probe_file = probe_file
-        self._most_slots = min(most_slots or LARGEST_PACK[device], LARGEST_PACK[device])
-        self._backbones, self._metrics = dict(backbones or {}), tuple(metrics)
+        largest = min(most_slots or LARGEST_PACK[device], LARGEST_PACK[device])
         self._pack_options = dict(pack_options or {})
+        self._pack_size = None
+        if probe_with is not None and not n_slots:
+            self._pack_size = PackSize(device, probe_with, largest=largest, options=self._pack_options, file=probe_file)
+        self._backbones, self._metrics = dict(backbones or {}), tuple(metrics)
         self._store = AdapterStore(adapters)
         self._launch = launch
         self._leases = Leases(adapters, note={"owner": f"{launch}/{worker}"} if launch else None)
@@ -109,9 +103,9 @@ class PackDevice:
         if self._n_threads is not None and self._device == "cpu":
             torch.set_num_threads(self._n_threads)
         self._evaluator = Evaluator(self._frozen, **self._backbones, further=self._metrics)
-        if self._probe_with is not None:
+        if self._pack_size is not None:
             with self._passing_errors():
-                self.n_slots = self._known_size() or self._measured_size(self._probe_with)
+                self.n_slots = self._pack_size.known() or self._pack_size.measured(self._frozen, self._subject)
 
     def start(self, order: TrainingOrder) -> TrainingReport:
         with self._passing_errors():
@@ -213,36 +207,6 @@ class PackDevice:
                 logger.warning("training %s goes on from before epoch %d: %s", key, epoch, error)
                 max_epoch = epoch - 1
         return None
-
-    def _known_size(self) -> int | None:
-        """The size that an earlier launch measured on this device."""
-        if self._probe_file is None or not self._probe_file.exists():
-            return None
-        known = json.loads(self._probe_file.read_text(encoding="utf-8"))
-        return known["n_slots"] if {name: known.get(name) for name in self._probed} == self._probed else None
-
-    @property
-    def _probed(self) -> dict[str, object]:
-        """What a measured size holds for."""
-        config = [str(value) for value in pack_signature(self._probe_with)] if self._probe_with else None
-        options = [name for name, on in self._pack_options.items() if on]
-        return {"device": device_name(self._device), "most_slots": self._most_slots, "config": config, "options": options}
-
-    def _measured_size(self, config: TrainConfig) -> int:
-        subject = self._subject(config.subject)
-        probe = probe_pack_size(self._frozen, config, subject, largest=self._most_slots, pack_options=self._pack_options)
-        steps_per_epoch = math.ceil(len(subject.train) / config.batch)
-        found = {
-            **self._probed,
-            "n_slots": probe.best,
-            "seconds_per_adapter_step": dict(probe.seconds_per_adapter_step),
-            "epochs_per_hour": 3600 / (probe.seconds_per_adapter_step[probe.best] * steps_per_epoch),
-            "epochs_per_hour_alone": 3600 / (probe.seconds_per_adapter_step[1] * steps_per_epoch),
-        }
-        logger.info("pack size %s", found)
-        if self._probe_file is not None:
-            write_atomically(self._probe_file, lambda file: file.write(json.dumps(found, indent=1).encode()))
-        return probe.best
 
     def _heard_from_elsewhere(self) -> list[TrainingReport]:
         """What other processes have stored of the trainings that they hold; those that they gave up start here."""
@@ -353,26 +317,9 @@ def scored_images(result: EvaluationResult, device: str) -> ScoredImages:
         "seconds_generate": result.seconds_generate,
         "seconds_score": result.seconds_score,
         "device": device_name(device),
-        "versions": _versions(),
+        "versions": versions(),
     }
     return ScoredImages(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
-
-
-def device_kind(wanted: str) -> str:
-    """"cpu" or "cuda" for --device, as far as this process sees a GPU.
-
-    Raises: DeviceError where the wanted one is not there."""
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"`--device` must be auto, cpu or cuda, but it is {wanted!r}.")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("`--device cuda` needs a GPU, but torch sees none. Use --device cpu.")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-@cache
-def device_name(device: str) -> str:
-    """The device as a record names it."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}, {os.cpu_count()} cores"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -386,8 +333,3 @@ def _first_line(error: Exception) -> str:
 
 def _underway(key: str, standing: Standing, step_s: float) -> TrainingReport:
     return TrainingReport(key, standing.epochs, mean_loss=standing.mean_loss, seconds_per_epoch=step_s * standing.steps_per_epoch)
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}

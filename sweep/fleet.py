@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweep.errors import SweepError, WorkerError
+from sweep.errors import SweepError, WorkerError, last_line
 from sweep.folder import StudyFolder
 from sweep.pool_actor import RemotePool
 from sweep.sites import Site, sites_of
@@ -271,8 +271,3 @@ def _most_trainings(study: Study) -> int:
 def _typical_training(study: Study) -> TrainConfig:
     first = study.listed[0].configuration if study.listed else study.telling_configurations("rank")[0]
     return study.split(first)[0]
-
-
-def last_line(error: Exception) -> str:
-    """What an error of Ray says, without its stack."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

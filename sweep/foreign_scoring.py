@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sweep.device import device_kind, scored_images
+from sweep.device import scored_images
+from sweep.device_facts import device_kind
 from sweep.errors import EvaluationFailed, ModelError, StudyError, SweepError
 from sweep.keys import FilesContent
 from sweep.messages import EvaluationOrder

@@ -93,7 +93,8 @@ def _run(driver: Driver, pool: Pool, worker: Worker, view: Any) -> None:
 
 
 def _real_device(study: Study, folder: StudyFolder, device: str, *, again: bool) -> Device:
-    from sweep.device import PackDevice, device_kind
+    from sweep.device import PackDevice
+    from sweep.device_facts import device_kind
 
     name = device_kind(device)
     n_threads = len(os.sched_getaffinity(0))

@@ -6,7 +6,6 @@ sweep/pool_actor.py wraps it as an actor, `sweep trial` and the tests call it di
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -26,11 +25,8 @@ from sweep.messages import (
     TrainingOrder,
     TrainingReport,
 )
-from sweep.pool_entries import EvaluationEntry, TrainingEntry, TrialEntry
-from trainables.config import pack_signature
-
-JOINING_COST = 0.4
-"""What one more training adds to a pack's step, where the first costs 1. Of all that is measured only the order of size matters here."""
+from sweep.pool_entries import EvaluationEntry, TrainingEntry, TrialEntry, WorkerEntry
+from sweep.sharing import share_of, with_room
 
 
 class Pool:
@@ -45,12 +41,10 @@ class Pool:
         self._trainings: dict[str, TrainingEntry] = {}
         self._evaluations: dict[str, EvaluationEntry] = {}
         self._trials: dict[str, TrialEntry] = {}
-        self._doing: dict[str, str] = {}
-        self._devices: dict[str, str] = {}  # of the workers that are there, by worker
+        self._workers: dict[str, WorkerEntry] = {}  # those that are there
         self._gone: set[str] = set()
         self._n_done: Counter[str] = Counter()  # adapters stored and image sets scored, by worker
         self._n_losses = 0
-        self._n_slots: dict[str, int] = {}  # of the workers that are ready
         self._closed: str | None = None
         self._n_rungs_scored = 0
 
@@ -109,7 +103,8 @@ class Pool:
         """Take in a worker's reports and say what to do next."""
         if worker in self._gone:  # cut off, not dead: others have taken over what it had
             return Orders(closed=True)
-        self._doing[worker], self._devices[worker] = sync.doing, sync.device or worker
+        entry = self._workers.setdefault(worker, WorkerEntry(sync.device or worker))
+        entry.doing = sync.doing
         for report in sync.trainings:
             self._take_training(worker, report)
         for report in sync.evaluations:
@@ -121,7 +116,7 @@ class Pool:
             return Orders()
         keep = {key: self._wanted(self._trainings[key]) for key in sync.held if key in self._trainings}
         keep = {key: epochs for key, epochs in keep.items() if epochs and self._trainings[key].worker == worker}
-        self._n_slots[worker] = sync.n_slots
+        entry.n_slots = sync.n_slots
         start = self._start(worker, n=sync.n_slots - len(keep))
         evaluate = self._evaluate(worker, busy=bool(keep or start), n=sync.n_image_sets)
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
@@ -131,8 +126,7 @@ class Pool:
         self._gone.add(worker)
         for item in [i for i in (*self._trainings.values(), *self._evaluations.values()) if i.worker == worker]:
             self._lose(item, worker, reason, counts=counts)
-        for known in (self._doing, self._n_slots, self._devices):
-            known.pop(worker, None)
+        self._workers.pop(worker, None)
 
     # ---- who watches
 
@@ -140,7 +134,7 @@ class Pool:
         """What the live view shows: plain values, by worker, trial and training."""
         waiting = self._evaluations.values()
         return {
-            "workers": dict(self._doing),
+            "workers": {name: entry.doing for name, entry in self._workers.items()},
             "n_done": dict(self._n_done),
             "n_losses": self._n_losses,
             "trials": {name: self._slowest(trial).describe() for name, trial in self._trials.items()},
@@ -215,7 +209,8 @@ class Pool:
     def _lose(self, item: TrainingEntry | EvaluationEntry, worker: str, reason: str, *, counts: bool = True) -> None:
         self._n_losses += 1
         item.worker = None
-        item.attempts.lose(worker, device=self._devices.get(worker, worker), reason=reason, now=self._clock(), counts=counts)
+        device = self._workers[worker].device if worker in self._workers else worker
+        item.attempts.lose(worker, device=device, reason=reason, now=self._clock(), counts=counts)
         if item.attempts.exhausted:
             self._give_up(item)
 
@@ -267,48 +262,27 @@ class Pool:
     def _start(self, worker: str, *, n: int) -> tuple[TrainingOrder, ...]:
         now = self._clock()
         waiting = [t for t in self._trainings.values() if t.worker is None and t.failed is None and self._wanted(t, after=0)]
-        waiting = self._with_room(worker, [training for training in waiting if training.attempts.may_start(now)])
+        held = self._held()
+        waiting = with_room([training for training in waiting if training.attempts.may_start(now)], held[worker])
         orders = []
-        for training in self._share(worker, waiting)[: max(0, n)]:
+        for training in share_of(worker, waiting, held, self._workers, now)[: max(0, n)]:
             training.worker, training.epoch = worker, 0
             epochs = self._wanted(training, after=0)
             orders.append(TrainingOrder(training.key, training.config, epochs, training.total_epochs, training.attempts.lost_by))
         return tuple(orders)
 
-    def _with_room(self, worker: str, waiting: list[TrainingEntry]) -> list[TrainingEntry]:
-        """Those that may join what the worker has: a last attempt is made alone."""
-        held = [training for training in self._trainings.values() if training.worker == worker]
-        if any(training.attempts.is_last for training in held):
-            return []
-        others = [training for training in waiting if not training.attempts.is_last]
-        return others if held or others else waiting[:1]
-
-    def _share(self, worker: str, waiting: list[TrainingEntry]) -> list[TrainingEntry]:
-        """This worker's share if all that wait were spread now, each to where the least is to do then; first what joins a pack of its.
-
-        Workers that are still loading have a share too. What can meet few others in a pack is placed first, the rest around it."""
-        packs: dict[str, Counter] = {name: Counter() for name in self._doing}
+    def _held(self) -> dict[str, list[TrainingEntry]]:
+        """By worker, the trainings that it has and somebody wants."""
+        held: dict[str, list[TrainingEntry]] = {name: [] for name in self._workers}
         for training in self._trainings.values():
-            if training.worker in packs and self._wanted(training):
-                packs[training.worker][pack_signature(training.config)] += 1
-        n_alike = Counter(pack_signature(training.config) for training in waiting)
-        has = set(packs[worker])
-        mine = []
-        for training in sorted(waiting, key=lambda t: n_alike[pack_signature(t.config)]):
-            signature = pack_signature(training.config)
-            free = [name for name in packs if name == worker or packs[name].total() < self._n_slots.get(name, math.inf)]
-            devices = {self._devices[name] for name in free}
-            suited = [name for name in free if training.attempts.suits(self._devices[name], devices, self._clock())]
-            chosen = min(suited or free, key=lambda name: (_load(packs[name] + Counter([signature])), name != worker))
-            packs[chosen][signature] += 1
-            if chosen == worker:
-                mine.append(training)
-        return sorted(mine, key=lambda training: (pack_signature(training.config) not in has, waiting.index(training)))
+            if training.worker in held and self._wanted(training):
+                held[training.worker].append(training)
+        return held
 
     def _evaluate(self, worker: str, *, busy: bool, n: int) -> tuple[EvaluationOrder, ...]:
         """At most `n`, so that the first of many are told of while the others are still being scored."""
-        now, devices = self._clock(), set(self._devices.values())
-        waiting = [e for e in self._evaluations.values() if e.attempts.may_start(now) and e.attempts.suits(self._devices[worker], devices, now)]
+        now, device, devices = self._clock(), self._workers[worker].device, {entry.device for entry in self._workers.values()}
+        waiting = [e for e in self._evaluations.values() if e.attempts.may_start(now) and e.attempts.suits(device, devices, now)]
         runnable = [e for e in waiting if self._is_runnable(e, worker, busy=busy)]
         # What no trial waits for joins a batch that is due anyway, or fills an idle moment.
         runnable.sort(key=lambda e: (e.requested, e.order.config.infer_model, e.order.config.steps))
@@ -339,11 +313,6 @@ class Pool:
     def _is_undecided(self, held: tuple[str, ...]) -> bool:
         entries = (self._trials[name] for key in held for name in self._trainings[key].trials)
         return any(e.next_epoch is not None and all(key in self._outcomes for key in e.keys_at(e.next_epoch)) for e in entries)
-
-
-def _load(packs: Counter) -> float:
-    """What a step of each of a worker's packs costs; they take turns."""
-    return sum(1 + JOINING_COST * (n - 1) for n in packs.values() if n)
 
 
 def _named(seed: str, reason: str) -> str:

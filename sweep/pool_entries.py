@@ -1,13 +1,23 @@
-"""What the pool keeps of each trial, training and evaluation. Values that know what they hold; who gets what is for pool.py to say."""
+"""What the pool keeps of each worker, trial, training and evaluation. Values that know what they hold; who gets what is for pool.py to say."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from sweep.attempts import Attempts
 from sweep.messages import EvaluationOrder, Rung, Subscription, TrainingReport
 from trainables.config import TrainConfig
+
+
+@dataclass
+class WorkerEntry:
+    """A worker that is there."""
+
+    device: str
+    doing: str = ""
+    n_slots: float = math.inf  # until it is ready
 
 
 class TrainingEntry:

@@ -120,7 +120,7 @@ def _scorer(
 ) -> Callable[[Mapping[str, Any], list[Path]], tuple[_Scored, list[dict[str, float]]]]:
     import transformers
 
-    from sweep.device import device_kind
+    from sweep.device_facts import device_kind
     from trainables.evaluate import EvaluationRequest, Evaluator
     from trainables.frozen import FrozenWork
 

@@ -76,7 +76,7 @@ def class_images(
     """Generate class images with a base model alone, for prior preservation (`prior_images`)."""
     import transformers
 
-    from sweep.device import device_kind
+    from sweep.device_facts import device_kind
     from sweep.progress import counted
     from trainables.class_images import make_class_images
     from trainables.config import EvalConfig

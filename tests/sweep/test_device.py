@@ -225,7 +225,7 @@ def test_the_size_of_a_pack_is_measured_once_and_kept(new_device, config, tmp_pa
     measured = new_device(n_slots=None, probe_with=config, probe_file=file)
     kept = json.loads(file.read_text())
     assert kept["n_slots"] == measured.n_slots and "1" in kept["seconds_per_adapter_step"]
-    monkeypatch.setattr("sweep.device.probe_pack_size", lambda *_, **__: pytest.fail("it was measured before"))
+    monkeypatch.setattr("sweep.pack_size.probe_pack_size", lambda *_, **__: pytest.fail("it was measured before"))
     assert new_device(n_slots=None, probe_with=config, probe_file=file).n_slots == measured.n_slots
 
 

@@ -246,10 +246,10 @@ def test_a_study_with_nothing_left_to_do_ends_without_ray_and_one_with_something
     run_trial_here(alone, tmp_path, make_device=lambda folder: FakeDevice(), keys=Keys(alone, FakeContent()))
     before = tables_of(Records(tmp_path / alone.name))
 
-    def no_ray(how):
+    def no_ray(address, device):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(runner, "_ray", no_ray)
+    monkeypatch.setattr(runner, "ray_session", no_ray)
     driver, snapshot = runner.launch(alone, runner.Launch(tmp_path, keys=Keys(alone, FakeContent())))
     assert not driver.started_now and driver.best.id == "t0000" and snapshot["requests_open"] == 0
     assert_same(before, tables_of(Records(tmp_path / alone.name)))

@@ -1,0 +1,128 @@
+"""The Ray under a launch: one of our own on this machine, or one that runs already; started and ended so that signals leave nothing behind.
+
+What is done with it is the runner's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+import ray
+
+from sweep.errors import DeviceError, WorkerError, last_line
+from sweep.pool_actor import NAMESPACE
+
+OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
+ANSWER_WITHIN_S = 10.0
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_TQDM": "0",
+    "RAY_worker_niceness": "0",  # Ray's own 15 starves the training wherever anything else runs
+}
+
+
+@contextmanager
+def ray_session(address: str | None, *, device: str) -> Iterator[str]:
+    """A Ray of our own on this machine, or the one at `address`; gives the kind of device to use, "cpu" or "cuda". device: as of --device.
+
+    Raises:
+        DeviceError: the wanted device is not there."""
+    os.environ.update(RAY_SETTINGS)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters of it we say ourselves
+    # Sockets lie in there, whose paths may have 107 characters.
+    session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+    not_ray = _processes()
+    try:
+        if address is None:
+            _start_ray(session)
+        else:
+            _join_ray(address)
+        yield _device_kind(device, is_cluster=address is not None)
+    except ray.exceptions.RayError as error:
+        raise WorkerError(
+            f"A study needs its Ray until it has ended, but lost it ({last_line(error)}). Launch it again: it goes on."
+        ) from error
+    finally:
+        # Ray's processes do not hear SIGTERM (see below), which Ray would give one after the other a second for.
+        ending = threading.Timer(1.0, _kill, [_processes() - not_ray])
+        ending.start()
+        ray.shutdown()
+        ending.join()
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def _processes() -> set[psutil.Process]:
+    """Those that this one has started, and theirs."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _join_ray(address: str) -> None:
+    if "://" in address:
+        raise DeviceError(
+            f"`--address` names a Ray that runs as one of its nodes does, auto or HOST:PORT, but it is {address!r}. "
+            "From outside of a cluster, use `sweep submit`."
+        )
+    try:
+        _require_listener(address)
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # ConnectionError where there is none, RuntimeError for another version
+        raise DeviceError(
+            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, set RAY_AUTH_MODE=token if it asks for one, "
+            "or leave --address out to use this machine alone."
+        ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raises: OSError where nothing listens. Ray itself would try for a quarter of an hour."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN_S).close()
+
+
+def _start_ray(session: str) -> None:
+    # What ends a whole process group (timeout, Slurm, systemd) would end Ray under our feet, and leave a worker that trains for
+    # nobody: its processes inherit that SIGTERM is blocked, as Ray itself does with SIGINT. We hear it, and end them.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=session,
+        )
+    except Exception as error:  # Ray raises bare ones, e.g. when a machine is too busy to start it within 30 s
+        raise DeviceError(
+            f"Ray must be able to start on this machine, but it could not ({last_line(error)}). Launch the study again."
+        ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _device_kind(wanted: str, *, is_cluster: bool) -> str:
+    n_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"`--device` must be auto, cpu or cuda, but it is {wanted!r}.")
+    if wanted == "cuda" and n_gpus == 0 and not is_cluster:  # a cluster may start one yet
+        raise DeviceError("`--device cuda` needs a free GPU, but there is none here. Use --device cpu, or a machine with a GPU.")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and n_gpus) else "cpu"
