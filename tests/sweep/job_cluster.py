@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -30,9 +32,10 @@ class JobCluster:
     environment: dict[str, str]  # of whoever may use it: HOME holds the token
 
     def sweep(self, *arguments: object) -> subprocess.Popen:
-        """The command line, in a process of its own."""
+        """The command line, in a process of its own, which hears Ctrl+C also where a shell runs these tests in the background."""
         command = [sys.executable, "-m", "sweep", *map(str, arguments)]
-        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hears)
 
 
 @contextmanager
