@@ -20,6 +20,15 @@ from analysis.table_commands import add_table_commands
 from analysis.text import print_frame
 from sweep.records import SweepError
 
+EXAMPLES = {
+    "tables": "python -m analysis tables captions --table pivot --by caption guidance --value lpips -o pivot.md",
+    "compare": "python -m analysis compare captions mine",
+    "paper": "python -m analysis paper paper --out paper",
+    "report": "python -m analysis report captions -o report.html",
+    "grid": "python -m analysis grid captions --x epoch --y guidance --z caption",
+    "figures": "python -m analysis figures captions -o figures",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 with one line on stderr for what the person can mend."""
@@ -109,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=help)
+    command = commands.add_parser(name, help=help, epilog=f"example: {EXAMPLES[name]}")
     command.add_argument("--storage", default=DEFAULT_STORAGE, help="where studies are kept (default: %(default)s)")
     command.add_argument("--skip-damaged", action="store_true", help="leave damaged parts of the records out, with a warning")
     return command

@@ -35,7 +35,7 @@ def export(
 ) -> None:
     """Write an adapter as a file that A1111, ComfyUI, diffusers or peft load.
 
-    For example: python -m sweep export captions --best -o jenny.safetensors"""
+    `sweep export captions --best -o jenny.safetensors`"""
     _require_one(best, trial)
     if model and not fuse:
         raise ConfigError(f"`--model` names the base that an adapter is fused into, but {model} is given without --fuse. Add it, or leave --model out.")
@@ -74,7 +74,7 @@ def generate(
 ) -> None:
     """Make pictures with an adapter, their settings inside the PNG as A1111 writes them.
 
-    For example: python -m sweep generate captions --best --prompt "{trigger}, smile, close-up" --n 8"""
+    `sweep generate captions --best --prompt "{trigger}, smile, close-up" --n 8`"""
     from trainables.config import EvalConfig
 
     given = {"negative_prompt": negative, "guidance": guidance, "steps": steps, "denoiser": denoiser}
@@ -123,7 +123,7 @@ def score(
 ) -> None:
     """Score a LoRA file that was not trained here: is what I already have better? With --study, as a row beside its trials.
 
-    For example: python -m sweep score old.safetensors --study captions --trigger jenny"""
+    `sweep score old.safetensors --study captions --trigger jenny`"""
     _require_scorable(subject, model, study, trial, sets)
     recorded = None if study is None else _study(study, storage)
     _quiet()

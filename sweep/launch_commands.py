@@ -132,7 +132,9 @@ def confirm(
 
 
 def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None, storage: Storage = DEFAULT_STORAGE) -> None:
-    """Say what a study will cost: trials, distinct trainings, epochs, evaluations; and how long, once it was launched here. Does no work."""
+    """Say what a study will cost: trials, distinct trainings, epochs, evaluations; and how long, once it was launched here. Does no work.
+
+    `sweep plan search_spaces/captions.py --samples 64`"""
     from sweep.folder import StudyFolder
     from sweep.plan import make_plan, measured_rates, render_plan
 
@@ -154,7 +156,9 @@ def trial(
     device: Device = "auto",
     again: Annotated[bool, typer.Option("--again", help="Train and score even what is stored already.")] = False,
 ) -> None:
-    """Run one configuration in this process, without Ray; breakpoints work. What --set leaves open is the baseline's."""
+    """Run one configuration in this process, without Ray; breakpoints work. What --set leaves open is the baseline's.
+
+    `sweep trial search_spaces/captions.py --set rank=16 --set guidance=4`"""
     from sweep.one_trial import one_trial_study, run_trial_here
     from sweep.progress import Progress
 

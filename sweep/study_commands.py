@@ -91,7 +91,7 @@ def rescore(
     storage: Storage = DEFAULT_STORAGE,
     device: Device = "cpu",
 ) -> None:
-    """Add the metrics of other networks to a study's stored pictures; nothing is generated again."""
+    """Add the metrics of other networks to a study's stored pictures, which are not made again: `sweep rescore captions --perceptual lpips:vgg`."""
     from sweep.folder import find_study_folder
     from sweep.progress import counted
 

@@ -31,7 +31,9 @@ def prepare(
     faces: Annotated[bool, typer.Option("--faces", help="Count faces, if OpenCV is there.")] = False,
     derive: Annotated[bool, typer.Option("--derive/--no-derive", help="Make v3 and v4 of tags.")] = True,
 ) -> None:
-    """Make a subject of raw photographs: upright, of one size, without duplicates, with a held-out split and a report to review."""
+    """Make a subject of raw photographs: upright, of one size, without duplicates, with a held-out split and a report to review.
+
+    `sweep prepare raw photos --trigger J3NN13 --class-word woman`"""
     from sweep.progress import counted
     from trainables.candidates import Preparation
     from trainables.prepare import prepare_subject
@@ -55,7 +57,7 @@ def caption(
     derive: Annotated[str, typer.Option(help="The versions to make: v3, fewer tags; v4, a sentence.")] = "v3,v4",
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite versions that are there.")] = False,
 ) -> None:
-    """Write caption versions, made of the tags of v2, into a subject's metadata, to be read and corrected."""
+    """Write caption versions, made of the tags of v2, into a subject's metadata, to be read and corrected: `sweep caption photos --derive v3,v4`."""
     from trainables.captions import caption_subject
 
     versions = [word.strip() for word in derive.split(",") if word.strip()]
@@ -73,7 +75,7 @@ def class_images(
     seed: Annotated[int, typer.Option(help="Of their noise.")] = 0,
     device: Device = "auto",
 ) -> None:
-    """Generate class images with a base model alone, for prior preservation (`prior_images`)."""
+    """Generate class images with a base model alone, for `prior_images`: `sweep class-images sd15 women --prompt "a woman" --n 100`."""
     import transformers
 
     from sweep.device_facts import device_kind
@@ -92,7 +94,7 @@ def check(
     subject: Annotated[str, typer.Argument(metavar="SUBJECT_DIR", help="A subject's folder.", show_default=False)],
     model: Annotated[str, typer.Option(help="The model whose tokenizer and resolution count.")] = "embedded:base",
 ) -> None:
-    """Say all that is wrong or doubtful about a subject at once. The exit code is 0 if it can be used."""
+    """Say all that is wrong or doubtful about a subject at once: `sweep check photos --model sd15`. The exit code is 0 if it can be used."""
     from trainables.checkup import check_subject
 
     found = check_subject(subject, model)

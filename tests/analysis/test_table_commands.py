@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 
-from analysis.__main__ import main
+from analysis.__main__ import EXAMPLES, main
 from analysis.published import published_rows
 from analysis.table_commands import TABLES
 from analysis.text import texts_of
@@ -118,3 +118,10 @@ def test_the_papers_rows_show_its_findings(tmp_path, capsys):
     assert front["lpips"].min() == 0.752 and front["fid"].min() == 181.6
     cells = table("--table", "pivot", "--by", "caption", "guidance", "--value", "fid")
     assert cells["n"].sum() == 24 and cells.loc[cells["best"].idxmin(), ["caption", "guidance"]].tolist() == ["v3", 4.0]
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_the_help_of_every_command_has_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"example: python -m analysis {command} " in " ".join(capsys.readouterr().out.split())

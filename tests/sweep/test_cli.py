@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import typer
 
-from sweep.cli import app, main
+from sweep.cli import COMMANDS, app, main
 from sweep.folder import StudyFolder, find_study_folder
 from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request
@@ -307,3 +308,9 @@ def test_a_shell_completes_commands():
     asked = {**os.environ, "_SWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "sweep con", "COMP_CWORD": "1"}
     said = subprocess.run([sys.executable, "-m", "sweep"], env=asked, capture_output=True, text=True, check=False).stdout
     assert said.split() == ["confirm"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_an_example(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert re.search(f"`(python -m )?sweep {command}[ `]", " ".join(capsys.readouterr().out.split()))
