@@ -141,6 +141,7 @@ class Pool:
         waiting = self._evaluations.values()
         return {
             "workers": dict(self._doing),
+            "devices": dict(self._devices),
             "n_done": dict(self._n_done),
             "n_losses": self._n_losses,
             "trials": {name: self._slowest(trial).describe() for name, trial in self._trials.items()},
