@@ -29,20 +29,19 @@ class LiveTable:
         self._moment = moment
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        moment, is_wide = self._moment, options.max_width >= WIDE
+        moment, width = self._moment, options.max_width
         yield head_line(moment)
         if moment.phase:
             return
-        yield ProgressBar(total=max(1, moment.n_trials), completed=moment.n_ended, width=min(options.max_width, WIDE))
-        facts = _facts(moment, is_wide=is_wide)
-        for row in facts:
-            yield row
+        facts = _facts(moment, is_wide=width >= WIDE)
         lately = [notice for notice in moment.notices if notice.passing][-MOST_LATELY:]
-        # The terminal scrolls by itself where its last line is used; of what does not fit nobody sees the end.
-        room = options.size.height - len(facts) - len(lately) - 7
+        yield _bar(moment.n_ended, moment.n_trials, width=min(width, WIDE))
+        yield from facts
         if moment.trials:
             yield Text()
-            yield from _trials_table(moment, n_rows=max(1, min(MOST_ROWS, room)), is_wide=is_wide)
+            # Of what does not fit the terminal nobody would see the end. Beside facts and news there are at most 7 lines.
+            room = options.size.height - len(facts) - len(lately) - 7
+            yield from _trials_table(moment, n_rows=max(1, min(MOST_ROWS, room)), width=width)
         if lately:
             yield Text()
             for notice in lately:
@@ -64,7 +63,7 @@ def heartbeat(moment: Moment) -> str:
     if moment.best is not None:
         parts.append(f"best {moment.best.objective:.4f} ({moment.best.trial})")
     if (slowest := moment.slowest) is not None:
-        parts.append(f"slowest {slowest.id} at epoch {slowest.epoch:.3g} of {slowest.max_epochs}, {short_time_text(slowest.left_s)} still")
+        parts.append(f"slowest {slowest.id} at epoch {slowest.epoch:.1f} of {slowest.max_epochs}, {short_time_text(slowest.left_s)} still")
     elif not any(trial.doing == TRAINS for trial in moment.trials) and moment.workers:
         parts.append(", ".join(_busy(moment.workers)))
     parts.append("paused" if moment.mood.startswith("paused") else f"time left {left_text(moment.left_s)}")
@@ -119,27 +118,40 @@ def _busy(workers: list[WorkerNow] | tuple[WorkerNow, ...]) -> list[str]:
     return [f"{named[doing][0] if n == 1 else f'{n} workers'} {doing}" for doing, n in counts.most_common(MOST_WORKERS)]
 
 
-def _trials_table(moment: Moment, *, n_rows: int, is_wide: bool) -> list[Table | Text]:
-    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("trial", no_wrap=True)
-    if is_wide:
-        table.add_column("", width=BAR_WIDTH)
-    for name in ("epoch", "loss", "best", "still"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("configuration", overflow="ellipsis", no_wrap=True)
+def _trials_table(moment: Moment, *, n_rows: int, width: int) -> list[Table | Text]:
+    """A row per trial. Columns keep their widths, so that nothing moves but the numbers."""
+    numbers = {"epoch": 9, "loss": 6, "objective": 9, "still": 7}
     shown = moment.trials if len(moment.trials) <= n_rows else moment.trials[: max(1, n_rows - 1)]
+    id_width = max(5, *(len(trial.id) for trial in shown))
+    bar_width = BAR_WIDTH if width >= WIDE else 0
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("trial", width=id_width, no_wrap=True)
+    if bar_width:
+        table.add_column("", width=bar_width)
+    for name, column_width in numbers.items():
+        table.add_column(name, width=column_width, justify="right", no_wrap=True)
+    taken = sum(used + 2 for used in (id_width, *numbers.values(), *[bar_width] * bool(bar_width)))
+    table.add_column("configuration", width=max(10, width - taken), overflow="ellipsis", no_wrap=True)
     for trial in shown:
-        bar = [ProgressBar(total=max(1, trial.max_epochs), completed=trial.epoch, width=BAR_WIDTH)] * is_wide
-        epoch = f"{trial.epoch:.3g}/{trial.max_epochs}"
-        table.add_row(trial.id, *bar, epoch, number_text(trial.loss, 4), number_text(trial.objective, 4), *_still(trial))
+        bar = [_bar(trial.epoch, trial.max_epochs, width=bar_width)] * bool(bar_width)
+        epoch, values = f"{trial.epoch:.1f}/{trial.max_epochs}", (number_text(trial.loss, 4), number_text(trial.objective, 4))
+        table.add_row(trial.id, *bar, epoch, *values, _still(trial), configuration_text(trial.configuration))
     n_more = moment.n_running - len(shown)
     return [table, Text(f"and {n_more} more", style="dim")] if n_more > 0 else [table]
 
 
-def _still(trial: TrialNow) -> tuple[str, str]:
-    """The last two columns: how long still, or what it waits for; and what it is."""
-    still = short_time_text(trial.left_s) if trial.doing == TRAINS else "scoring" if trial.doing == IS_SCORED else "waits"
-    return still, configuration_text(trial.configuration)
+def _still(trial: TrialNow) -> str:
+    """How long still, or what it waits for."""
+    if trial.doing != TRAINS:
+        return "scoring" if trial.doing == IS_SCORED else "waits"
+    return short_time_text(trial.left_s) or "begins"
+
+
+def _bar(done: float, total: float, *, width: int) -> Table:
+    """A bar on a line of its own."""
+    line = Table.grid()
+    line.add_row(ProgressBar(total=max(1, total), completed=done, width=width, complete_style="green", finished_style="green"))
+    return line
 
 
 def _one_line(text: str, *, style: str) -> Text:

@@ -23,9 +23,9 @@ class LiveFile:
     """The launch's side; a context, which removes the file when it is left. It is written in a thread: a storage that is away for a
     while keeps nobody from training."""
 
-    def __init__(self, path: Place, launch: str, *, every_s: float = WRITE_EVERY_S) -> None:
-        self._path, self._launch, self._every_s = path, launch, every_s
-        self._moment: Moment | None = None
+    def __init__(self, path: Place, launch: str, moment: Moment, *, every_s: float = WRITE_EVERY_S) -> None:
+        """`moment`: how it stands when the context is entered."""
+        self._path, self._launch, self._moment, self._every_s = path, launch, moment, every_s
         self._ended = threading.Event()
         self._writer = threading.Thread(target=self._write_until_ended, name="live-file", daemon=True)
 
@@ -48,10 +48,10 @@ class LiveFile:
         written = None
         while True:
             moment = self._moment
-            if moment is not None and moment is not written:
-                written = moment
+            if moment is not written:
                 self._write(moment)
-            if self._ended.wait(self._every_s if written else 0.05):
+                written = moment
+            if self._ended.wait(self._every_s):
                 return
 
     def _write(self, moment: Moment) -> None:

@@ -116,7 +116,7 @@ def moment_of(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, 
         mood=mood_text(driver),
         left_s=None if driver.paused else seconds_left(driver, snapshot, elapsed_s),
         best=_best_now(driver),
-        workers=tuple(WorkerNow(name, devices.get(name, ""), doing, n_done.get(name, 0)) for name, doing in snapshot.get("workers", {}).items()),
+        workers=tuple(WorkerNow(name, devices.get(name, ""), doing, n_done.get(name, 0)) for name, doing in sorted(snapshot.get("workers", {}).items(), key=_in_order)),
         n_losses=snapshot.get("n_losses", 0),
         trials=tuple(trials[:MOST_TRIALS]),
         asked=_asked(driver, trainings),
@@ -168,6 +168,10 @@ def from_json(text: str) -> tuple[Moment, str]:
 
 
 # ---- private, in the order of use
+
+
+def _in_order(worker: tuple[str, str]) -> tuple[int, str]:
+    return len(worker[0]), worker[0]  # worker-2 before worker-10
 
 
 def _trial_now(trial: Trial, training: Mapping[str, Any]) -> TrialNow:

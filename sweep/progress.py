@@ -61,8 +61,7 @@ class Progress:
     @contextmanager
     def during(self, folder: StudyFolder, launch: str) -> Iterator[None]:
         """While the study's folder is this launch's, what the screen shows is there for others to see, and its report for all."""
-        with LiveFile(folder.live, launch) as self._file:
-            self._file.write(self._moment)
+        with LiveFile(folder.live, launch, self._moment) as self._file:
             try:
                 if self._report:
                     self._report.open(folder)

@@ -38,9 +38,11 @@ def watch_to_end(
     if launch is None:
         return None
     look_every_s = look_every_s or (STORE_LOOK_EVERY_S if isinstance(folder.storage, StorePath) else LOOK_EVERY_S)
-    shown, heard_at = Moment(folder.root.name, 0.0, phase="waiting for word of the launch"), clock()
+    shown, heard_at = read_moment(folder.live, launch), clock()
+    if shown is not None:
+        screen.skip_notices(shown)  # nobody was looking then
+    shown = shown or Moment(folder.root.name, 0.0, phase="waiting for word of the launch")
     screen.show(shown)
-    screen.skip_notices(read_moment(folder.live, launch) or shown)  # nobody was looking then
     while _is_live(folder, launch):
         moment = read_moment(folder.live, launch)
         if moment is not None and moment != shown:
