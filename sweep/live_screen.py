@@ -70,7 +70,8 @@ class LiveScreen:
 
     def _print(self, at_s: float, text: str) -> None:
         self._spoke_at = self._clock()
-        self.console.print(Text(f"{clock_text(at_s)}  {' '.join(text.splitlines())}"), highlight=False, soft_wrap=True)
+        line = Text(f"{clock_text(at_s)}  {' '.join(text.splitlines())}")
+        self.console.print(line, highlight=False, soft_wrap=self._live is None)  # a log's lines are for grep
 
     def _drawing(self) -> RenderableType:
         moment = self._moment  # the drawing thread's own: the next one may come while it draws

@@ -22,6 +22,8 @@ MOST_TRIALS = 64
 """Running trials that a moment tells of one by one."""
 MOST_NOTICES = 40
 """Notices that are written down for others, who look every second or so."""
+UNFINISHED = "UNFINISHED"
+"""Beside a trial's states: ended by what was not its configuration, and tried again by the next launch."""
 TRAINS, WAITS, IS_SCORED = "trains", "waits", "is scored"
 
 
@@ -74,7 +76,7 @@ class Moment:
     elapsed_s: float  # since the launch began
     phase: str = ""
     n_trials: int = 0
-    counts: Mapping[str, int] = field(default_factory=dict)  # trials by state
+    counts: Mapping[str, int] = field(default_factory=dict)  # trials by state, or UNFINISHED
     mood: str = ""  # why no further trial starts now
     left_s: float | None = None
     best: BestNow | None = None
@@ -91,7 +93,7 @@ class Moment:
 
     @property
     def n_ended(self) -> int:
-        return sum(self.counts.values()) - self.n_running
+        return sum(self.counts.values()) - self.n_running - self.counts.get(UNFINISHED, 0)
 
     @property
     def slowest(self) -> TrialNow | None:
@@ -112,7 +114,7 @@ def moment_of(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, 
         study=driver.study.name,
         elapsed_s=elapsed_s,
         n_trials=driver.n_trials,
-        counts=dict(Counter(trial.state for trial in driver.trials.values())),
+        counts=dict(Counter(_state(trial) for trial in driver.trials.values())),
         mood=mood_text(driver),
         left_s=None if driver.paused else seconds_left(driver, snapshot, elapsed_s),
         best=_best_now(driver),
@@ -168,6 +170,10 @@ def from_json(text: str) -> tuple[Moment, str]:
 
 
 # ---- private, in the order of use
+
+
+def _state(trial: Trial) -> str:
+    return UNFINISHED if trial.state != RUNNING and trial.is_unfinished else trial.state
 
 
 def _in_order(worker: tuple[str, str]) -> tuple[int, str]:

@@ -18,6 +18,9 @@ from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.searcher import FAIL
 from sweep.wording import MOST_ROWS, WORDS, configuration_text, counts_text, number_text
 
+WIDE = 110
+"""Columns from which on a table of numbers has room for configurations, too."""
+
 if TYPE_CHECKING:
     from sweep.driver import Driver
     from sweep.folder import StudyFolder
@@ -36,7 +39,7 @@ def print_summary(
     if driver.study.scale_text:
         console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
     listed = driver.study.kind == "rows"  # somebody wrote each of them down
-    console.print(ranked_table(ranking(driver, evaluations), n_rows=None if listed else MOST_ROWS))
+    _print_ranking(console, ranking(driver, evaluations), n_rows=None if listed else MOST_ROWS)
     console.print(f"{driver.study.name}: " + counts_text(counts), highlight=False)
     console.print(sharing_text(driver, snapshot), highlight=False)
     if driver.study.train_seeds > 1:
@@ -51,21 +54,19 @@ def print_summary(
     _print_places(console, driver, folder)
 
 
-def ranked_table(rows: list[dict[str, Any]], *, n_rows: int | None = MOST_ROWS) -> Table:
+def ranked_table(rows: list[dict[str, Any]], *, n_rows: int | None = MOST_ROWS, with_configuration: bool = True) -> Table:
     """The end's table. rows: what `ranking` gives, best first; n_rows None: all of them."""
     table = Table(title=None, header_style="bold", row_styles=["", "dim"])
     for name in ("", "trial", "objective", "epoch", "lpips", "fid"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    with_labels = any(row["labels"] for row in rows)
-    if with_labels:
-        table.add_column("labels", overflow="fold")
-    table.add_column("configuration", overflow="fold")
-    shown = [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or row["trial"] == "no adapter"]
-    for row in shown:
+    texts = (["labels"] if any(row["labels"] for row in rows) else []) + ["configuration"] if with_configuration else []
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for row in _shown(rows, n_rows):
         spread = "" if row["spread"] is None else f" ± {number_text(row['spread'], 4)}"
         numbers = (number_text(row["objective"], 4) + spread, row["epoch"] or "", number_text(row["lpips"], 4), number_text(row["fid"], 1))
-        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], *[row["labels"]] * with_labels, row["configuration"])
+        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], *(row[name] for name in texts))
     return table
 
 
@@ -112,6 +113,20 @@ def python_command() -> str:
         return "python"
     relative = os.path.relpath(sys.executable)
     return sys.executable if relative.startswith("..") else relative
+
+
+def _print_ranking(console: Console, rows: list[dict[str, Any]], *, n_rows: int | None) -> None:
+    """The table, and on a terminal that has no room for configurations in it these below."""
+    is_wide = console.width >= WIDE
+    console.print(ranked_table(rows, n_rows=n_rows, with_configuration=is_wide))
+    for row in () if is_wide else _shown(rows, n_rows):
+        texts = "  ".join(filter(None, (row["labels"], row["configuration"])))
+        console.print(f"{row['trial'].split()[0] if row['rank'] else row['trial']}  {texts}", highlight=False, markup=False)
+
+
+def _shown(rows: list[dict[str, Any]], n_rows: int | None) -> list[dict[str, Any]]:
+    """The first ones, and the control wherever it stands."""
+    return [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or row["trial"] == "no adapter"]
 
 
 def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from sweep.live_drawing import LiveTable, heartbeat
-from sweep.moment import TRAINS, WAITS, BestNow, Moment, Notice, TrialNow, WorkerNow
+from sweep.moment import TRAINS, UNFINISHED, WAITS, BestNow, Moment, Notice, TrialNow, WorkerNow
 from sweep.searcher import COMPLETE, RUNNING
 
 
@@ -64,6 +64,11 @@ def test_the_table_fits_the_terminal_and_counts_what_it_leaves_out(height):
 def test_many_workers_are_counted_by_what_they_do():
     text = "\n".join(drawn(a_moment(n_workers=40), 80))
     assert "39 workers training 8 together" in text and "worker-0 scoring 4 image sets" in text and "worker-7" not in text
+
+
+def test_what_was_interrupted_is_told_as_not_finished():
+    assert "ended    5 done, 3 not finished" in drawn(a_moment(counts={COMPLETE: 5, UNFINISHED: 3}), 80)
+    assert "5 of 100 trials have ended, 0 running" in drawn(a_moment(counts={COMPLETE: 5, UNFINISHED: 3}), 80)[0]
 
 
 def test_before_there_is_a_trial_the_table_is_one_line():

@@ -4,7 +4,19 @@ import math
 
 import pytest
 
-from sweep.moment import IS_SCORED, MOST_NOTICES, MOST_TRIALS, TRAINS, WAITS, Notice, from_json, moment_of, seconds_left, to_json
+from sweep.moment import (
+    IS_SCORED,
+    MOST_NOTICES,
+    MOST_TRIALS,
+    TRAINS,
+    UNFINISHED,
+    WAITS,
+    Notice,
+    from_json,
+    moment_of,
+    seconds_left,
+    to_json,
+)
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 from sweep.wording import left_text, short_time_text
 from tests.sweep.fakes import a_driver, a_trial
@@ -21,6 +33,11 @@ def test_a_moment_counts_and_names_the_best_with_the_metrics_of_the_objective():
     assert (moment.counts, moment.n_running, moment.n_ended) == ({COMPLETE: 1, PRUNED: 1, RUNNING: 1, FAIL: 1}, 1, 3)
     assert (moment.best.trial, moment.best.objective, moment.best.epoch) == ("t0000", 0.25, 6)
     assert moment.best.metrics == {"lpips": 0.25, "fid": 50.0}
+
+
+def test_a_trial_that_ended_with_its_launch_has_neither_failed_nor_ended():
+    moment = moment_of(a_driver(a_trial(0, FAIL, reason="interrupted"), a_trial(1, FAIL, reason="loss is NaN")), {}, 1.0)
+    assert moment.counts == {UNFINISHED: 1, FAIL: 1} and moment.n_ended == 1
 
 
 def test_metrics_of_a_best_trial_under_several_seeds_are_their_means():

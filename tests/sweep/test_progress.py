@@ -77,7 +77,7 @@ def test_an_event_says_how_a_trial_ended():
     assert event_line(a_trial(1, FAIL, reason="loss is NaN"), new_rung=False) == "t0001  failed: loss is NaN"
     assert "stopped early" in event_line(a_trial(1, PRUNED, (3, 0.5)), new_rung=True)
     assert "its best 0.2500 at epoch 3" in event_line(a_trial(1, COMPLETE, (3, 0.25), (6, 0.5)), new_rung=True)
-    assert event_line(a_trial(1), new_rung=False) == ""
+    assert event_line(a_trial(1), new_rung=False) == event_line(a_trial(1, FAIL, reason="interrupted by `sweep stop`"), new_rung=False) == ""
 
 
 def test_a_pause_a_stop_and_a_budget_that_is_used_up_are_told_once_each():

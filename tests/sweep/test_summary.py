@@ -2,10 +2,11 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from sweep.searcher import COMPLETE, FAIL
-from sweep.summary import ranked_table, ranking, saved_text, sharing_text
+from sweep.searcher import COMPLETE, FAIL, PRUNED
+from sweep.summary import _print_ranking, ranked_table, ranking, saved_text, sharing_text
 from tests.sweep.fakes import a_driver, a_trial
 
 
@@ -44,3 +45,14 @@ def test_replicated_trials_show_means_over_their_seeds_and_the_spread_of_the_obj
     console = Console(file=io.StringIO(), width=120)
     console.print(ranked_table([row]))
     assert "0.5000 ± 0.1414" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_ranking_shows_configurations_whole_at_every_width(width):
+    driver = a_driver(a_trial(0, COMPLETE, (3, 0.25), labels={"baseline": True, "row": "first"}), a_trial(1, PRUNED, (3, 0.5)))
+    driver.trials["t0000"].configuration = {"caption": "v2", "rank": 16, "learning_rate": 0.001, "guidance": 4.0}
+    console = Console(file=io.StringIO(), width=width)
+    _print_ranking(console, ranking(driver, {}), n_rows=12)
+    text = console.file.getvalue()
+    assert "caption=v2 rank=16 learning_rate=0.001 guidance=4" in text and "t0000 (baseline)" in text and "row=first" in text
+    assert "│ 0.2500 │" in " ".join(text.split())  # nothing of the numbers is cut
