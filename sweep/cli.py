@@ -26,6 +26,7 @@ COMMANDS = {
     "trial": launch_commands.trial,
     "list": storage_commands.list_studies,
     "status": study_commands.status,
+    "watch": study_commands.watch,
     "stop": study_commands.stop,
     "pause": study_commands.pause,
     "set": study_commands.set_limits,

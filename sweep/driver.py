@@ -78,6 +78,7 @@ class Driver:
         self._clock = clock
         self._usage = usage or UsageOfThisLaunch(clock)
         self._over_budget = self._winding_down = False
+        self.metrics: dict[str, Mapping[str, float]] = {}  # of scored adapters, by evaluation key
         self._live: dict[str, Subscription] = {}
         self._held: set[str] = set()  # live trials that wait for the end of a pause
         self._attendance = Attendance()
@@ -279,6 +280,7 @@ class Driver:
         self._pool.request(orders)
 
     def _take_rung(self, trial: Trial, answer: Answer) -> None:
+        self.metrics.update({key: outcome.values for key, outcome in answer.under_each_seed})
         outcomes = [outcome for _, outcome in answer.under_each_seed]
         try:
             values = [self.study.objective.value(outcome.values, outcome.backbones) for outcome in outcomes]

@@ -2,7 +2,7 @@
 
     <storage>/adapters/         adapters of all studies, by training key
     <storage>/<name>/study.py   the source that was launched last;  study.json: the same, field by field
-                     launches.json   when it was launched, how, and how that ended;  control.json: what is asked of a live launch
+                     launches.json   when it was launched, how, and how that ended;  control.json: what is asked of a live launch;  live.json: how it stands
                      .lease     kept fresh by the launch that is live
                      records/   pictures/
     <here>/                     optuna.journal   pack.json   worker-*.log: of one machine, made anew where they lack
@@ -48,6 +48,7 @@ class StudyFolder:
         self.description = self.root / "study.json"
         self.launches = self.root / "launches.json"
         self.control = self.root / "control.json"
+        self.live = self.root / "live.json"
         machine = _cache_of(self.storage) if isinstance(self.storage, StorePath) else self.storage
         self.here = machine / name
         self.latents = machine / ".latents"

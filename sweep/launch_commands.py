@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,17 +25,21 @@ from sweep.options import (
     load,
     overrides_of,
 )
+from trainables.errors import SweepError
 
 if TYPE_CHECKING:
     from sweep.driver import Driver
     from sweep.folder import StudyFolder
     from sweep.launches import Request
+    from sweep.live_report import LiveReport
+    from sweep.progress import Progress
     from sweep.study import Study
     from trainables.storage import Place
 
 RayAddress = Annotated[
     str | None, typer.Option("--address", metavar="ADDRESS", help="A Ray that runs, with all its nodes: auto, or HOST:PORT. Otherwise this machine.")
 ]
+Report = Annotated[bool, typer.Option("--report", help="Keep report.html in the study's folder up to date while it runs.")]
 PackSize = Annotated[int | None, typer.Option(min=1, help="Trainings that advance together on a device; measured otherwise.")]
 
 
@@ -51,6 +55,7 @@ def launch(
     compile: Annotated[bool, typer.Option("--compile", help="Compile the UNet: minutes at the start, faster steps on a GPU.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, slower steps.")] = False,
     address: RayAddress = None,
+    report: Report = False,
 ) -> None:
     """Run a study, or go on with it where its records stop: train, score, stop the weak early, record everything.
 
@@ -60,7 +65,7 @@ def launch(
     started_at = time.monotonic()
     study = load(study_file, sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent})
     options = {"device": device, "pack_size": pack_size, "compile": compile, "gradient_checkpointing": gradient_checkpointing}
-    _run(study, storage, options, started_at=started_at, address=address)
+    _run(study, storage, options, started_at=started_at, address=address, report=report)
 
 
 def resume(
@@ -73,6 +78,7 @@ def resume(
     pack_size: PackSize = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
     address: RayAddress = None,
+    report: Report = False,
 ) -> None:
     """Go on with a study where its records stop, or end its pause: `sweep resume captions`, `sweep resume captions --samples 40`.
 
@@ -85,14 +91,14 @@ def resume(
     folder = find_study_folder(name, storage)
     overrides = overrides_of(sets, {"samples": samples, "max_concurrent": max_concurrent})
     if folder.holder is not None and new_name is None:
-        _end_pause(folder, overrides)
+        _end_pause(folder, overrides, report=report)
         return
     request = read_launches(folder.launches).request
     options = _options_of(request, device=device, pack_size=pack_size)
     with _directory_of(request):
         study = _stored_study(folder, request, {**overrides, "name": new_name or folder.root.name})
         _say_if_changed(folder, request)
-        _run(study, folder.storage, options, started_at=started_at, address=address)
+        _run(study, folder.storage, options, started_at=started_at, address=address, report=report)
 
 
 def confirm(
@@ -164,43 +170,64 @@ def trial(
 
     study = one_trial_study(load(study_file, sets, {}))
     screen = console()
-    with Progress(screen) as view:
+    with Progress(screen, study=study.name) as view:
         driver, snapshot = run_trial_here(study, storage, device=device, again=again, view=view)
     _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
     raise typer.Exit(_exit_code(driver, snapshot))
 
 
-def _run(study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None) -> None:
+def _run(study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None, report: bool) -> None:
     """Launch a study and exit with its code. `options`: as of `launch`."""
-    raise typer.Exit(_run_to_end(study, storage, options, started_at=started_at, address=address)[1])
+    raise typer.Exit(_run_to_end(study, storage, options, started_at=started_at, address=address, with_report=report)[1])
 
 
 def _run_to_end(
-    study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None
+    study: Study, storage: Place, options: Mapping[str, Any], *, started_at: float, address: str | None, with_report: bool = False
 ) -> tuple[Driver, int]:
     """Launch a study, print how it ended, and return its driver and the exit code."""
-    from sweep.keys import Keys
+    from sweep.live_report import LiveReport
     from sweep.progress import Progress
 
-    screen = console()
-    with Progress(screen, started_at=started_at) as view:
-        keys = Keys(study)
-        keys.check()  # what can be wrong with a subject or a model is said before Ray is waited for
-        for line in (*keys.cut_captions(), *keys.idle_tags()):
-            screen.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
-        view.phase("importing Ray")
-        from sweep.runner import Launch
-        from sweep.runner import launch as run
-
-        pack_options = {name: bool(options.get(name)) for name in ("compile", "gradient_checkpointing")}
-        device, pack_size = options.get("device") or "auto", options.get("pack_size")
-        how = Launch(storage, device=device, pack_size=pack_size, pack_options=pack_options, keys=keys, view=view, address=address)
-        driver, snapshot = run(study, how)
-    _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
+    screen, report = console(), LiveReport() if with_report else None
+    with _made_once_more(report):
+        with Progress(screen, study=study.name, started_at=started_at, report=report) as view:
+            driver, snapshot = _run_in(view, screen, study, storage, options, address)
+        _print_end(screen, driver, snapshot, storage, first_scored_s=view.first_scored_s)
     return driver, _exit_code(driver, snapshot)
 
 
-def _end_pause(folder: StudyFolder, overrides: Mapping[str, str]) -> None:
+def _run_in(
+    view: Progress, screen: Any, study: Study, storage: Place, options: Mapping[str, Any], address: str | None
+) -> tuple[Driver, Mapping[str, Any]]:
+    from sweep.keys import Keys
+
+    keys = Keys(study)
+    keys.check()  # what can be wrong with a subject or a model is said before Ray is waited for
+    for line in (*keys.cut_captions(), *keys.idle_tags()):
+        screen.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
+    view.phase("importing Ray")
+    from sweep.runner import Launch, launch
+
+    pack_options = {name: bool(options.get(name)) for name in ("compile", "gradient_checkpointing")}
+    device, pack_size = options.get("device") or "auto", options.get("pack_size")
+    how = Launch(storage, device=device, pack_size=pack_size, pack_options=pack_options, keys=keys, view=view, address=address)
+    return launch(study, how)
+
+
+@contextlib.contextmanager
+def _made_once_more(report: LiveReport | None) -> Iterator[None]:
+    """At the end of a launch, also of one that could not go on."""
+    try:
+        yield
+    except SweepError:
+        if report is not None and report.has_scores:
+            typer.echo(report.finish())
+        raise
+    if report is not None:
+        typer.echo(report.finish())
+
+
+def _end_pause(folder: StudyFolder, overrides: Mapping[str, str], *, report: bool) -> None:
     """`resume` of a study that is running: it can only be paused."""
     from sweep.control import ask, asked_of
     from sweep.errors import StudyError
@@ -210,6 +237,8 @@ def _end_pause(folder: StudyFolder, overrides: Mapping[str, str]) -> None:
         raise StudyError(f"Only a study that is paused or has ended can be resumed, but {name} is running. Change it with `sweep set {name}`.")
     if overrides:
         raise StudyError(f"A pause is ended as it began, but {', '.join(overrides)} would change. Use `sweep set {name}` for limits, then resume it.")
+    if report:
+        raise StudyError(f"`--report` is for a launch that begins, but that of {name} is live. Use `python -m analysis report {name}`.")
     ask(folder, paused=False)
     typer.echo(f"{name} goes on in a second or so, in its own launch.")
 
@@ -249,6 +278,6 @@ def _exit_code(driver: Driver, snapshot: Mapping[str, Any]) -> int:
 
 def _print_end(screen: Any, driver: Driver, snapshot: Any, storage: Place, *, first_scored_s: float | None) -> None:
     from sweep.folder import StudyFolder
-    from sweep.progress import print_summary
+    from sweep.summary import print_summary
 
     print_summary(screen, driver, snapshot, StudyFolder(storage, driver.study.name), first_scored_s=first_scored_s)

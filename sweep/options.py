@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainables.errors import SweepError
-from trainables.storage import place
+from trainables.storage import StorePath, folders_in, place
 
 if TYPE_CHECKING:
     from sweep.study import Study
@@ -18,8 +18,18 @@ DEFAULT_STORAGE = Path("sweeps")
 WIDTH_OF_A_FILE = 140
 FAILED, MENDABLE, INTERRUPTED_CODE = 1, 2, 130
 
+
+def study_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For a shell that completes: the studies of the storage. A key that is pressed waits for no store."""
+    storage = place(ctx.params.get("storage") or DEFAULT_STORAGE)
+    found = [] if isinstance(storage, StorePath) else folders_in(storage)
+    return [folder.name for folder in found if folder.name.startswith(incomplete) and (folder / "study.json").exists()]
+
+
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.py", help="The study file, e.g. search_spaces/captions.py.", show_default=False)]
-StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study's name, or its folder.", show_default=False)]
+StudyName = Annotated[
+    str, typer.Argument(metavar="NAME", help="A study's name, or its folder.", show_default=False, autocompletion=study_names)
+]
 Storage = Annotated[Any, typer.Option("--storage", parser=place, metavar="DIR", help="Where studies are kept: a folder, or s3://bucket/prefix.")]
 """A Place."""
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter or a field of the study. Repeatable.")]

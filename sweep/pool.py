@@ -135,6 +135,7 @@ class Pool:
         waiting = self._evaluations.values()
         return {
             "workers": {name: entry.doing for name, entry in self._workers.items()},
+            "devices": {name: entry.device for name, entry in self._workers.items()},
             "n_done": dict(self._n_done),
             "n_losses": self._n_losses,
             "trials": {name: self._slowest(trial).describe() for name, trial in self._trials.items()},

@@ -9,6 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +51,9 @@ class View(Protocol):
 
     def update(self, driver: Driver, snapshot: Mapping[str, Any]) -> None: ...
 
+    def during(self, folder: StudyFolder, launch: str) -> AbstractContextManager[None]:
+        """Entered once the study's folder is this launch's, left before it is given up."""
+
 
 @dataclass
 class Launch:
@@ -76,7 +80,7 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
     keys = how.keys or Keys(study)
     keys.check()
     launch_id = uuid.uuid4().hex[:12]
-    with folder.held(launch_id) as lease:
+    with folder.held(launch_id) as lease, how.view.during(folder, launch_id) if how.view else nullcontext():
         content = keys.content_digests()
         folder.require_comparable(study, content)
         read_launches(folder.launches)  # before anything starts: a damaged one is said
@@ -137,7 +141,8 @@ def _run(
 ) -> tuple[Driver, Mapping[str, Any]]:
     records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
     pool_name = f"pool-{uuid.uuid4().hex[:12]}"
-    pool = RemotePool(start_pool(known_outcomes(records), name=pool_name))
+    known = known_outcomes(records)
+    pool = RemotePool(start_pool(known, name=pool_name))
     fleet = Fleet(
         pool,
         folder,
@@ -152,6 +157,7 @@ def _run(
     )
     _say(how, "loading torch and diffusers on the worker")
     driver = _new_driver(study, keys, past, pool, records, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
+    driver.metrics.update({key: outcome.values for key, outcome in known.items()})
     watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda")
     try:
         pool.wait_until_up()

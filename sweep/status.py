@@ -18,10 +18,10 @@ from sweep.folder import StudyFolder
 from sweep.launches import RUNNING as LIVE
 from sweep.launches import read_launches
 from sweep.plan import Rates, measured_rates
-from sweep.progress import MOST_ROWS, WORDS, configuration_text
 from sweep.records import TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 from sweep.trial_rows import is_unfinished
+from sweep.wording import MOST_ROWS, WORDS, configuration_text
 from trainables.storage import Place
 
 KILLED = "killed"

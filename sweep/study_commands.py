@@ -1,4 +1,4 @@
-"""The commands about a study that was launched: status, stop, pause, set, rescore. Each parses, calls and prints."""
+"""The commands about a study that was launched: status, watch, stop, pause, set, rescore. Each parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sweep.cluster_commands import OnCluster, status_on_cluster, stop_on_cluster
-from sweep.options import DEFAULT_STORAGE, Device, Storage, StudyName, console
+from sweep.options import DEFAULT_STORAGE, INTERRUPTED_CODE, Device, Storage, StudyName, console
 from trainables.errors import SweepError
 
 
@@ -20,6 +20,27 @@ def status(name: StudyName, storage: Storage = DEFAULT_STORAGE, address: OnClust
     from sweep.status import print_status
 
     print_status(console(), find_study_folder(name, storage))
+
+
+def watch(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Watch a study that runs, from another shell or another machine of its storage, until its launch ends: `sweep watch captions`.
+
+    Ctrl+C ends only the watching. Of a study that does not run it says how it ended, and how it stands."""
+    from sweep.folder import find_study_folder
+    from sweep.live_screen import LiveScreen
+    from sweep.status import print_status
+    from sweep.watching import ending_of, watch_to_end
+
+    folder, seen_on = find_study_folder(name, storage), console()
+    study = folder.root.name
+    try:
+        with LiveScreen(seen_on) as screen:
+            ending = watch_to_end(folder, screen)
+    except KeyboardInterrupt as error:
+        typer.echo(f"{study} goes on. `sweep watch {study}` shows it again, `sweep stop {study}` ends it.")
+        raise typer.Exit(INTERRUPTED_CODE) from error
+    typer.echo(f"The launch of {study} has ended: {ending}." if ending else f"No launch of {study} is live. The last one: {ending_of(folder)}.")
+    print_status(seen_on, folder)
 
 
 def stop(

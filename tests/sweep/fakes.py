@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from ray import tune
 
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.objective import Objective
+from sweep.searcher import FAIL, RUNNING
+from sweep.trial_rows import Trial
 from sweep.worker import ScoredImages
 from trainables.config import TrainConfig
 from trainables.errors import ConfigError
@@ -205,3 +208,27 @@ def _write_whole(path: Path, text: str) -> None:
 
 def vars_of(device: FakeDevice) -> dict[str, Any]:
     return {"epoch_s": device.epoch_s, "folder": device.folder}
+
+
+def a_trial(number: int, state: str = RUNNING, *rungs: tuple[int, float], **rest: Any) -> Trial:
+    named = [(epoch, value, f"key{number}@{epoch}") for epoch, value in rungs]
+    return Trial(f"t{number:04d}", number, {"rank": 8}, state=state, rungs=named, max_epochs=12, **rest)
+
+
+def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True, **rest: Any) -> SimpleNamespace:
+    """What a view sees of a driver. `now`: this launch has started its trials."""
+    scored = [t for t in trials if t.rungs and t.state != FAIL]
+    seen = {
+        "study": SimpleNamespace(name="s", objective=OBJECTIVE, train_seeds=1),
+        "trials": {t.id: t for t in trials},
+        "live": [t for t in trials if t.state == RUNNING],
+        "best": min(scored, key=lambda t: t.objective, default=None),
+        "started_now": {t.id for t in trials} if now else set(),
+        "n_trials": n_trials,
+        "controls": {"c"},
+        "metrics": {},
+        "stopping": None,
+        "paused": False,
+        "finished": False,
+    }
+    return SimpleNamespace(**{**seen, **rest})

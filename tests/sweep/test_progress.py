@@ -1,131 +1,112 @@
-"""The live view and the summary: what they say, by plain stand-ins for the driver."""
+"""What a launch tells who watches: each event once, by plain stand-ins for the driver."""
 
 import io
-from types import SimpleNamespace
+import time
 
 from rich.console import Console
 
-from sweep.progress import Progress, event_line, headline, left_text, ranked_table, ranking, saved_text, seconds_left, sharing_text
+from sweep.folder import StudyFolder
+from sweep.live_file import read_moment
+from sweep.progress import Progress, event_line
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
-from sweep.trial_rows import Trial
-from tests.sweep.fakes import OBJECTIVE, FakeClock
+from tests.sweep.fakes import FakeClock, a_driver, a_trial
 
 
-def a_trial(number: int, state: str = RUNNING, *rungs: tuple[int, float], **rest) -> Trial:
-    named = [(epoch, value, f"key{number}@{epoch}") for epoch, value in rungs]
-    return Trial(f"t{number:04d}", number, {"rank": 8}, state=state, rungs=named, max_epochs=12, **rest)
+def until(condition, *, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True) -> SimpleNamespace:
-    scored = [t for t in trials if t.rungs and t.state != FAIL]
-    return SimpleNamespace(
-        study=SimpleNamespace(name="s", objective=OBJECTIVE, train_seeds=1),
-        trials={t.id: t for t in trials},
-        live=[t for t in trials if t.state == RUNNING],
-        best=min(scored, key=lambda t: t.objective, default=None),
-        started_now={t.id for t in trials} if now else set(),
-        n_trials=n_trials,
-        controls={"c"},
-        stopping=None,
-        paused=False,
-    )
+def a_view(clock: FakeClock | None = None) -> tuple[Progress, io.StringIO]:
+    said = io.StringIO()
+    return Progress(Console(file=said, width=140), study="s", clock=clock or FakeClock()), said
 
 
-def test_the_headline_counts_names_the_best_and_its_configuration():
-    driver = a_driver(a_trial(0, COMPLETE, (3, 0.5), (6, 0.25)), a_trial(1, PRUNED, (3, 0.75)), a_trial(2), a_trial(3, FAIL))
-    line = headline(driver, {}, 60.0)
-    assert "1 running, 1 stopped early, 1 done, 1 failed of 10" in line and "best 0.2500 (t0000: rank=8)" in line
-
-
-def test_time_left_is_the_rest_at_the_pace_so_far():
-    driver = a_driver(a_trial(0, COMPLETE, (12, 0.5)), a_trial(1))
-    snapshot = {"trials": {"t0001": {"epoch": 6.0}}}
-    # 1.5 of 10 trials took 30 s: 8.5 are left
-    assert abs(seconds_left(driver, snapshot, 30.0) - 30.0 * 8.5 / 1.5) < 1e-9
-    assert seconds_left(a_driver(a_trial(0)), {}, 30.0) is None and left_text(None) == "not known yet"
-
-
-def test_trials_of_an_earlier_launch_are_no_news_and_no_pace():
-    console = Console(file=io.StringIO(), width=100)
-    driver = a_driver(a_trial(0, COMPLETE, (12, 0.5)), now=False)
-    Progress(console, clock=FakeClock()).update(driver, {})
-    assert "t0000  objective" not in console.file.getvalue()
-    assert seconds_left(driver, {}, 30.0) is None
+def test_trials_of_an_earlier_launch_are_no_news():
+    view, said = a_view()
+    view.update(a_driver(a_trial(0, COMPLETE, (12, 0.5)), now=False), {})
+    assert "t0000  objective" not in said.getvalue()
 
 
 def test_the_first_score_of_an_adapter_is_told_once_with_the_time_since_the_launch():
-    clock, console = FakeClock(), Console(file=io.StringIO(), width=100)
-    view = Progress(console, clock=clock)
+    clock = FakeClock()
+    view, said = a_view(clock)
     view.update(a_driver(a_trial(0)), {})
     clock.now = 41.0
     view.update(a_driver(a_trial(0, RUNNING, (3, 0.5))), {})
     view.update(a_driver(a_trial(0, RUNNING, (3, 0.5), (6, 0.4))), {})
-    assert console.file.getvalue().count("first adapter scored after 41 s") == 1 and view.first_scored_s == 41.0
+    assert said.getvalue().count("first adapter scored after 41 s") == 1 and view.first_scored_s == 41.0
 
 
-def test_without_a_terminal_there_is_a_line_per_event_and_a_heartbeat_every_ten_seconds():
-    clock, console = FakeClock(), Console(file=io.StringIO(), width=100)
-    view = Progress(console, clock=clock)
-    for second in range(31):
+def test_without_a_terminal_there_is_a_line_per_event_and_a_heartbeat_where_nothing_happens():
+    clock = FakeClock()
+    view, said = a_view(clock)
+    view.phase("importing Ray")
+    view.phase("importing Ray")
+    for second in range(100):
         clock.now = float(second)
-        view.update(a_driver(a_trial(0)), {})
-    assert console.file.getvalue().count("1 running of 10") == 4  # at 0, 10, 20 and 30 s
+        view.update(a_driver(a_trial(0, *[RUNNING, (3, 0.5)] if second >= 70 else [])), {})
+    # at 30 and 60 s, and 30 s after what was told at 70 s
+    assert [line.split()[0] for line in said.getvalue().splitlines()] == ["0:00", "0:30", "1:00", "1:10", "1:10"]
+    assert "0 of 10 trials have ended, 1 running" in said.getvalue()
 
 
-def test_the_end_says_what_sharing_saved():
-    trials = [a_trial(i, COMPLETE, (3, 0.5), (6, 0.25), training_key="A") for i in range(2)]
-    assert sharing_text(a_driver(*trials), {"epochs_trained": 6, "rungs_scored": 3}) == (
-        "2 trials from 1 distinct training; 12 epochs asked for and 6 trained, 4 scores asked for and 3 computed; "
-        "sharing saved 50% of the epochs and 25% of the scores."
-    )
-    assert saved_text((6, 2), (6, 2)) == "nothing"
+def test_more_events_than_others_get_to_see_are_all_told_here():
+    view, said = a_view()
+    view.update(a_driver(*(a_trial(number, FAIL, reason="r") for number in range(100))), {})
+    assert said.getvalue().count("failed: r") == 100
+
+
+def test_a_new_best_is_told_with_its_configuration_and_an_old_one_is_not_told_again():
+    view, said = a_view()
+    first, second = a_trial(0, RUNNING, (3, 0.5)), a_trial(1)
+    view.update(a_driver(first, second), {})
+    second.rungs = [(3, 0.75, "k")]
+    view.update(a_driver(first, second), {})
+    second.rungs = [*second.rungs, (6, 0.25, "l")]
+    view.update(a_driver(first, second), {})
+    first.state = COMPLETE
+    view.update(a_driver(first, second), {})
+    best = [line.split()[1] for line in said.getvalue().splitlines() if "the best so far: rank=8" in line]
+    assert best == ["t0000", "t0001"] and said.getvalue().count("t0001") == 2
 
 
 def test_an_event_says_how_a_trial_ended():
     assert event_line(a_trial(1, FAIL, reason="loss is NaN"), new_rung=False) == "t0001  failed: loss is NaN"
     assert "stopped early" in event_line(a_trial(1, PRUNED, (3, 0.5)), new_rung=True)
-    assert "best 0.2500 at epoch 3" in event_line(a_trial(1, COMPLETE, (3, 0.25), (6, 0.5)), new_rung=True)
-    assert event_line(a_trial(1), new_rung=False) == ""
-
-
-def test_the_ranking_has_the_best_first_and_the_control_in_its_place():
-    backbones = {"perceptual_backbone": "embedded:perceptual", "pooled_backbone": "embedded:pooled"}
-    control = {"training_key": "none", "lpips": 0.6, "fid": 120.0, "configuration": {"infer_model": "m", "guidance": 3.0}, **backbones}
-    driver = a_driver(a_trial(0, COMPLETE, (3, 0.75)), a_trial(1, COMPLETE, (3, 0.5)), a_trial(2, FAIL, (3, 0.1)))
-    rows = ranking(driver, {"c": control, "of another subject": {**control, "lpips": 0.0, "fid": 0.0}})
-    assert [row["trial"] for row in rows] == ["t0001", "no adapter", "t0000"]
-    assert [row["rank"] for row in rows] == ["1", "", "2"]
-
-
-def test_a_long_ranking_is_cut_but_never_loses_the_control():
-    rows = [{"rank": str(i), "trial": f"t{i:04d}", "objective": i / 100, "spread": None, "epoch": 3, "lpips": 0.5, "fid": 1.0, "state": "done", "labels": "", "configuration": ""}
-            for i in range(30)]  # fmt: skip
-    rows.append({**rows[0], "trial": "no adapter", "rank": ""})
-    console = Console(file=io.StringIO(), width=120)
-    console.print(ranked_table(rows, n_rows=5))
-    assert "t0004" in console.file.getvalue() and "t0005" not in console.file.getvalue() and "no adapter" in console.file.getvalue()
-
-
-def test_replicated_trials_show_means_over_their_seeds_and_the_spread_of_the_objective():
-    trial = a_trial(0, COMPLETE)
-    trial.rungs, trial.seed_objectives = [(3, 0.5, "a", "b")], {3: (0.4, 0.6)}
-    row = ranking(a_driver(trial), {"a": {"lpips": 1.0, "fid": 10.0}, "b": {"lpips": 2.0, "fid": 30.0}})[0]
-    assert (row["lpips"], row["fid"]) == (1.5, 20.0) and abs(row["spread"] - 0.2 / 2**0.5) < 1e-12
-    console = Console(file=io.StringIO(), width=120)
-    console.print(ranked_table([row]))
-    assert "0.5000 ± 0.1414" in console.file.getvalue()
+    assert "its best 0.2500 at epoch 3" in event_line(a_trial(1, COMPLETE, (3, 0.25), (6, 0.5)), new_rung=True)
+    assert event_line(a_trial(1), new_rung=False) == event_line(a_trial(1, FAIL, reason="interrupted by `sweep stop`"), new_rung=False) == ""
 
 
 def test_a_pause_a_stop_and_a_budget_that_is_used_up_are_told_once_each():
-    clock, console = FakeClock(), Console(file=io.StringIO(), width=140)
-    view, driver = Progress(console, clock=clock), a_driver(a_trial(0))
+    view, said = a_view()
+    driver = a_driver(a_trial(0))
     for paused, stopping in ((False, None), (True, None), (False, None), (False, "the budget of 1 hours is used up"), (False, "interrupted")):
         driver.paused, driver.stopping = paused, stopping
         for _ in range(3):
             view.update(driver, {})
     driver.live = []
     view.update(driver, {})
-    said = [line.split("  ", 1)[1] for line in console.file.getvalue().splitlines() if "1 running of 10" not in line]
-    assert [line.split(";")[0] for line in said if line.split(" ")[0] in ("paused", "going", "the", "interrupted:", "paused;")] == [
-        "paused", "going on", "the budget of 1 hours is used up: the trials that run are finished", "interrupted: the rungs under way are finished",
-    ]  # fmt: skip
+    told = [line.split("  ", 1)[1].split(";")[0] for line in said.getvalue().splitlines() if "trials have ended" not in line]
+    assert told == ["paused", "going on", "the budget of 1 hours is used up: the trials that run are finished", "interrupted: the rungs under way are finished"]
+
+
+def test_a_device_that_is_left_out_is_told_once():
+    view, said = a_view()
+    for _ in range(3):
+        view.update(a_driver(a_trial(0)), {"left_out": {"here GPU 0": "lost 3 workers in a row"}})
+    assert said.getvalue().count("left out: here GPU 0: lost 3 workers in a row") == 1
+
+
+def test_what_the_screen_shows_is_in_the_folder_while_the_launch_has_it(tmp_path):
+    view, _ = a_view()
+    folder = StudyFolder(tmp_path, "s")
+    with view.during(folder, "launch-1"):
+        view.update(a_driver(a_trial(0)), {})
+        until(folder.live.exists)
+        assert read_moment(folder.live, "launch-1") is not None and read_moment(folder.live, "launch-0") is None
+    assert not folder.live.exists()
+    view.update(a_driver(a_trial(0)), {})
+    assert not folder.live.exists()

@@ -56,6 +56,7 @@ def test_a_study_ends_with_every_trial_ended_and_survives_the_loss_of_its_worker
 
 PROGRAM = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from sweep.keys import Keys
 from sweep.runner import Launch, launch
@@ -64,6 +65,7 @@ from tests.sweep.test_runner import a_study
 
 class View:
     def phase(self, text): pass
+    def during(self, folder, launch): return nullcontext()
     def update(self, driver, snapshot):
         if any(trial.rungs for trial in driver.trials.values()): print("scored", flush=True)
 

@@ -1,0 +1,192 @@
+"""The end of a launch: the ranked table, what sharing saved, what is where, and what to do next. Decides nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep.folder import DEFAULT_STORAGE
+from sweep.records import EVALUATIONS, Records, as_rows
+from sweep.searcher import FAIL
+from sweep.wording import MOST_ROWS, WORDS, configuration_text, counts_text, number_text
+
+WIDE = 110
+"""Columns from which on a table of numbers has room for configurations, too."""
+
+if TYPE_CHECKING:
+    from sweep.driver import Driver
+    from sweep.folder import StudyFolder
+    from sweep.trial_rows import Trial
+
+
+def print_summary(
+    console: Console, driver: Driver, snapshot: Mapping[str, Any], folder: StudyFolder, *, first_scored_s: float | None = None
+) -> None:
+    """The end of a launch: the ranked table, what is where, and what to do next."""
+    evaluations = {row["evaluation_key"]: row for row in as_rows(Records(folder.root).evaluations(), EVALUATIONS)}
+    counts = Counter(trial.state for trial in driver.trials.values())
+    console.print()
+    if driver.stopping:
+        console.print(f"{driver.stopping}, {driver.n_ended} of {driver.n_trials} trials have ended", style="bold")
+    if driver.study.scale_text:
+        console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
+    listed = driver.study.kind == "rows"  # somebody wrote each of them down
+    _print_ranking(console, ranking(driver, evaluations), n_rows=None if listed else MOST_ROWS)
+    console.print(f"{driver.study.name}: " + counts_text(counts), highlight=False)
+    console.print(sharing_text(driver, snapshot), highlight=False)
+    if driver.study.train_seeds > 1:
+        n_seeds = driver.study.train_seeds
+        console.print(f"values are means over {n_seeds} training seeds, ± the objective's standard deviation between them", highlight=False)
+    if first_scored_s is not None:
+        console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
+    for reason, n in Counter(trial.reason for trial in driver.trials.values() if trial.state == FAIL).most_common(3):
+        console.print(f"{n} failed: {reason}", style="red", highlight=False, soft_wrap=True)
+    for line in mishaps(snapshot):
+        console.print(line, highlight=False, soft_wrap=True)
+    _print_places(console, driver, folder)
+
+
+def ranked_table(rows: list[dict[str, Any]], *, n_rows: int | None = MOST_ROWS, with_configuration: bool = True) -> Table:
+    """The end's table. rows: what `ranking` gives, best first; n_rows None: all of them."""
+    table = Table(title=None, header_style="bold", row_styles=["", "dim"])
+    for name in ("", "trial", "objective", "epoch", "lpips", "fid"):
+        table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    texts = (["labels"] if any(row["labels"] for row in rows) else []) + ["configuration"] if with_configuration else []
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for row in _shown(rows, n_rows):
+        spread = "" if row["spread"] is None else f" ± {number_text(row['spread'], 4)}"
+        numbers = (number_text(row["objective"], 4) + spread, row["epoch"] or "", number_text(row["lpips"], 4), number_text(row["fid"], 1))
+        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], *(row[name] for name in texts))
+    return table
+
+
+def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per scored trial, best first, and the best control among them. evaluations: rows of the records by key."""
+    rows = [_trial_line(trial, evaluations) for trial in driver.trials.values() if trial.rungs and trial.state != FAIL]
+    controls = [_control_line(driver, evaluations[key]) for key in sorted(driver.controls) if key in evaluations]
+    best_control = min((c for c in controls if c is not None), key=lambda c: c["objective"], default=None)
+    rows.sort(key=lambda row: row["objective"])
+    for rank, row in enumerate(rows, 1):
+        row["rank"] = str(rank)
+    return sorted([*rows, *([best_control] if best_control else [])], key=lambda row: row["objective"])
+
+
+def sharing_text(driver: Driver, snapshot: Mapping[str, Any]) -> str:
+    """What equal trainings saved in this launch."""
+    trials = [trial for trial in driver.trials.values() if trial.id in driver.started_now]
+    n_seeds = driver.study.train_seeds
+    n_trainings = n_seeds * len({trial.training_key for trial in trials if trial.training_key})
+    asked = (n_seeds * sum(trial.epochs for trial in trials), n_seeds * sum(len(trial.rungs) for trial in trials))
+    done = (snapshot.get("epochs_trained", 0), snapshot.get("rungs_scored", 0))
+    counts = ", ".join(f"{a} {word} asked for and {d} {verb}" for a, d, word, verb in zip(asked, done, ("epochs", "scores"), ("trained", "computed")))
+    trainings = f"{n_trainings} distinct training{'s' * (n_trainings != 1)}"
+    return f"{len(trials)} trials from {trainings}; {counts}; sharing saved {saved_text(asked, done)}."
+
+
+def saved_text(asked: tuple[int, int], done: tuple[int, int]) -> str:
+    """Epochs and scores that were asked for more than once, as shares of what each trial alone would have cost."""
+    saved = [f"{(a - d) / a:.0%} of the {word}" for a, d, word in zip(asked, done, ("epochs", "scores")) if a > d]
+    return " and ".join(saved) or "nothing"
+
+
+def mishaps(snapshot: Mapping[str, Any]) -> list[str]:
+    """A line on what was lost and tried again, and one for each device that is used no more."""
+    n = snapshot.get("n_losses", 0)
+    lost = [f"{n} trainings and evaluations were lost to a worker, a device or the storage and tried again"] if n else []
+    return lost + [f"left out: {name}: {reason}" for name, reason in snapshot.get("left_out", {}).items()]
+
+
+def python_command() -> str:
+    """What to type for this Python: its path where `python` is another one, as in an environment that was not activated."""
+    found = shutil.which("python")
+    if found and os.path.samefile(found, sys.executable):
+        return "python"
+    relative = os.path.relpath(sys.executable)
+    return sys.executable if relative.startswith("..") else relative
+
+
+def _print_ranking(console: Console, rows: list[dict[str, Any]], *, n_rows: int | None) -> None:
+    """The table, and on a terminal that has no room for configurations in it these below."""
+    is_wide = console.width >= WIDE
+    console.print(ranked_table(rows, n_rows=n_rows, with_configuration=is_wide))
+    for row in () if is_wide else _shown(rows, n_rows):
+        texts = "  ".join(filter(None, (row["labels"], row["configuration"])))
+        console.print(f"{row['trial'].split()[0] if row['rank'] else row['trial']}  {texts}", highlight=False, markup=False)
+
+
+def _shown(rows: list[dict[str, Any]], n_rows: int | None) -> list[dict[str, Any]]:
+    """The first ones, and the control wherever it stands."""
+    return [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or row["trial"] == "no adapter"]
+
+
+def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
+    name, storage = folder.root.name, folder.storage
+    where = "" if storage == DEFAULT_STORAGE.absolute() else f" --storage {storage}"
+    lines = [f"records and pictures   {folder.root}", f"adapters               {folder.adapters}"]
+    if driver.best is not None:
+        lines.append(f"best adapter           {folder.adapters / driver.best.training_key / f'epoch-{driver.best.best[0]:05d}'}")
+    lines.append(f"next                   {python_command()} -m analysis tables {name}{where}")
+    if driver.n_ended < driver.n_trials:
+        lines.append(f"to go on               {python_command()} -m sweep resume {name}{where}: what is done is not done again")
+    elif driver.study.kind == "sampled":
+        lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
+    if folder.journal.exists():
+        lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _trial_line(trial: Trial, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    epoch, objective, *keys = trial.best
+    scored = [evaluations[key] for key in keys if key in evaluations]
+    baseline = " (baseline)" if trial.labels.get("baseline") else ""
+    return {
+        "rank": "",
+        "trial": trial.id + baseline,
+        "objective": objective,
+        "spread": trial.spread,
+        "epoch": epoch,
+        "lpips": _mean_of("lpips", scored),
+        "fid": _mean_of("fid", scored),
+        "state": WORDS[trial.state],
+        # What a label repeats of the configuration is said once.
+        "labels": configuration_text({k: v for k, v in trial.labels.items() if k != "baseline" and k not in trial.configuration}),
+        "configuration": configuration_text(trial.configuration),
+    }
+
+
+def _mean_of(metric: str, rows: list[Mapping[str, Any]]) -> float | None:
+    values = [row[metric] for row in rows if row.get(metric) is not None]
+    return statistics.fmean(values) if values else None
+
+
+def _control_line(driver: Driver, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    backbones = {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"]}
+    values = {name: row.get(name) for name in driver.study.objective.weights if row.get(name) is not None}
+    try:
+        objective = driver.study.objective.value(values, backbones)
+    except Exception:  # a control without a value has no line
+        return None
+    shown = {name: row["configuration"].get(name) for name in ("infer_model", "guidance")}
+    return {
+        "rank": "",
+        "trial": "no adapter",
+        "objective": objective,
+        "spread": None,
+        "epoch": 0,
+        "lpips": row.get("lpips"),
+        "fid": row.get("fid"),
+        "state": "control",
+        "labels": "",
+        "configuration": configuration_text(shown),
+    }

@@ -1,0 +1,58 @@
+"""The end of a launch: the ranked table and what sharing saved, by plain stand-ins for the driver."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from sweep.searcher import COMPLETE, FAIL, PRUNED
+from sweep.summary import _print_ranking, ranked_table, ranking, saved_text, sharing_text
+from tests.sweep.fakes import a_driver, a_trial
+
+
+def test_the_end_says_what_sharing_saved():
+    trials = [a_trial(i, COMPLETE, (3, 0.5), (6, 0.25), training_key="A") for i in range(2)]
+    assert sharing_text(a_driver(*trials), {"epochs_trained": 6, "rungs_scored": 3}) == (
+        "2 trials from 1 distinct training; 12 epochs asked for and 6 trained, 4 scores asked for and 3 computed; "
+        "sharing saved 50% of the epochs and 25% of the scores."
+    )
+    assert saved_text((6, 2), (6, 2)) == "nothing"
+
+
+def test_the_ranking_has_the_best_first_and_the_control_in_its_place():
+    backbones = {"perceptual_backbone": "embedded:perceptual", "pooled_backbone": "embedded:pooled"}
+    control = {"training_key": "none", "lpips": 0.6, "fid": 120.0, "configuration": {"infer_model": "m", "guidance": 3.0}, **backbones}
+    driver = a_driver(a_trial(0, COMPLETE, (3, 0.75)), a_trial(1, COMPLETE, (3, 0.5)), a_trial(2, FAIL, (3, 0.1)))
+    rows = ranking(driver, {"c": control, "of another subject": {**control, "lpips": 0.0, "fid": 0.0}})
+    assert [row["trial"] for row in rows] == ["t0001", "no adapter", "t0000"]
+    assert [row["rank"] for row in rows] == ["1", "", "2"]
+
+
+def test_a_long_ranking_is_cut_but_never_loses_the_control():
+    rows = [{"rank": str(i), "trial": f"t{i:04d}", "objective": i / 100, "spread": None, "epoch": 3, "lpips": 0.5, "fid": 1.0, "state": "done", "labels": "", "configuration": ""}
+            for i in range(30)]  # fmt: skip
+    rows.append({**rows[0], "trial": "no adapter", "rank": ""})
+    console = Console(file=io.StringIO(), width=120)
+    console.print(ranked_table(rows, n_rows=5))
+    assert "t0004" in console.file.getvalue() and "t0005" not in console.file.getvalue() and "no adapter" in console.file.getvalue()
+
+
+def test_replicated_trials_show_means_over_their_seeds_and_the_spread_of_the_objective():
+    trial = a_trial(0, COMPLETE)
+    trial.rungs, trial.seed_objectives = [(3, 0.5, "a", "b")], {3: (0.4, 0.6)}
+    row = ranking(a_driver(trial), {"a": {"lpips": 1.0, "fid": 10.0}, "b": {"lpips": 2.0, "fid": 30.0}})[0]
+    assert (row["lpips"], row["fid"]) == (1.5, 20.0) and abs(row["spread"] - 0.2 / 2**0.5) < 1e-12
+    console = Console(file=io.StringIO(), width=120)
+    console.print(ranked_table([row]))
+    assert "0.5000 ± 0.1414" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_ranking_shows_configurations_whole_at_every_width(width):
+    driver = a_driver(a_trial(0, COMPLETE, (3, 0.25), labels={"baseline": True, "row": "first"}), a_trial(1, PRUNED, (3, 0.5)))
+    driver.trials["t0000"].configuration = {"caption": "v2", "rank": 16, "learning_rate": 0.001, "guidance": 4.0}
+    console = Console(file=io.StringIO(), width=width)
+    _print_ranking(console, ranking(driver, {}), n_rows=12)
+    text = console.file.getvalue()
+    assert "caption=v2 rank=16 learning_rate=0.001 guidance=4" in text and "t0000 (baseline)" in text and "row=first" in text
+    assert "│ 0.2500 │" in " ".join(text.split())  # nothing of the numbers is cut
