@@ -186,7 +186,8 @@ class Pool:
             return Answer("wait")
         trainings = [self._trainings[one.training_key] for one in entry.subscription.under_each_seed]
         shared = sum(training.shared_epochs(entry.subscription.trial, epoch) for training in trainings)
-        return Answer("rung", epoch, *scored[0], epoch == entry.last_epoch, shared, replicates=tuple(scored[1:]))
+        loss = sum(training.losses.get(epoch, math.nan) for training in trainings) / len(trainings)
+        return Answer("rung", epoch, *scored[0], epoch == entry.last_epoch, shared, replicates=tuple(scored[1:]), train_loss=loss)
 
     def _take_training(self, worker: str, report: TrainingReport) -> None:
         training = self._trainings[report.key]
