@@ -5,7 +5,6 @@ trials that it starts, `run_here` runs them in this process."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -295,7 +294,7 @@ class Driver:
         trial.rungs.append((answer.epoch, value, *(key for key, _ in answer.under_each_seed)))
         if len(values) > 1:
             trial.seed_objectives[answer.epoch] = tuple(values)
-        if math.isfinite(answer.train_loss):
+        if answer.train_loss is not None:
             trial.train_losses[answer.epoch] = answer.train_loss
         trial.shared_epochs = max(0, answer.shared_epochs - trial.epochs_paid_before)
         self._searcher.report(trial.id, answer.epoch, value)
