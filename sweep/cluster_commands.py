@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweep.options import Loggers, overrides_of
 from trainables.errors import SweepError
 
 if TYPE_CHECKING:
@@ -41,16 +42,15 @@ def submit(
     device: Annotated[str, typer.Option("--device", help="cuda: GPUs, also those of nodes that are yet to start. cpu. auto: what is there.")] = "cuda",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the UNet: minutes at the start, faster steps on a GPU.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, slower steps.")] = False,
+    logger: Loggers = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not follow its log.")] = False,
 ) -> None:
     """Run a study on a Ray cluster, and follow its log: `sweep submit search_spaces/captions.py`. The exit code is the launch's.
 
     Ctrl+C ends only the following. Submitting it again goes on where its records stop."""
     from sweep.study import load_study
-    from sweep.study_file import parse_assignments
 
-    shorthands = {"samples": samples, "name": name, "max_concurrent": max_concurrent}
-    overrides = parse_assignments(sets or ()) | {key: str(value) for key, value in shorthands.items() if value is not None}
+    overrides = overrides_of(sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent, "loggers": logger})
     study = load_study(study_file, overrides)
     options = [f"--set={key}={value}" for key, value in overrides.items() if key != "name"]
     options += [f"--device={device}", *([f"--pack-size={pack_size}"] if pack_size else [])]

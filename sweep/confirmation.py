@@ -51,6 +51,7 @@ def confirmation_source(study: Study, finalists: Sequence[Mapping[str, Any]], *,
         "perceptual": study.perceptual,
         "pooled": study.pooled,
         "metrics": tuple(study.metrics),
+        "loggers": tuple(study.loggers),
         "train_seeds": n_seeds,
         "early_stopping": "off",
     }

@@ -250,6 +250,7 @@ class Driver:
         )
         if trial.id in self._unfinished:
             before = self._unfinished.pop(trial.id)
+            trial.train_losses = before.train_losses  # of rungs that are read from the store now
             trial.n_rows, trial.epochs_paid_before = before.n_rows, self.study.train_seeds * before.epochs - before.shared_epochs
         self.trials[trial.id] = trial
         self.started_now.add(trial.id)
@@ -295,6 +296,8 @@ class Driver:
         trial.rungs.append((answer.epoch, value, *(key for key, _ in answer.under_each_seed)))
         if len(values) > 1:
             trial.seed_objectives[answer.epoch] = tuple(values)
+        if answer.train_loss is not None:
+            trial.train_losses[answer.epoch] = answer.train_loss
         trial.shared_epochs = max(0, answer.shared_epochs - trial.epochs_paid_before)
         self._searcher.report(trial.id, answer.epoch, value)
         self._decide(trial, answer, value)

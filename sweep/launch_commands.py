@@ -15,6 +15,7 @@ from sweep.options import (
     FAILED,
     INTERRUPTED_CODE,
     Device,
+    Loggers,
     MaxConcurrent,
     Samples,
     Sets,
@@ -54,6 +55,7 @@ def launch(
     device: Device = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the UNet: minutes at the start, faster steps on a GPU.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, slower steps.")] = False,
+    logger: Loggers = None,
     address: RayAddress = None,
     report: Report = False,
 ) -> None:
@@ -63,7 +65,7 @@ def launch(
 
     Ctrl+C ends it when the rungs under way are scored, a second one at once; the same command, or `sweep resume NAME`, goes on."""
     started_at = time.monotonic()
-    study = load(study_file, sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent})
+    study = load(study_file, sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent, "loggers": logger})
     options = {"device": device, "pack_size": pack_size, "compile": compile, "gradient_checkpointing": gradient_checkpointing}
     _run(study, storage, options, started_at=started_at, address=address, report=report)
 
@@ -77,6 +79,7 @@ def resume(
     max_concurrent: MaxConcurrent = None,
     pack_size: PackSize = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
+    logger: Loggers = None,
     address: RayAddress = None,
     report: Report = False,
 ) -> None:
@@ -89,7 +92,7 @@ def resume(
     from sweep.launches import read_launches
 
     folder = find_study_folder(name, storage)
-    overrides = overrides_of(sets, {"samples": samples, "max_concurrent": max_concurrent})
+    overrides = overrides_of(sets, {"samples": samples, "max_concurrent": max_concurrent, "loggers": logger})
     if folder.holder is not None and new_name is None:
         _end_pause(folder, overrides, report=report)
         return
@@ -186,8 +189,10 @@ def _run_to_end(
 ) -> tuple[Driver, int]:
     """Launch a study, print how it ended, and return its driver and the exit code."""
     from sweep.live_report import LiveReport
+    from sweep.loggers import require_loggers
     from sweep.progress import Progress
 
+    require_loggers(study.loggers)
     screen, report = console(), LiveReport() if with_report else None
     with _made_once_more(report):
         with Progress(screen, study=study.name, started_at=started_at, report=report) as view:

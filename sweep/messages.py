@@ -65,6 +65,7 @@ class Answer:
     shared_epochs: int = 0  # of `epoch` epochs under each seed, those that this trial did not cause to be trained
     reason: str = ""
     replicates: tuple[tuple[str, Outcome], ...] = ()
+    train_loss: float | None = None  # mean over the epoch that ends here, and over the seeds; None where an earlier launch trained it
 
     @property
     def under_each_seed(self) -> tuple[tuple[str, Outcome], ...]:

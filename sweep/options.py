@@ -35,6 +35,9 @@ Storage = Annotated[Any, typer.Option("--storage", parser=place, metavar="DIR", 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter or a field of the study. Repeatable.")]
 Samples = Annotated[int | None, typer.Option(help="How many trials in all.")]
 MaxConcurrent = Annotated[int | None, typer.Option(help="Most trials at a time.")]
+Loggers = Annotated[
+    list[str] | None, typer.Option("--logger", metavar="LOGGER", help="tensorboard, wandb or mlflow, beside the records; off: none. Repeatable.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -43,7 +46,8 @@ def overrides_of(sets: list[str] | None, shorthands: dict[str, Any]) -> dict[str
     """The texts of `--set`, and of the options that are short for one."""
     from sweep.study_file import parse_assignments
 
-    return parse_assignments(sets or ()) | {key: str(value) for key, value in shorthands.items() if value is not None}
+    given = {key: ",".join(value) if isinstance(value, list) else str(value) for key, value in shorthands.items() if value is not None}
+    return parse_assignments(sets or ()) | given
 
 
 def load(study_file: Path, sets: list[str] | None, shorthands: dict[str, Any]) -> Study:

@@ -6,6 +6,7 @@ sweep/pool_actor.py wraps it as an actor, `sweep trial` and the tests call it di
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -181,7 +182,9 @@ class Pool:
             return Answer("wait")
         trainings = [self._trainings[one.training_key] for one in entry.subscription.under_each_seed]
         shared = sum(training.shared_epochs(entry.subscription.trial, epoch) for training in trainings)
-        return Answer("rung", epoch, *scored[0], epoch == entry.last_epoch, shared, replicates=tuple(scored[1:]))
+        losses = [training.losses.get(epoch) for training in trainings]
+        loss = None if None in losses else statistics.fmean(losses)
+        return Answer("rung", epoch, *scored[0], epoch == entry.last_epoch, shared, replicates=tuple(scored[1:]), train_loss=loss)
 
     def _take_training(self, worker: str, report: TrainingReport) -> None:
         training = self._trainings[report.key]

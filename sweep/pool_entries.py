@@ -34,6 +34,7 @@ class TrainingEntry:
         self.epoch = 0.0
         self.stored: set[int] = set()
         self.mean_loss = self.seconds_per_epoch = math.nan
+        self.losses: dict[int, float] = {}  # mean training loss by epoch, of those that were trained in this launch
         self._paid_by: dict[int, str | None] = {}
 
     def take(self, report: TrainingReport, *, payer: str | None) -> None:
@@ -47,6 +48,8 @@ class TrainingEntry:
         self.failed = report.failed or self.failed
         if not math.isnan(report.seconds_per_epoch):
             self.mean_loss, self.seconds_per_epoch = report.mean_loss, report.seconds_per_epoch
+            if float(report.epoch).is_integer():
+                self.losses[int(report.epoch)] = report.mean_loss
 
     @property
     def n_trained(self) -> int:

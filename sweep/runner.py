@@ -18,12 +18,14 @@ import ray
 
 from sweep.control import Control
 from sweep.disk import drop_states_of_stopped
-from sweep.driver import Driver
+from sweep.driver import Driver, TrialRecords
 from sweep.errors import RecordsError, SweepError
 from sweep.fleet import Fleet
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request, read_launches
+from sweep.logger_feed import Feeds
+from sweep.loggers import require_loggers
 from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
 from sweep.ray_session import ray_session
@@ -80,13 +82,17 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
     keys = how.keys or Keys(study)
     keys.check()
     launch_id = uuid.uuid4().hex[:12]
-    with folder.held(launch_id) as lease, how.view.during(folder, launch_id) if how.view else nullcontext():
+    require_loggers(study.loggers)
+    watched = how.view.during(folder, launch_id) if how.view else nullcontext()
+    with folder.held(launch_id) as lease, Feeds(study.loggers, folder) as feeds, watched:
         content = keys.content_digests()
         folder.require_comparable(study, content)
         read_launches(folder.launches)  # before anything starts: a damaged one is said
         _say(how, "starting Ray")
         records = Records(folder.root)
-        past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+        rows = as_rows(records.latest_trials(), TRIALS)
+        past = [trial_of_row(row) for row in rows]
+        feeds.start(rows)
         if (done := _already_done(study, keys, records, past)) is not None:
             folder.write_study(study, content)
             return done
@@ -101,7 +107,7 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
                 lost=lambda: lease.is_lost(study.name),
                 changed=lambda changed: folder.write_study(changed, content),
             )
-            return _run(study, folder, keys, how, device, orders, records, past)
+            return _run(study, folder, keys, how, device, orders, records, past, feeds)
 
 
 def _request(study: Study, how: Launch) -> Request:
@@ -138,6 +144,7 @@ def _run(
     orders: StandingOrders,
     records: Records,
     past: Sequence[Trial],
+    feeds: Feeds,
 ) -> tuple[Driver, Mapping[str, Any]]:
     records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
     pool_name = f"pool-{uuid.uuid4().hex[:12]}"
@@ -156,7 +163,8 @@ def _run(
         make_device=how.make_device,
     )
     _say(how, "loading torch and diffusers on the worker")
-    driver = _new_driver(study, keys, past, pool, records, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
+    heard = feeds.over(records)
+    driver = _new_driver(study, keys, past, pool, heard, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
     driver.metrics.update({key: outcome.values for key, outcome in known.items()})
     watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda")
     try:
@@ -202,7 +210,7 @@ def _new_driver(
     keys: Keys,
     past: Sequence[Trial],
     pool: RemotePool | Pool,
-    records: Records | _NoRows,
+    records: TrialRecords,
     *,
     log: LaunchLog | None,
     max_concurrent: int,

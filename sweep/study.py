@@ -16,6 +16,7 @@ from typing import Any
 
 from sweep.comparison import compare_studies
 from sweep.errors import StudyError, SweepError
+from sweep.loggers import OFF
 from sweep.objective import Objective
 from sweep.overrides import changes_of
 from sweep.parameters import MODEL_PARAMETERS, expand, require_known, spellings
@@ -116,6 +117,7 @@ class Study:
     perceptual: str | None = None  # network of LPIPS; None: the embedded one for embedded models, lpips:alex for others
     pooled: str | None = None  # network of FID and KID; None: the embedded one for embedded models, inception for others
     metrics: Sequence[str] = ()  # further ones: "dinov2", "clip_i", "clip_t", "face", each also as "NAME=FOLDER"
+    loggers: Sequence[str] = ()  # "tensorboard", "wandb", "mlflow": where trials are told of, beside the records
     early_stopping: float | str | None = "auto"  # reduction factor; None or "off"; "auto": 3 where sampled, off where listed
     max_concurrent: int | None = None
     study_seed: int = 0
@@ -265,6 +267,7 @@ class Study:
             "scale": self.scale_text,
         }
         words |= {"metrics": list(self.metrics)} if self.metrics else {}
+        words |= {"loggers": list(self.loggers)} if self.loggers else {}
         words |= {"budget_gpu_hours": self.budget_gpu_hours} if self.budget_gpu_hours is not None else {}
         return json.loads(json.dumps(words, default=_jsonable))
 
@@ -297,10 +300,14 @@ def _normalised(study: Study) -> dict[str, Any]:
     if study.baseline is not None:
         baseline = _as_row(study.baseline, "baseline")
         values["baseline"] = Row(baseline.configuration, {**baseline.labels, "baseline": True})
-    if isinstance(study.metrics, str):  # as --set gives it
-        values["metrics"] = tuple(text.strip() for text in study.metrics.split(",") if text.strip())
-    elif isinstance(study.metrics, (list, tuple)):
-        values["metrics"] = tuple(study.metrics)
+    for name in ("metrics", "loggers"):
+        given = getattr(study, name)
+        if isinstance(given, str):  # as --set gives it
+            values[name] = tuple(text.strip() for text in given.split(",") if text.strip())
+        elif isinstance(given, (list, tuple)):
+            values[name] = tuple(given)
+    if values.get("loggers") == (OFF,):
+        values["loggers"] = ()
     if study.early_stopping is False or study.early_stopping == "off":
         values["early_stopping"] = None
     length_is_sampled = is_define_by_run(study.space) or "epochs" in study.space

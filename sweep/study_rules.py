@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sweep.errors import ConfigError, ModelError, StudyError
+from sweep.loggers import check_loggers
 from sweep.objective import DEFAULT_SCALES, Objective
 from sweep.parameters import expand, require_known
 from sweep.scale import check_scales
@@ -60,6 +61,7 @@ def _check_fields(study: Study) -> None:
         if (value := getattr(study, name)) is not None and value not in known:
             raise StudyError(f"`{name}` must be one of {', '.join(known)}, but it is {value!r}.{nearest(str(value), known)}")
     _check_metrics(study)
+    check_loggers(study.loggers)
     check_limits({name: getattr(study, name) for name in LIMITS})
     _require_whole("train_seeds", study.train_seeds, minimum=1, optional=False)
     _require_whole("study_seed", study.study_seed, minimum=0, optional=False)

@@ -31,6 +31,7 @@ class Trial:
     state: str = RUNNING
     rungs: list[tuple[Any, ...]] = field(default_factory=list)
     seed_objectives: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    train_losses: dict[int, float] = field(default_factory=dict)  # mean training loss of the epoch that ends at a rung, by epoch
     training_key: str = ""
     max_epochs: int = 0
     formula: str = ""
@@ -83,6 +84,7 @@ def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
         "objective_formula": trial.formula or None,
         "rung_values": [list(rung) for rung in trial.rungs],
         "seed_objectives": list(trial.seed_objectives[best[0]]) if best and best[0] in trial.seed_objectives else None,
+        "train_losses": trial.train_losses or None,
         "reason": trial.reason or None,
         "seconds": trial.seconds,
         "shared_epochs": trial.shared_epochs,
@@ -103,6 +105,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
         state=row["state"],
         rungs=[(int(epoch), float(value), *keys) for epoch, value, *keys in row["rung_values"] or []],
         seed_objectives={int(row["best_epoch"]): tuple(row["seed_objectives"])} if row.get("seed_objectives") else {},
+        train_losses={int(epoch): loss for epoch, loss in (row.get("train_losses") or {}).items()},
         training_key=row["training_key"] or "",
         shared_epochs=int(row["shared_epochs"] or 0),
         reason=row["reason"] or "",
