@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweep.moment import IS_SCORED, TRAINS, UNFINISHED, BestNow, Moment, TrialNow, WorkerNow
+from sweep.moment import IS_SCORED, TRAINS, BestNow, Moment, TrialNow, WorkerNow
 from sweep.searcher import RUNNING
 from sweep.summary import WIDE, saved_text
 from sweep.wording import MOST_ROWS, clock_text, configuration_text, counts_text, left_text, metric_text, number_text, short_time_text
@@ -74,10 +74,8 @@ def heartbeat(moment: Moment) -> str:
 def _facts(moment: Moment, *, is_wide: bool) -> list[Text]:
     """A line each, with its name in front."""
     facts: list[tuple[str, str | Text]] = []
-    ended = [counts_text({state: n for state, n in moment.counts.items() if state != RUNNING})]
-    ended.append(f"{moment.counts[UNFINISHED]} not finished" if moment.counts.get(UNFINISHED) else "")
-    if any(ended):
-        facts.append(("ended", ", ".join(filter(None, ended))))
+    if ended := counts_text({state: n for state, n in moment.counts.items() if state != RUNNING}):
+        facts.append(("ended", ended))
     if moment.best is not None:
         facts += [("best", _best_text(moment.best)), ("", configuration_text(moment.best.configuration))]
     if moment.asked[0]:

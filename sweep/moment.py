@@ -7,12 +7,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sweep.messages import INTERRUPTED
 from sweep.searcher import RUNNING
+from sweep.wording import UNFINISHED
 
 if TYPE_CHECKING:
     from sweep.driver import Driver
@@ -22,8 +23,6 @@ MOST_TRIALS = 64
 """Running trials that a moment tells of one by one."""
 MOST_NOTICES = 40
 """Notices that are written down for others, who look every second or so."""
-UNFINISHED = "UNFINISHED"
-"""Beside a trial's states: ended by what was not its configuration, and tried again by the next launch."""
 TRAINS, WAITS, IS_SCORED = "trains", "waits", "is scored"
 
 
@@ -114,7 +113,7 @@ def moment_of(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, 
         study=driver.study.name,
         elapsed_s=elapsed_s,
         n_trials=driver.n_trials,
-        counts=dict(Counter(_state(trial) for trial in driver.trials.values())),
+        counts=counts_of(driver.trials.values()),
         mood=mood_text(driver),
         left_s=None if driver.paused else seconds_left(driver, snapshot, elapsed_s),
         best=_best_now(driver),
@@ -125,6 +124,11 @@ def moment_of(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, 
         done=(snapshot.get("epochs_trained", 0), snapshot.get("rungs_scored", 0)),
         notices=tuple(notices),
     )
+
+
+def counts_of(trials: Iterable[Trial]) -> dict[str, int]:
+    """How many there are by state, or UNFINISHED."""
+    return dict(Counter(UNFINISHED if trial.state != RUNNING and trial.is_unfinished else trial.state for trial in trials))
 
 
 def mood_text(driver: Driver) -> str:
@@ -170,10 +174,6 @@ def from_json(text: str) -> tuple[Moment, str]:
 
 
 # ---- private, in the order of use
-
-
-def _state(trial: Trial) -> str:
-    return UNFINISHED if trial.state != RUNNING and trial.is_unfinished else trial.state
 
 
 def _in_order(worker: tuple[str, str]) -> tuple[int, str]:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.folder import DEFAULT_STORAGE
+from sweep.messages import INTERRUPTED
+from sweep.moment import counts_of
 from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.searcher import FAIL
 from sweep.wording import MOST_ROWS, WORDS, configuration_text, counts_text, number_text
@@ -32,7 +34,6 @@ def print_summary(
 ) -> None:
     """The end of a launch: the ranked table, what is where, and what to do next."""
     evaluations = {row["evaluation_key"]: row for row in as_rows(Records(folder.root).evaluations(), EVALUATIONS)}
-    counts = Counter(trial.state for trial in driver.trials.values())
     console.print()
     if driver.stopping:
         console.print(f"{driver.stopping}, {driver.n_ended} of {driver.n_trials} trials have ended", style="bold")
@@ -40,14 +41,15 @@ def print_summary(
         console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
     listed = driver.study.kind == "rows"  # somebody wrote each of them down
     _print_ranking(console, ranking(driver, evaluations), n_rows=None if listed else MOST_ROWS)
-    console.print(f"{driver.study.name}: " + counts_text(counts), highlight=False)
+    console.print(f"{driver.study.name}: " + counts_text(counts_of(driver.trials.values())), highlight=False)
     console.print(sharing_text(driver, snapshot), highlight=False)
     if driver.study.train_seeds > 1:
         n_seeds = driver.study.train_seeds
         console.print(f"values are means over {n_seeds} training seeds, ± the objective's standard deviation between them", highlight=False)
     if first_scored_s is not None:
         console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
-    for reason, n in Counter(trial.reason for trial in driver.trials.values() if trial.state == FAIL).most_common(3):
+    failed = [trial for trial in driver.trials.values() if trial.state == FAIL and not trial.reason.startswith(INTERRUPTED)]
+    for reason, n in Counter(trial.reason for trial in failed).most_common(3):
         console.print(f"{n} failed: {reason}", style="red", highlight=False, soft_wrap=True)
     for line in mishaps(snapshot):
         console.print(line, highlight=False, soft_wrap=True)

@@ -9,6 +9,8 @@ from typing import Any
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 
 WORDS = {RUNNING: "running", PRUNED: "stopped early", COMPLETE: "done", FAIL: "failed"}
+UNFINISHED = "UNFINISHED"
+"""Beside a trial's states: ended by what was not its configuration, and tried again by the next launch."""
 MOST_ROWS = 12
 """Of a table that nobody asked for in full."""
 
@@ -18,8 +20,9 @@ def configuration_text(configuration: Mapping[str, Any]) -> str:
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """counts: trials by state."""
-    return ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items() if counts.get(state))
+    """counts: trials by state, or UNFINISHED."""
+    words = {**WORDS, UNFINISHED: "not finished"}
+    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state))
 
 
 def clock_text(seconds: float) -> str:

@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from sweep.live_drawing import LiveTable, heartbeat
-from sweep.moment import TRAINS, UNFINISHED, WAITS, BestNow, Moment, Notice, TrialNow, WorkerNow
+from sweep.moment import TRAINS, WAITS, BestNow, Moment, Notice, TrialNow, WorkerNow
 from sweep.searcher import COMPLETE, RUNNING
+from sweep.wording import UNFINISHED
 
 
 def a_moment(n_running: int = 2, n_workers: int = 2, **rest) -> Moment:

@@ -9,7 +9,6 @@ from sweep.moment import (
     MOST_NOTICES,
     MOST_TRIALS,
     TRAINS,
-    UNFINISHED,
     WAITS,
     Notice,
     from_json,
@@ -18,7 +17,7 @@ from sweep.moment import (
     to_json,
 )
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
-from sweep.wording import left_text, short_time_text
+from sweep.wording import UNFINISHED, left_text, short_time_text
 from tests.sweep.fakes import a_driver, a_trial
 
 
