@@ -28,14 +28,17 @@ WITHOUT_LOGIN = ("offline", "dryrun", "disabled")
 
 
 class WandbLogger:
-    """A TrialLogger. An offline run cannot be read back, so what was told stands in a file of the study's folder; told twice for a kill in
-    between, W&B drops the second: its steps only ever rise."""
+    """A TrialLogger. An offline run cannot be read back, so what was told stands in a file of the study's folder, once W&B has it for sure.
+
+    That is when a run finishes: W&B writes the file of an offline run in blocks of 32 KiB, and a kill takes the last one along. What a
+    killed launch told is told again; online W&B drops what it has, as its steps only ever rise."""
 
     def __init__(self, study_name: str, study_id: str, *, marks: Place, folder: Path) -> None:
         """`marks`: the file. `folder`: where W&B keeps what it has not sent, in wandb/."""
         self._study_name, self._study_id, self._marks, self._folder = study_name, study_id, marks, folder
         self._told: dict[str, list[int | str]] = json.loads(marks.read_text(encoding="utf-8")) if marks.exists() else {}
         self._runs: dict[str, Run] = {}
+        self._unsure: dict[str, list[int | str]] = {}  # epochs told to the runs that are live
 
     def has_ended(self, trial_id: str) -> bool:
         return ENDED in self._told.get(trial_id, ())
@@ -43,6 +46,7 @@ class WandbLogger:
     def log_trial_start(self, trial: LoggedTrial) -> None:
         import wandb
 
+        self._unsure[trial.trial_id] = []
         self._runs[trial.trial_id] = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
             group=self._study_name,
@@ -60,17 +64,13 @@ class WandbLogger:
         if epoch in self._told.get(trial.trial_id, ()):
             return
         self._runs[trial.trial_id].log({name: value for name, value in result.items() if name != TRAINING_ITERATION}, step=epoch)
-        self._mark(trial.trial_id, epoch)
+        self._unsure[trial.trial_id].append(epoch)
 
     def log_trial_end(self, trial: LoggedTrial, failed: bool = False) -> None:
         run = self._runs.pop(trial.trial_id)
         run.summary.update(dict(trial.end))
         run.finish(exit_code=int(failed or not trial.end))
-        if trial.end:
-            self._mark(trial.trial_id, ENDED)
-
-    def _mark(self, trial: str, what: int | str) -> None:
-        self._told.setdefault(trial, []).append(what)
+        self._told[trial.trial_id] = [*self._told.get(trial.trial_id, ()), *self._unsure.pop(trial.trial_id), *([ENDED] if trial.end else ())]
         write_atomically(self._marks, lambda file: file.write(json.dumps(self._told).encode()))
 
 

@@ -1,8 +1,13 @@
 """What loggers are told of whole studies in this process, read back from what they have written."""
 
 import math
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +16,13 @@ from sweep import logger_feed
 from sweep.driver import Driver, run_here
 from sweep.folder import StudyFolder
 from sweep.logger_feed import Feeds
+from sweep.loggers import LoggedTrial
 from sweep.searcher import COMPLETE, FAIL, PRUNED
 from tests.sweep.fakes import synthetic_values
 from tests.sweep.logged import mlflow_scalars, tensorboard_hparams, tensorboard_scalars, wandb_scalars
 from tests.sweep.test_driver import Bench, a_study
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class LoggedBench(Bench):
@@ -145,6 +153,38 @@ def test_tensorboards_own_reader_finds_scalars_and_hyperparameters(tmp_path):
         read = EventAccumulator(str(bench.folder.root / "tensorboard" / trial.id)).Reload()
         assert [(event.step, event.value) for event in read.Scalars("ray/tune/objective")] == [(e, pytest.approx(v)) for e, v, *_ in trial.rungs]
         assert "_hparams_/session_start_info" in read.PluginTagToContent("hparams")
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from sweep.folder import StudyFolder
+from sweep.loggers import LoggedTrial, make_logger
+
+folder = StudyFolder(sys.argv[2], "s")
+logger, trial = make_logger(sys.argv[1], folder), LoggedTrial("t0000", {"rank": 8}, str(folder.here / "tensorboard" / "t0000"))
+logger.log_trial_start(trial)
+for epoch in (1, 3):
+    logger.log_trial_result(0, trial, {"training_iteration": epoch, "objective": 1 / epoch})
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_launch_has_told_is_neither_lost_nor_doubled(name, tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    folder.here.mkdir()
+    env = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # a launch of its own, not a part of this one's
+    assert subprocess.run([sys.executable, "-c", KILLED, name, str(tmp_path)], cwd=ROOT, env=env).returncode == -9
+    logger = logger_feed.make_logger(name, folder)
+    assert not logger.has_ended("t0000")
+    trial = LoggedTrial("t0000", {"rank": 8}, str(folder.here / "tensorboard" / "t0000"), {"state": COMPLETE, "epochs": 9})
+    logger.log_trial_start(trial)
+    for epoch in (1, 3, 9):  # a trial that is tried again hears all of its rungs
+        logger.log_trial_result(0, trial, {"training_iteration": epoch, "objective": 1 / epoch})
+    logger.log_trial_end(trial)
+    scalars, states, _ = TOLD[name](SimpleNamespace(folder=folder))
+    assert scalars["t0000", "objective"] == {epoch: [pytest.approx(1 / epoch)] for epoch in (1, 3, 9)} and states == {"t0000": COMPLETE}
+    assert logger.has_ended("t0000") and logger_feed.make_logger(name, folder).has_ended("t0000")
 
 
 class BrokenLogger:

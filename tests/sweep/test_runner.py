@@ -20,6 +20,7 @@ from sweep.searcher import COMPLETE, PRUNED
 from sweep.study import Epochs, Study
 from sweep.trial_rows import trial_of_row
 from tests.sweep.fakes import OBJECTIVE, SPACE, FakeContent, FakeDeviceMaker
+from tests.sweep.logged import tensorboard_scalars
 
 pytestmark = pytest.mark.ray
 
@@ -39,7 +40,7 @@ def test_a_study_ends_with_every_trial_ended_and_survives_the_loss_of_its_worker
     from sweep.keys import Keys
     from sweep.runner import Launch, launch
 
-    study = a_study()
+    study = a_study(loggers=("tensorboard",))
     make_device = FakeDeviceMaker(epoch_s=0.02, dies_at=tmp_path / "died")
     driver, snapshot = launch(study, Launch(tmp_path, make_device=make_device, keys=Keys(study, FakeContent()), max_concurrent=3))
     assert (tmp_path / "died").exists()
@@ -49,6 +50,10 @@ def test_a_study_ends_with_every_trial_ended_and_survives_the_loss_of_its_worker
     keys = {row["evaluation_key"] for row in as_rows(Records(tmp_path / "s").evaluations(), EVALUATIONS)}
     assert {rung[2] for trial in driver.trials.values() for rung in trial.rungs} <= keys
     assert snapshot["requests_open"] == 0
+    scalars = tensorboard_scalars(tmp_path / "s" / "tensorboard")
+    for trial in driver.trials.values():
+        assert scalars[trial.id, "objective"] == {epoch: [pytest.approx(value)] for epoch, value, *_ in trial.rungs}
+        assert set(scalars[trial.id, "lpips"]) == set(scalars[trial.id, "train_loss"]) == {epoch for epoch, *_ in trial.rungs}
 
     again, _ = launch(a_study(samples=11), Launch(tmp_path, make_device=FakeDeviceMaker(), keys=Keys(study, FakeContent())))
     assert again.started_now == {"t0010"} and len(again.trials) == 11
