@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from analysis.grids import CELL_PIXELS, NO_ADAPTER, draw_grid, grid_of
+from analysis.grid_sheets import CELL_PIXELS, draw_grid
+from analysis.grids import NO_ADAPTER, grid_of
 from analysis.load import load_study_records
 from sweep.records import Records, RecordsError
 

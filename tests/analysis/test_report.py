@@ -60,7 +60,7 @@ def test_the_best_trial_and_its_interval_are_the_ranked_tables(study_dir):
     numbers = numbers_of(study_dir)
     best = numbers["trials"][0]
     assert numbers["best"] == best["trial"] == "t0003" and best["lpips"] == pytest.approx(0.315)
-    assert best["lpips_low"] < 0.315 < best["lpips_high"] and [point[0] for point in best["curve"]] == [3, 6]
+    assert best["lpips_low"] < 0.315 < best["lpips_high"] and [rung[0] for rung in best["rungs"]] == [3, 6]
 
 
 def test_what_cannot_be_told_names_no_trial_whose_every_image_is_further_away(study_dir):
