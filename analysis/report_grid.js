@@ -37,7 +37,7 @@ function pictureGrid() {
   function chosen(select) {
     const selects = [x, y, z], here = selects.indexOf(select), twin = selects.find(other => other !== select && other.value && other.value === select.value);
     if (here >= 0 && twin) twin.value = before[here];
-    if (x.value === "" && axes.length > 1) x.value = axes.find(axis => axis.key !== y.value && axis.key !== z.value).key;
+    if (x.value === "" && axes.length > 1) [x.value, y.value] = y.value ? [y.value, ""] : [axes.find(axis => axis.key !== z.value).key, ""];
     before = selects.map(own => own.value);
     if (select === prompt) fillSeeds();
     draw();

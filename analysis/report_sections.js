@@ -23,7 +23,7 @@ function pictures() {
   const ends = [["Closest to the subject", data.extremes.best], ["Furthest from it", data.extremes.worst]].filter(([, list]) => list.length);
   const isOneSeed = prompts.every(prompt => new Set(rows.flatMap(row => row.images.filter(picture => picture.prompt === prompt).map(picture => picture.seed))).size < 2);
   section("pictures", "Pictures", quiet(isOneSeed ? "A column is one prompt and one noise seed." : "A column is one prompt; noise seeds differ within it."),
-    scroll("Pictures by prompt and trial", h("table", {class: "pics full"}, h("thead", {}, head), h("tbody", {}, lines))),
+    scroll("Pictures by prompt and trial", h("table", {class: "pics full", style: `min-width:${96 + prompts.length * 112}px;width:${Math.min(100, 9 + prompts.length * 19)}%`}, h("thead", {}, head), h("tbody", {}, lines))),
     ...ends.flatMap(([title, list]) => [h("h3", {text: `${title}, of ${data.best}`}), h("div", {class: "pairs"}, list.map(decoded).map(pair))]));
 }
 function learning() {
