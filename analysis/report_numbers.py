@@ -44,14 +44,13 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
         _trial(row, records, command=commands.get(row["trial"]), rungs=rungs.get(row["trial"], []), at=at)
         for row, at in zip(ranked.to_dict("records"), places, strict=True)
     ]
-    return plain(
+    shown = plain(
         {
             "name": records.name,
             "seed": seed,
             "parameters": _given_names(records),
             "metrics": [{"key": key, "name": _NAMES.get(key, key)} for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
             "counts": records.trials["state"].value_counts().to_dict(),
-            "trials": trials,
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
             "axes": axes,
             "cannot_tell": _cannot_tell(ranked, sets, seed=seed),
@@ -68,6 +67,7 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "n_images": len(records.images),
         }
     )
+    return {**shown, "trials": trials}
 
 
 def repeat_command(records: StudyRecords, configuration: Mapping[str, Any], overrides: Mapping[str, str]) -> str:

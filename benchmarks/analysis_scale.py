@@ -74,10 +74,10 @@ def main() -> None:
 
 
 def write_records(
-    folder: Path, *, n_trials: int, rungs: tuple[int, ...] = RUNGS, n_noises: int = N_NOISES, n_pictured: int = 0, seed: int = 0
+    folder: Path, *, n_trials: int, rungs: tuple[int, ...] = RUNGS, n_noises: int = N_NOISES, pictured: bool = False, seed: int = 0
 ) -> None:
     """A study of `n_trials` trials, each scored at every rung on 10 prompts under `n_noises` noises; LPIPS falls with epochs and depends on the
-    parameters. At the last rung the first `n_pictured` images of a set have the path `pictures/KEY/INDEX.png`, which is not written here."""
+    parameters. With `pictured`, the images of the last rung have the path `pictures/KEY/INDEX.png`, which is not written here."""
     rng = np.random.default_rng(seed)
     number = np.arange(n_trials)
     captions, guidances = rng.integers(0, 4, n_trials), rng.choice([1.5, 4.0, 7.5], n_trials)
@@ -116,8 +116,8 @@ def write_records(
         "seed": np.tile(pairs % n_noises, n_sets),
         "lpips": np.repeat(lpips.to_numpy(), n_each) + 0.05 * rng.normal(size=n_each * n_sets),
     }
-    is_last = sets["epoch"].eq(rungs[-1])
-    paths = [f"pictures/{key}/{i:03d}.png" if last and i < n_pictured else None for key, last in zip(keys, is_last) for i in pairs]
+    has_path = pictured & np.repeat(sets["epoch"].eq(rungs[-1]).to_numpy(), n_each)
+    paths = [f"pictures/{key}/{i:03d}.png" if has else None for key, i, has in zip(images["evaluation_key"], images["index"], has_path)]
     _write(folder, IMAGES, pd.DataFrame(images).assign(path=paths))
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.report_page [--write]
 
-The records, and pictures of 512 pixels at the last rung, are made outside of the timed part. Each command is a process of its own, with
-interpreter and imports, and the peak is that process's resident memory."""
+The records, and a picture file of 512 pixels for every image of the last rung, are made outside of the timed part. Each command is a process of
+its own, with interpreter and imports, and the peak is of its resident memory, which Linux tells."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ from benchmarks.analysis_scale import N_PROMPTS, write_records
 from benchmarks.machine import machine
 from benchmarks.results import add_write_flag, report
 
-SHAPES = ((10_000, (90,), 10), (1_000, (90,), 100), (2_000, (10, 90), 25), (64, (10, 30, 90), 2))
+SHAPES = ((10_000, (90,), 10), (1_000, (90,), 100), (64, (10, 30, 90), 2))
 """Trials, rungs, noises under each of the 10 prompts."""
 
-N_PICTURED = 20
 PIXELS = 512
-N_DISTINCT = 24  # picture files; every further one is a link to one of them
+_RUN = """import runpy, sys
+try:
+    runpy.run_module("analysis", run_name="__main__")
+finally:
+    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
+"""
+# Not getrusage: its peak begins with that of the process that started this one.
+
+N_DISTINCT = 24  # picture files; every further one is a link to one of them, of which a file system allows some 65,000
 
 
 def main() -> None:
@@ -42,9 +49,9 @@ def main() -> None:
 def _lines_of(n_trials: int, rungs: tuple[int, ...], n_noises: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "large"
-        write_records(study, n_trials=n_trials, rungs=rungs, n_noises=n_noises, n_pictured=N_PICTURED)
-        _write_pictures(study, [f"e{n:06d}-{rungs[-1]:03d}" for n in range(n_trials)])
-        lines = [f"{n_trials:,} trials, {len(rungs)} rungs, {N_PROMPTS * n_noises} images each: {n_trials * len(rungs) * N_PROMPTS * n_noises:,} image rows"]
+        write_records(study, n_trials=n_trials, rungs=rungs, n_noises=n_noises, pictured=True)
+        _write_pictures(study, [f"e{n:06d}-{rungs[-1]:03d}" for n in range(n_trials)], N_PROMPTS * n_noises)
+        lines = [f"{n_trials:,} trials, {len(rungs)} {'rung' if len(rungs) == 1 else 'rungs'}, {N_PROMPTS * n_noises} images each: {n_trials * len(rungs) * N_PROMPTS * n_noises:,} image rows"]
         for words in (["tables", str(study), "--csv"], ["report", str(study)]):
             lines.append(f"    analysis {words[0]:7} {_measured(words)}")
         return [*lines[:-1], f"{lines[-1]}   a page of {(study / 'report.html').stat().st_size / 1e6:.1f} MB"]
@@ -52,16 +59,15 @@ def _lines_of(n_trials: int, rungs: tuple[int, ...], n_noises: int) -> list[str]
 
 def _measured(words: list[str]) -> str:
     """Wall and processor seconds of the command and its peak of memory."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "analysis", *words], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)  # of this process alone, where getrusage would tell of the largest so far
-    seconds = time.perf_counter() - started
-    if status:
-        raise SystemExit(f"python -m analysis {' '.join(words)} failed with status {status}.")
-    return f"{seconds:6.1f} s   processor {used.ru_utime + used.ru_stime:6.1f} s   peak {used.ru_maxrss / 1024**2:5.2f} GiB"  # KiB on Linux
+    before, started = os.times(), time.perf_counter()
+    finished = subprocess.run([sys.executable, "-c", _RUN, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    seconds, after = time.perf_counter() - started, os.times()
+    processor_s = after.children_user + after.children_system - before.children_user - before.children_system
+    peak_kib = int(finished.stderr.split()[-2])
+    return f"{seconds:6.1f} s   processor {processor_s:6.1f} s   peak {peak_kib / 1024**2:5.2f} GiB"
 
 
-def _write_pictures(study: Path, keys: list[str]) -> None:
+def _write_pictures(study: Path, keys: list[str], n_each: int) -> None:
     rng = np.random.default_rng(0)
     distinct = study / "pictures" / "distinct"
     distinct.mkdir(parents=True)
@@ -70,8 +76,8 @@ def _write_pictures(study: Path, keys: list[str]) -> None:
         coarse.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC).save(distinct / f"{number}.png", compress_level=1)
     for place, key in enumerate(keys):
         (study / "pictures" / key).mkdir()
-        for index in range(N_PICTURED):
-            os.link(distinct / f"{(place * N_PICTURED + index) % N_DISTINCT}.png", study / "pictures" / key / f"{index:03d}.png")
+        for index in range(n_each):
+            os.link(distinct / f"{(place * n_each + index) % N_DISTINCT}.png", study / "pictures" / key / f"{index:03d}.png")
 
 
 if __name__ == "__main__":

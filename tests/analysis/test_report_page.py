@@ -1,14 +1,18 @@
 """The report's page in a real browser, where there is one."""
 
+import math
+
 import pytest
 
 from analysis.grids import NO_ADAPTER, NO_TRIGGER, grid_of
 from analysis.load import load_study_records
 from analysis.report import page_of
 from analysis.report_numbers import report_numbers
+from sweep.records import Records
 
 from . import chromium
 from .pictured import write_pictured_study
+from .test_older_records import OLDER
 
 needs_chromium = pytest.mark.skipif(chromium.BINARY is None, reason="no chromium on this machine: apt-get install chromium")
 
@@ -154,3 +158,21 @@ def test_a_long_table_is_drawn_in_part_until_all_is_asked_for(study_dir):
 @needs_chromium
 def test_the_page_with_its_pictures_breaks_no_rule_of_its_policy(pictured):
     assert chromium.console_of(page_of_study(pictured)) == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("version", [1, 2])
+def test_records_of_older_schemas_have_a_whole_page(version):
+    script = """return [...document.querySelectorAll("main section")].map(section => section.id);"""
+    told, errors = chromium.run_in(page_of_study(OLDER / f"schema_{version}"), script)
+    assert errors == [] and told[:3] == ["best", "ranked", "curves"] and {"parameters", "mattered", "failures"} <= set(told)
+
+
+@needs_chromium
+def test_trials_that_tie_in_everything_have_a_page_without_axes(tmp_path):
+    records = Records(tmp_path / "ties", clock=lambda: 1.0)
+    for number in range(3):
+        ended = {"state": "COMPLETE", "best_epoch": 3, "objective": 0.5, "rung_values": [[3, 0.5, "e"], [6, math.nan, "gone"]]}
+        records.append_trial({"study": "s", "trial": f"t{number}", "number": number, "configuration": {"rank": 4}, **ended})
+    told, errors = chromium.run_in(page_of_study(tmp_path / "ties"), """open("t1"); return [!!document.getElementById("parallel"), document.getElementById("trial").textContent];""")
+    assert errors == [] and told[0] is False and "t1, rank 2" in told[1]
