@@ -114,8 +114,8 @@ function slice(axis, k, trials) {
 }
 
 function parallel(trials) {
-  const n = data.axes.length + 1, width = Math.max(640, 150 * n), height = 340, top = 40, bottom = 316, gap = (width - 150) / Math.max(1, n - 1);
-  const svg = s("svg", {viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Parallel coordinates: a line per trial across its parameters", class: "wide", style: `min-width:${Math.round(width * 0.9)}px`, id: "parallel"});
+  const n = data.axes.length + 1, width = Math.max(860, 150 * n), height = 340, top = 40, bottom = 316, gap = (width - 150) / Math.max(1, n - 1);
+  const svg = s("svg", {viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Parallel coordinates: a line per trial across its parameters", class: "wide", style: `min-width:${Math.round(width * 0.85)}px`, id: "parallel"});
   const rulers = data.axes.map((axis, k) => ruler(axis, k, trials, bottom, top)), of = scale(trials.map(trial => trial.objective), bottom - 6, top + 6);
   const poles = [...data.axes.map((axis, k) => [nameOf(axis.name), rulers[k].marks, rulers[k].at]), ["objective", of.ticks.map(tick => [of(tick), number(tick)]), trial => of(trial.objective)]];
   const x = k => 40 + k * gap;

@@ -59,9 +59,10 @@ function repeat() {
   document.getElementById("foot").textContent = `Intervals drawn with seed ${data.seed}. ${notes.length ? notes.join("; ") + "." : ""}`;
 }
 function parameters() {
-  const trials = data.trials.filter(trial => known(trial.rank_number)).slice(0, MOST_CURVES);
-  if (!data.axes.length || trials.length < 2) return;
-  const first = data.trials.filter(trial => known(trial.rank_number)).length > MOST_CURVES ? ` The first ${MOST_CURVES} in rank.` : "";
+  const all = data.trials.filter(trial => known(trial.rank_number)), n = Math.min(all.length, MOST_CURVES);
+  if (!data.axes.length || n < 2) return;
+  const trials = Array.from({length: n}, (_, i) => all[Math.floor(i * all.length / n)]);  // not the first alone: they would hide what the worse have in common
+  const first = n < all.length ? ` ${n} of ${all.length} trials, evenly over the ranks.` : "";
   section("parameters", "Every trial by its parameters", quiet(`Blue is the best trial. Point at a line or dot for its trial, open it for the rest. Trials of one value are set a little apart.${first}`),
     h("h3", {text: "Parallel coordinates"}), scroll("Parallel coordinates", parallel(trials)), h("h3", {text: "Slices"}), h("div", {class: "charts"}, data.axes.map((axis, k) => slice(axis, k, trials))));
 }
