@@ -68,13 +68,14 @@ def _write_report(options: argparse.Namespace) -> None:
 
 
 def _write_grid(options: argparse.Namespace) -> None:
-    from analysis.grids import draw_grid, grid_of, save_grid
+    from analysis.grid_sheets import draw_grid, save_grid
+    from analysis.grids import grid_of
 
     records = _records_of(options)
     axes = [axis for axis in (options.x, options.y, options.z) if axis]
-    sheet = draw_grid(grid_of(records, options.x, options.y, options.z, prompt=options.prompt, seed=options.seed))
+    grid = grid_of(records, options.x, options.y, options.z, prompt=options.prompt, seed=options.seed, nearest=options.nearest)
     file = options.out or records.output_folder(f"grid-{'-'.join(axes)}.png")
-    save_grid(sheet, file)
+    save_grid(draw_grid(grid), file)
     print(f"grid  {file}")
 
 
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         grid.add_argument(f"--{axis}", required=is_needed, metavar="NAME", help="a parameter of the study, or epoch")
     grid.add_argument("--prompt", help="which prompt (default: the first)")
     grid.add_argument("--seed", type=int, help="which noise seed (default: the prompt's first)")
+    grid.add_argument("--nearest", action="store_true", help="put its nearest training image beside each picture")
     grid.add_argument("-o", "--out", type=Path, metavar="FILE", help="where to write it (default: grid-X-Y.png in the study's folder)")
     grid.set_defaults(run=_write_grid)
     figures = _command(commands, "figures", "metrics, learning curves, slices, importance and trade-offs as PNG")

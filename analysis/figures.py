@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.curves import PRUNED
+from analysis.extremes import draw_extremes
+from analysis.image_sets import ImageSets
 from analysis.importance import importances_of, main_effects, scored_trials
 from analysis.load import StudyRecords
 from analysis.pareto import is_on_front
@@ -20,6 +22,7 @@ from sweep.records import RecordsError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from PIL import Image
 
 _BLUE, _GREY, _RED = "#1f5fa8", "#8d8a84", "#b4532a"
 MOST_BARS = 30
@@ -122,16 +125,17 @@ def draw_trade_off(values: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def write_figures(records: StudyRecords, folder: Path, *, seed: int = 0) -> list[Path]:
-    """Write every figure that the records have numbers for, as PNG; their paths.
+    """Write every figure that the records have numbers for, as PNG; their paths. `extremes.png` is the best trial's closest and furthest
+    pictures, each above its nearest training image.
 
     Raises:
-        RecordsError: no trial was scored yet, matplotlib is missing, or the folder cannot be written."""
+        RecordsError: no trial was scored yet, matplotlib is missing, a picture is, or the folder cannot be written."""
     if _best_trial(records) is None:
         raise RecordsError(f"A figure needs a scored trial, but {records.name} has none of its {len(records.trials)}. Wait for a rung.")
     figure_class = _figure_class()
     metrics, effects = metrics_by_configuration(records, seed=seed), main_effects(records, seed=seed)
     curves, heights, importances = trial_curves(records), parallel_coordinates(records), importances_of(records, seed=seed)
-    trade = trade_off(records)
+    trade, extremes = trade_off(records), _extremes_of_the_best(records)
     inks: dict[str, Callable[[Any], Axes]] = {f"{metric}.png": lambda ax, m=metric: draw_metric(metrics, m, ax) for metric in metrics["metric"].unique()}
     inks["curves.png"] = lambda ax: draw_curves(curves, ax)
     inks |= {f"slice-{name}.png": lambda ax, n=name: draw_effects(effects, n, ax) for name in effects["parameter"].unique()}
@@ -148,9 +152,17 @@ def write_figures(records: StudyRecords, folder: Path, *, seed: int = 0) -> list
                 figure = figure_class(figsize=(7, 4.5), layout="constrained")
                 ink(figure.subplots())
                 figure.savefig(Path(part) / name, dpi=140)
-            return [(Path(part) / name).replace(folder / name) for name in inks]
+            if extremes is not None:
+                extremes.save(Path(part) / "extremes.png")
+            return [file.replace(folder / file.name) for file in sorted(Path(part).iterdir())]
     except OSError as error:
         raise RecordsError(f"Figures must be written somewhere, but {folder} does not take them: {error.strerror}. Use -o DIR.") from error
+
+
+def _extremes_of_the_best(records: StudyRecords) -> Image.Image | None:
+    trials = best_evaluations(records)
+    keys = trials.loc[trials["trial"].eq(_best_trial(records)), "evaluation_keys"].iloc[0]
+    return draw_extremes(records, ImageSets(records.images).rows(keys[0])) if isinstance(keys, tuple) and keys else None
 
 
 def _best_trial(records: StudyRecords) -> str | None:

@@ -1,4 +1,4 @@
-"""Picture grids over two or three parameters: one prompt, one noise seed, a picture per pair of values. Choice first, then ink.
+"""Picture grids over two or three parameters: one prompt, one noise seed, a picture per pair of values. grid_sheets.py draws them.
 
 A study that was not a grid has no trial for some pairs, and where it has, other parameters differ: `Grid.varying` names them."""
 
@@ -11,26 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from analysis.controls import controls_of
 from analysis.load import CONTROL, FAILED, StudyRecords
 from analysis.pictures import description_of, subject_folder
+from analysis.training_images import TrainingImages
 from sweep.records import RecordsError
 
 EPOCH = "epoch"
 NO_ADAPTER, NO_TRIGGER = "no adapter", "no trigger"
-CELL_PIXELS = 160
-_GAP, _LINE, _SIDE, _TEXT = 6, 16, 112, 12
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """A picture of a grid and what it is of; `picture` is missing where no trial has these values."""
+    """A picture of a grid and what it is of; `picture` is missing where no trial has these values. `nearest` is its nearest training image,
+    where it was asked for and is on this machine: by LPIPS, or by pixels where the records do not name it."""
 
     picture: Path | None
     trial: str = ""
     lpips: float | None = None
     nearest: Path | None = None
+    is_by_pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,18 @@ class Grid:
     prompt: str
     seed: int
     varying: tuple[str, ...]
+    bare_seed: int | None = None  # of the row `no trigger`: noise derives from a prompt's place among the prompts, so it is seldom `seed`
 
 
-def grid_of(records: StudyRecords, x: str, y: str, z: str | None = None, *, prompt: str | None = None, seed: int | None = None) -> Grid:
+def grid_of(
+    records: StudyRecords, x: str, y: str, z: str | None = None, *, prompt: str | None = None, seed: int | None = None, nearest: bool = False
+) -> Grid:
     """The pictures of one prompt and noise seed for every pair of values of `x` and `y`, and every value of `z`.
 
     `epoch` is an axis like a parameter: the rungs. Elsewhere a trial stands with its best rung. Of several trials with the same values the one
     that agrees with the best trial in most other parameters is shown, then the one with the lowest objective. Rows `no adapter` and
-    `no trigger` follow where the records have such pictures. Default: the first prompt and its first seed.
+    `no trigger` (of the trials in the last row) follow where the records have such pictures. Default: the first prompt and its first seed. With
+    `nearest`, cells name their nearest training images.
 
     Raises:
         RecordsError: an axis that the study did not search or that is there twice, a prompt or seed that it lacks, or no pictures."""
@@ -63,10 +68,14 @@ def grid_of(records: StudyRecords, x: str, y: str, z: str | None = None, *, prom
     rungs = _scored_rungs(records, axes)
     images = records.images[records.images["path"].notna()]
     prompt, seed = _prompt_and_seed(images[images["evaluation_key"].isin(rungs["evaluation_key"])], prompt, seed)
-    shown = images[images["seed"] == seed].drop_duplicates(["evaluation_key", "prompt"])
-    by_set = {key: group.set_index("prompt") for key, group in shown.groupby("evaluation_key")}
-    bare = _without_trigger(prompt, records, shown["prompt"].unique())
-    place, chosen = _Places(records, by_set), _chosen(rungs, axes)
+    chosen = _chosen(rungs, axes)
+    sets = {key for _, key in chosen.values()} | set(records.evaluations.loc[records.evaluations["training_key"] == CONTROL, "evaluation_key"])
+    images = images[images["evaluation_key"].isin(sets)]
+    bare = without_trigger(prompt, trigger_of(records), images["prompt"].unique())
+    bare_seed = _seed_like(images, prompt, seed, bare) if bare else None
+    of_prompt = images["prompt"].eq(prompt) & images["seed"].eq(seed)
+    of_bare = images["prompt"].eq(bare) & images["seed"].eq(bare_seed) if bare else False
+    place = _Places(records, images[of_prompt | of_bare].drop_duplicates(["evaluation_key", "prompt"]), nearest=nearest)
     x_values = _values_of(rungs[x])
     z_values = _values_of(rungs[z]) if z else (None,)
     rows_of_y = _values_of(rungs[y])
@@ -86,67 +95,24 @@ def grid_of(records: StudyRecords, x: str, y: str, z: str | None = None, *, prom
         cells.append(tuple(rows))
         y_values.append(tuple(names))
     varying = _varying(records, rungs[rungs["evaluation_key"].isin([key for _, key in chosen.values()])], axes)
-    return Grid(x, y, z, x_values, tuple(y_values), z_values, tuple(cells), prompt, int(seed), varying)
+    return Grid(x, y, z, x_values, tuple(y_values), z_values, tuple(cells), prompt, int(seed), varying, bare_seed)
 
 
-def control_like(records: StudyRecords, evaluation_key: str) -> str | None:
-    """The image set without an adapter that was made with the same EvalConfig as this one; None where there is none."""
-    own = records.evaluations[records.evaluations["evaluation_key"] == evaluation_key]
-    controls = records.evaluations[records.evaluations["training_key"] == CONTROL]
-    if own.empty:
+def without_trigger(prompt: str, trigger: str | None, prompts: Iterable[str]) -> str | None:
+    """The one of `prompts` that says the same as `prompt` without the trigger word."""
+    if not trigger or trigger not in prompt:
         return None
-    columns = [name for name in controls if name.startswith("eval.")]
-    # By text, as values may be lists; `map`, as astype(str) leaves what is missing missing, and that equals nothing.
-    is_like = (controls[columns].map(str) == own[columns].map(str).iloc[0]).all(axis=1)
-    return next(iter(controls.loc[is_like, "evaluation_key"]), None)
+    bare = _words(prompt.replace(trigger, " "))
+    return next((other for other in prompts if trigger not in other and _words(other) == bare), None)
 
 
-def draw_grid(grid: Grid) -> Image.Image:
-    """The grid as one picture, z downwards: values above and beside, LPIPS and trial under each picture.
-
-    Raises:
-        RecordsError: a picture that the records name is missing or damaged."""
-    font, n_rows = ImageFont.load_default(_TEXT), sum(len(rows) for rows in grid.cells)
-    step_x, step_y = CELL_PIXELS + _GAP, CELL_PIXELS + _LINE + _GAP
-    width = max(_SIDE + len(grid.x_values) * step_x + _GAP, 480)
-    notes = [f"{grid.prompt}  (seed {grid.seed})"]
-    if grid.varying:
-        notes.append(f"Also differ between pictures: {', '.join(grid.varying)}")
-    head = _GAP + len(notes) * _LINE
-    sheet = Image.new("RGB", (width, head + len(grid.cells) * (_LINE + _GAP) * 2 + n_rows * step_y), "white")
-    draw = ImageDraw.Draw(sheet)
-    for line, text in enumerate(notes):
-        draw.text((_GAP, _GAP + line * _LINE), _cut(text, font, width - 2 * _GAP), fill="black", font=font)
-    top = head + _GAP
-    for z_value, names, rows in zip(grid.z_values, grid.y_values, grid.cells, strict=True):
-        if grid.z:
-            draw.text((_GAP, top), _cut(f"{grid.z} {_text(z_value)}", font, width), fill="black", font=font)
-            top += _LINE + _GAP
-        for column, value in enumerate(grid.x_values):
-            draw.text((_SIDE + column * step_x, top), _cut(f"{grid.x} {_text(value)}", font, CELL_PIXELS), fill="black", font=font)
-        top += _LINE
-        for name, row in zip(names, rows, strict=True):
-            label = name if name in (NO_ADAPTER, NO_TRIGGER) else f"{grid.y} {_text(name)}"
-            draw.text((_GAP, top + CELL_PIXELS // 2), _cut(label, font, _SIDE - _GAP), fill="black", font=font)
-            for column, cell in enumerate(row):
-                _draw_cell(sheet, draw, cell, (_SIDE + column * step_x, top), font)
-            top += step_y
-    return sheet.crop((0, 0, width, top + _GAP))
-
-
-def save_grid(sheet: Image.Image, file: Path) -> None:
-    """Write the picture in one piece; its format is its name's.
-
-    Raises:
-        RecordsError: a name that is of no picture format, or a file that cannot be written."""
-    part = file.with_name(f".part-{file.name}")
+def trigger_of(records: StudyRecords) -> str | None:
+    """The subject's trigger word, as far as its folder or the study's description tells."""
+    folder = subject_folder(records)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(part)
-        part.replace(file)
-    except (OSError, ValueError) as error:
-        part.unlink(missing_ok=True)
-        raise RecordsError(f"The grid must be written as a picture, but {file} does not take it: {error}. Use -o FILE.png.") from error
+        return json.loads((folder / "subject.json").read_text(encoding="utf-8"))["trigger"] if folder else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return description_of(records).get("trigger")
 
 
 # ---- choice
@@ -190,27 +156,16 @@ def _prompt_and_seed(images: pd.DataFrame, prompt: str | None, seed: int | None)
     return prompt, seeds[0] if seed is None else seed
 
 
+def _seed_like(images: pd.DataFrame, prompt: str, seed: int, other: str) -> int:
+    """The other prompt's seed that stands where this one's does: the same noise where it has it, else its picture of the same number."""
+    own, others = (list(dict.fromkeys(images.loc[images["prompt"] == text].sort_values("index", kind="stable")["seed"])) for text in (prompt, other))
+    return int(seed if seed in others else others[min(own.index(seed), len(others) - 1)])
+
+
 def _chosen(rungs: pd.DataFrame, axes: list[str]) -> dict[tuple[Hashable, ...], tuple[str, str]]:
     """Trial and image set by the values of the axes; `rungs` has the preferred ones first."""
     first = rungs.drop_duplicates(axes)
     return {tuple(row[axis] for axis in axes): (row["trial"], row["evaluation_key"]) for row in first.to_dict("records")}
-
-
-def _without_trigger(prompt: str, records: StudyRecords, prompts: Any) -> str | None:
-    """The prompt of the same pictures that says the same without the trigger word."""
-    trigger = _trigger(records)
-    if not trigger or trigger not in prompt:
-        return None
-    bare = _words(prompt.replace(trigger, " "))
-    return next((other for other in prompts if trigger not in other and _words(other) == bare), None)
-
-
-def _trigger(records: StudyRecords) -> str | None:
-    folder = subject_folder(records)
-    try:
-        return json.loads((folder / "subject.json").read_text(encoding="utf-8"))["trigger"] if folder else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return description_of(records).get("trigger")
 
 
 def _words(text: str) -> list[str]:
@@ -229,53 +184,26 @@ def _varying(records: StudyRecords, chosen: pd.DataFrame, axes: list[str]) -> tu
 
 
 class _Places:
-    """Where the picture of an image set and prompt lies."""
+    """Where the picture of an image set and prompt lies. `shown`: one row per image set and prompt."""
 
-    def __init__(self, records: StudyRecords, by_set: dict[Hashable, pd.DataFrame]) -> None:
-        self._records, self._by_set, self._subject = records, by_set, subject_folder(records)
+    def __init__(self, records: StudyRecords, shown: pd.DataFrame, *, nearest: bool) -> None:
+        self._folder, self._controls = records.folder, controls_of(records.evaluations)
+        self._rows = {(row["evaluation_key"], row["prompt"]): row for row in shown.to_dict("records")}
+        self._sets = {key for key, _ in self._rows}
+        self._training = TrainingImages(subject_folder(records) if nearest else None)
 
     def cell(self, found: tuple[str, str] | None, prompt: str | None) -> GridCell:
         trial, key = found or ("", "")
-        images = self._by_set.get(key)
-        if images is None or prompt not in images.index:
+        row = self._rows.get((key, prompt))
+        if row is None:
             return GridCell(None)
-        row = images.loc[prompt]
-        known = self._subject is not None and isinstance(row["nearest_reference"], str)
-        nearest = self._subject / row["nearest_reference"] if known else None
+        recorded = row["nearest_reference"] if isinstance(row["nearest_reference"], str) else None
+        nearest = self._training.file_of(recorded or self._training.nearest_by_pixels(self._folder / row["path"]))
         lpips = None if pd.isna(row["lpips"]) else float(row["lpips"])
-        return GridCell(self._records.folder / row["path"], trial, lpips, nearest)
+        return GridCell(self._folder / row["path"], trial, lpips, nearest, nearest is not None and recorded is None)
 
     def control(self, found: Iterable[tuple[str, str] | None], prompt: str) -> GridCell:
         """A picture without an adapter, made as those of a column were made: the first of them that has such a control."""
-        keys = (control_like(self._records, pair[1]) for pair in found if pair)
-        key = next((key for key in keys if key in self._by_set), None)
+        keys = (self._controls.get(pair[1]) for pair in found if pair)
+        key = next((key for key in keys if key in self._sets), None)
         return self.cell((NO_ADAPTER, key), prompt) if key else GridCell(None)
-
-
-# ---- ink
-
-
-def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: GridCell, at: tuple[int, int], font: Any) -> None:
-    left, top = at
-    if cell.picture is None:
-        draw.rectangle((left, top, left + CELL_PIXELS, top + CELL_PIXELS), outline="#bbbbbb")
-        draw.text((left + 8, top + 8), "no picture", fill="#777777", font=font)
-        return
-    try:
-        with cell.picture.open("rb") as file, Image.open(file) as image:
-            picture = ImageOps.contain(image.convert("RGB"), (CELL_PIXELS, CELL_PIXELS))
-    except OSError as error:
-        raise RecordsError(f"A stored picture must be readable, but {cell.picture} is not ({error}). Restore the study's pictures/.") from error
-    sheet.paste(picture, (left, top))
-    text = cell.trial if cell.lpips is None else f"{cell.trial}  LPIPS {cell.lpips:.3f}"
-    draw.text((left, top + CELL_PIXELS), _cut(text, font, CELL_PIXELS), fill="#444444", font=font)
-
-
-def _cut(text: str, font: Any, width: int) -> str:
-    while text and font.getlength(text) > width:
-        text = text[:-1]
-    return text
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -104,7 +104,9 @@ def levels_of(values: pd.Series) -> pd.Series:
     """The values as ordered levels: as they are, or, of more than six different numbers, by quarters. Missing is a level of its own, '-'."""
     if _is_continuous(values):
         levels = pd.qcut(values.astype(float), N_QUARTERS, duplicates="drop")
-        levels = levels.cat.rename_categories([str(level) for level in levels.cat.categories])
+        ends = [float(values.min()), *(level.right for level in levels.cat.categories)]  # qcut's own first end is below all values
+        texts = ([f"{low:.{digits}g} to {high:.{digits}g}" for low, high in zip(ends, ends[1:])] for digits in (3, 6, 17))
+        levels = levels.cat.rename_categories(next(own for own in texts if len(set(own)) == len(own)))
     else:
         is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
         text = values.map(lambda value: f"{value:g}" if is_number else str(value), na_action="ignore")

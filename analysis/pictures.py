@@ -21,6 +21,9 @@ THUMBNAIL_PIXELS = 160
 BUDGET_BYTES = 11_000_000
 """Of all thumbnails of a report, as base64: with text and program it stays under 15 MB."""
 
+MOST_MISSING = 1000
+"""A study that was copied without its pictures: looking for a million of them would take minutes."""
+
 _QUALITY = 72
 
 
@@ -50,6 +53,11 @@ class Thumbnails:
         self.n_refused = self.n_missing = 0
         self._numbers: dict[Path, int | None] = {}
         self._left, self._pixels = budget_bytes, pixels
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether asking for more is of no use: the budget is spent, or nothing is where the records say."""
+        return self._left <= 0 or (not self.uris and self.n_missing >= MOST_MISSING)
 
     def number_of(self, path: Path) -> int | None:
         """The picture's place in `uris`; None where it is missing, damaged, or beyond the budget."""

@@ -1,6 +1,6 @@
 """One self-contained page of a study: style, program, numbers and thumbnails in one file that opens from disk without network.
 
-The numbers are report_numbers.py's, the page is report_page.*; here they are put together, and nothing is computed."""
+The numbers are report_numbers.py's, the page is report_*.js and report_page.*; here they are put together, and nothing is computed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from typing import Any
 from analysis.load import StudyRecords
 from analysis.report_numbers import report_numbers
 from sweep.records import RecordsError
+
+PROGRAM = ("report_page.js", "report_charts.js", "report_grid.js", "report_sections.js")
+"""One script in the page, in this order."""
 
 _FOLDER = Path(__file__).parent
 
@@ -44,7 +47,7 @@ def write_report(records: StudyRecords, file: Path, *, seed: int = 0) -> Path:
 
 def page_of(numbers: dict[str, Any]) -> str:
     """The page as text. Everything that comes from a study reaches it as json, and the program puts it there as text, never as markup."""
-    style, program = (_read(f"report_page.{kind}") for kind in ("css", "js"))
+    style, program = _read("report_page.css"), "".join(_read(name) for name in PROGRAM)
     # A name may hold a place's name: all places are filled in one pass, and what was filled in is not looked at again.
     values = {"TITLE": html.escape(numbers["name"]), "STYLE": style, "PROGRAM": program, "HASH": _hash(program), "NUMBERS": json_for_html(numbers)}
     parts = _read("report_page.html").split("@@")

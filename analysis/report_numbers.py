@@ -1,6 +1,6 @@
-"""What the report shows, as plain values that json can write: numbers and chosen pictures. report.py makes a page of them.
+"""What the report shows, as plain values that json can write; its pictures are report_pictures.py's. report.py makes a page of them.
 
-NaN and infinity become None; a metric that the records lack is None."""
+Of a trial, what the records lack (NaN and infinity too) is left out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.cost import cost, failures
-from analysis.grids import control_like
-from analysis.importance import ENOUGH_TRIALS, importances_of, main_effects
+from analysis.image_sets import ImageSets
+from analysis.importance import ENOUGH_TRIALS, importances_of, levels_of, main_effects
 from analysis.load import DEFAULT_STORAGE, StudyRecords, launches_of
-from analysis.pictures import Thumbnails, description_of, subject_folder
+from analysis.pictures import Thumbnails, description_of
+from analysis.report_pictures import ReportPictures
 from analysis.stats import paired_difference
 from analysis.tables import PAIRED_BY, ranked_trials
 from analysis.text import caption_of, notes_of
@@ -24,45 +25,49 @@ from sweep.records import RecordsError
 
 TABLE_METRICS = ("objective", "lpips", "fid", "kid", "diversity", "lpips_nearest")
 N_RIVALS = 10
-N_PICTURE_ROWS = 5
-MOST_PICTURES_OF_A_TRIAL = 40
+DIGITS = 9
+"""Of numbers on the page: more would be a third of a large page, and nobody sees them."""
+
 _NAMES = {"lpips": "LPIPS", "fid": "FID", "kid": "KID", "lpips_nearest": "LPIPS, nearest"}
 
 
 def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnails | None = None) -> dict[str, Any]:
     """Everything on the page. Intervals are drawn with `seed`."""
     thumbnails = thumbnails or Thumbnails()
-    ranked = ranked_trials(records, seed=seed)
-    images = dict(tuple(records.images.groupby("evaluation_key"))) if len(records.images) else {}
+    ranked, sets = ranked_trials(records, seed=seed), ImageSets(records.images)
     best = ranked[ranked["rank_number"].eq(1)]
-    chosen = _PictureRows(records, images, thumbnails)
-    shown = {"pictures": _first_pictures(ranked, chosen), "extremes": _extremes(best, chosen)}  # before the trials': the budget is theirs first
-    given, curves, overrides = _given_by_trial(records), _curves_by_trial(records), _overrides(records)
+    pictures = ReportPictures(records, sets, ranked, thumbnails)
+    given, rungs, overrides = _given_by_trial(records), _rungs_by_trial(records), _overrides(records)
     commands = {trial: repeat_command(records, own, overrides) for trial, own in given.items() if own}
+    axes, places = _axes(ranked, _given_names(records))
     trials = [
-        _trial(row, records, chosen, command=commands.get(row["trial"]), curve=curves.get(row["trial"], [])) for row in ranked.to_dict("records")
+        _trial(row, records, command=commands.get(row["trial"]), rungs=rungs.get(row["trial"], []), at=at)
+        for row, at in zip(ranked.to_dict("records"), places, strict=True)
     ]
-    return plain(
+    shown = plain(
         {
             "name": records.name,
             "seed": seed,
             "parameters": _given_names(records),
             "metrics": [{"key": key, "name": _NAMES.get(key, key)} for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
             "counts": records.trials["state"].value_counts().to_dict(),
-            "trials": trials,
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
-            "cannot_tell": _cannot_tell(ranked, images, records, seed=seed),
+            "axes": axes,
+            "cannot_tell": _cannot_tell(ranked, sets, seed=seed),
             "caption": caption_of(ranked) if ranked["n_images"].notna().any() else "",
-            **shown,
+            "first": pictures.first,
+            "extremes": pictures.extremes,
+            "pictures": pictures.numbers(),
             **_what_mattered(records, seed=seed),
             "cost": cost(records).to_dict("records") if len(records.trials) else [],
             "failures": failures(records).to_dict("records"),
             "repeat": _repeat(records, overrides),
             "thumbnails": thumbnails.uris,
-            "n_left_out": {"budget": thumbnails.n_refused, "missing": thumbnails.n_missing, "images": chosen.n_not_shown},
+            "n_left_out": {"budget": thumbnails.n_refused, "missing": thumbnails.n_missing, "images": pictures.n_not_shown},
             "n_images": len(records.images),
         }
     )
+    return {**shown, "trials": trials}
 
 
 def repeat_command(records: StudyRecords, configuration: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
@@ -98,6 +103,8 @@ def plain(value: Any) -> Any:
         value = value.item()
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
     return value if isinstance(value, (str, int, float, bool)) else str(value)
 
 
@@ -111,8 +118,9 @@ def _given_names(records: StudyRecords) -> list[str]:
 
 
 def _trial(
-    row: Mapping[str, Any], records: StudyRecords, chosen: _PictureRows, *, command: str | None, curve: list[list[float]]
+    row: Mapping[str, Any], records: StudyRecords, *, command: str | None, rungs: list[list[Any]], at: list[int | None]
 ) -> dict[str, Any]:
+    """The row of a trial as the page wants it: `rungs` are [epoch, objective, image set], `at` its level on each of the axes."""
     ends = [f"{metric}_{end}" for metric in TABLE_METRICS for end in ("low", "high")]
     values = {name: row.get(name) for name in (*TABLE_METRICS, *ends, "lpips_seen", "lpips_unseen", "n_images", "n_copies")}
     words = {name: row.get(name) for name in ("lpips_band", "fid_band", "state", "reason", "training_key")}
@@ -120,18 +128,38 @@ def _trial(
     configuration = {name: row[name] for name in _given_names(records)}
     is_baseline = row.get("label.baseline") is True
     trial = row["trial"] if not row["is_control"] else f"control {row['evaluation_key'][:6]}"
-    return {
+    keys = row["evaluation_keys"] if isinstance(row["evaluation_keys"], tuple) else ()
+    found = {
         "trial": trial,
         "is_control": bool(row["is_control"]),
         "is_baseline": is_baseline,
         **values,
         **words,
         **{name: row.get(name) for name in own},
-        "configuration": configuration,
-        "curve": curve,
-        "images": chosen.of(row["evaluation_keys"], limit=MOST_PICTURES_OF_A_TRIAL),
+        "configuration": plain(configuration),
+        "rungs": rungs,
+        "set": keys[0] if keys else None,
+        "at": at,
         "command": command,
     }
+    return {name: value for name, value in plain(found).items() if value is not None}
+
+
+def _axes(ranked: pd.DataFrame, names: list[str]) -> tuple[list[dict[str, Any]], list[list[int | None]]]:
+    """What differs between trials in rank, each parameter as an axis of ordered levels (quarters of a continuous one: `is_cut`), and the
+    levels of every row of the table, None off the axis."""
+    scored = ranked[ranked["rank_number"].notna()]
+    axes, columns = [], []
+    for name in names:
+        levels = levels_of(scored[name].convert_dtypes())
+        if len(levels.cat.categories) < 2:
+            continue
+        is_number = pd.api.types.is_numeric_dtype(scored[name].convert_dtypes()) and not pd.api.types.is_bool_dtype(scored[name].convert_dtypes())
+        is_cut = is_number and scored[name].nunique() > len(levels.cat.categories)
+        axes.append({"name": name, "levels": [str(level) for level in levels.cat.categories], "is_cut": is_cut})
+        columns.append(levels.cat.codes.reindex(ranked.index).astype("Int64").where(lambda codes: codes >= 0))
+    places = pd.DataFrame(dict(enumerate(columns)), index=ranked.index).astype(object).to_numpy().tolist() if axes else [[]] * len(ranked)
+    return axes, places
 
 
 def _given_by_trial(records: StudyRecords) -> dict[str, dict[str, Any]]:
@@ -143,20 +171,24 @@ def _given_by_trial(records: StudyRecords) -> dict[str, dict[str, Any]]:
     }
 
 
-def _curves_by_trial(records: StudyRecords) -> dict[str, list[list[float]]]:
-    """Each trial's [epoch, objective] at its rungs."""
-    groups = records.rungs.sort_values("epoch", kind="stable").groupby("trial")
-    return {trial: own[["epoch", "objective"]].to_numpy().tolist() for trial, own in groups}
+def _rungs_by_trial(records: StudyRecords) -> dict[str, list[list[Any]]]:
+    """Each trial's [epoch, objective, image set of the first training seed] at its rungs."""
+    rungs = records.rungs.sort_values("epoch", kind="stable")
+    keys = [own[0] if own else None for own in rungs["evaluation_keys"]]
+    found: dict[str, list[list[Any]]] = {}
+    for trial, *rung in zip(rungs["trial"], rungs["epoch"].tolist(), rungs["objective"].tolist(), keys):
+        found.setdefault(trial, []).append(rung)
+    return found
 
 
-def _cannot_tell(ranked: pd.DataFrame, images: Mapping[Any, pd.DataFrame], records: StudyRecords, *, seed: int) -> list[str]:
+def _cannot_tell(ranked: pd.DataFrame, sets: ImageSets, *, seed: int) -> list[str]:
     """What a reader may not conclude from the best trial's numbers, a sentence each."""
     scored = ranked[ranked["rank_number"].notna()]
     if scored.empty:
         return []
     best, rivals = scored.iloc[0], scored.iloc[1 : N_RIVALS + 1]
     lines = []
-    differences = [_lpips_difference(best["evaluation_keys"], keys, images, seed=seed) for keys in rivals["evaluation_keys"]]
+    differences = [_lpips_difference(best["evaluation_keys"], keys, sets, seed=seed) for keys in rivals["evaluation_keys"]]
     alike = [name for name, found in zip(rivals["trial"], differences) if found is not None and found.low <= 0 <= found.high]
     compared = sum(found is not None for found in differences)
     if compared:
@@ -175,13 +207,13 @@ def _cannot_tell(ranked: pd.DataFrame, images: Mapping[Any, pd.DataFrame], recor
     return lines + notes_of(ranked)
 
 
-def _lpips_difference(own: Any, other: Any, images: Mapping[Any, pd.DataFrame], *, seed: int) -> Any:
+def _lpips_difference(own: Any, other: Any, sets: ImageSets, *, seed: int) -> Any:
     sides = []
     for keys in (own, other):
-        known = [key for key in keys if key in images] if isinstance(keys, tuple) else []
+        known = [key for key in keys if key in sets] if isinstance(keys, tuple) else []
         if not known:
             return None
-        sides.append(pd.concat([images[key] for key in known]).groupby(list(PAIRED_BY))["lpips"].mean())
+        sides.append(pd.concat([sets.rows(key) for key in known]).groupby(list(PAIRED_BY))["lpips"].mean())
     x, y = sides[0].align(sides[1], join="inner")
     found = paired_difference(x.to_numpy(), y.to_numpy(), seed=seed)
     return None if math.isnan(found.low) else found
@@ -204,66 +236,3 @@ def _repeat(records: StudyRecords, overrides: Mapping[str, str]) -> dict[str, An
     known = {name: described[name] for name in keys if described.get(name) not in (None, "")}
     launch = f"{_command(records, 'launch', overrides)} --name {shlex.quote(records.name)}"
     return {"launch": launch, "study": known, "versions": versions[-1] if versions else {}, "devices": devices}
-
-
-# ---- pictures
-
-
-class _PictureRows:
-    """Pictures of image sets as small values: thumbnail numbers, prompts, seeds, LPIPS, and the nearest training image."""
-
-    def __init__(self, records: StudyRecords, images: Mapping[Any, pd.DataFrame], thumbnails: Thumbnails) -> None:
-        self.records, self._folder, self._subject = records, records.folder, subject_folder(records)
-        self._images, self._thumbnails = images, thumbnails
-        self.n_not_shown = 0
-
-    def frame(self, keys: Any) -> pd.DataFrame | None:
-        """The images of the first training seed, where there are any."""
-        return next((self._images[key] for key in keys if key in self._images), None) if isinstance(keys, tuple) else None
-
-    def of(self, keys: Any, *, limit: int) -> list[dict[str, Any]]:
-        frame = self.frame(keys)
-        if frame is None:
-            return []
-        pictures = [self.picture(row) for row in frame.head(limit).to_dict("records")]
-        shown = [picture for picture in pictures if picture["at"] is not None]
-        self.n_not_shown += len(frame) - len(shown)
-        return shown
-
-    def picture(self, row: Mapping[str, Any], *, nearest: bool = False) -> dict[str, Any]:
-        path = row["path"]
-        number = self._thumbnails.number_of(self._folder / path) if isinstance(path, str) and path else None
-        shown = {"at": number, "prompt": row["prompt"], "seed": str(row["seed"]), "lpips": row["lpips"], "nearest": row["nearest_reference"]}
-        if nearest and self._subject is not None and isinstance(row["nearest_reference"], str):
-            shown["nearest_at"] = self._thumbnails.number_of(self._subject / row["nearest_reference"])
-        return {**shown, "nearest_lpips": row["lpips_nearest"], "is_copy": row["is_copy"] is True, "seen": row["seen"]}
-
-
-def _first_pictures(ranked: pd.DataFrame, chosen: _PictureRows) -> list[dict[str, Any]]:
-    """One row per trial: no adapter, the baseline, then the best; a picture per prompt, all of one seed where the set has it."""
-    controls = ranked[ranked["is_control"]]
-    baseline = ranked[ranked["label.baseline"].eq(True)] if "label.baseline" in ranked else ranked.iloc[:0]
-    best = ranked[ranked["rank_number"].notna()].head(N_PICTURE_ROWS)
-    keys = best["evaluation_keys"].iloc[0] if len(best) else None
-    like = control_like(chosen.records, keys[0]) if isinstance(keys, tuple) else None  # one made otherwise would compare two things at once
-    rows = pd.concat([controls[controls["evaluation_key"].eq(like)], baseline, best]).drop_duplicates("trial")
-    found = []
-    for row in rows.to_dict("records"):
-        frame = chosen.frame(row["evaluation_keys"])
-        if frame is not None:
-            name = "No adapter" if row["is_control"] else "Baseline" if row.get("label.baseline") is True else f"Rank {row['rank_number']}"
-            first = frame.drop_duplicates("prompt").to_dict("records")
-            pictures = [chosen.picture(image) for image in first]
-            found.append({"name": name, "trial": None if row["is_control"] else row["trial"], "images": pictures})
-    return found
-
-
-def _extremes(best: pd.DataFrame, chosen: _PictureRows) -> dict[str, list[dict[str, Any]]]:
-    """The four pictures of the best trial with the lowest LPIPS, and those with the highest, each with its nearest training image."""
-    frame = chosen.frame(best.iloc[0]["evaluation_keys"]) if len(best) else None
-    if frame is None:
-        return {"best": [], "worst": []}
-    ordered = frame.dropna(subset=["lpips"]).sort_values("lpips", kind="stable")
-    n = min(4, len(ordered) // 2)
-    ends = {"best": ordered.head(n), "worst": ordered.tail(n).iloc[::-1]}
-    return {end: [chosen.picture(row, nearest=True) for row in rows.to_dict("records")] for end, rows in ends.items()}

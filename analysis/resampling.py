@@ -46,7 +46,7 @@ def row_intervals(
         tails = [50 * (1 - confidence), 50 * (1 + confidence)]
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[start : start + _ROWS_AT_ONCE]
-            low[part], high[part] = np.percentile(x[start : start + _ROWS_AT_ONCE] @ weights.T, tails, axis=1)
+            low[part], high[part] = np.percentile(x[start : start + _ROWS_AT_ONCE] @ weights.T, tails, axis=1, overwrite_input=True)
         same = rows[np.ptp(x, axis=1) == 0]
         low[same] = high[same] = mean[same]
     return Intervals(mean, low, high, n)

@@ -24,19 +24,21 @@ class Cell:
     text: str
 
 
-def sheet(rows: Sequence[Sequence[Cell]]) -> Image.Image:
-    """All cells, a row of the sheet for each row; rows may differ in length.
+def sheet(rows: Sequence[Sequence[Cell | None]]) -> Image.Image:
+    """All cells, a row of the sheet for each row; rows may differ in length. Where there is None, the place stays empty.
 
     Raises:
         RecordsError: a picture that the records name is missing or damaged."""
-    pictures = [[_read(cell.picture) for cell in row] for row in rows]
-    width = max(picture.width for row in pictures for picture in row)
-    height = max(picture.height for row in pictures for picture in row) + _TEXT_HEIGHT
+    pictures = [[_read(cell.picture) if cell else None for cell in row] for row in rows]
+    width = max(picture.width for row in pictures for picture in row if picture)
+    height = max(picture.height for row in pictures for picture in row if picture) + _TEXT_HEIGHT
     n_columns = max(len(row) for row in rows)
     result = Image.new("RGB", (n_columns * (width + _GAP) + _GAP, len(rows) * (height + _GAP) + _GAP), "white")
     draw, font = ImageDraw.Draw(result), ImageFont.load_default(_TEXT_SIZE)
     for y, (row, drawn) in enumerate(zip(rows, pictures, strict=True)):
         for x, (cell, picture) in enumerate(zip(row, drawn, strict=True)):
+            if cell is None or picture is None:
+                continue
             left, top = _GAP + x * (width + _GAP), _GAP + y * (height + _GAP)
             draw.text((left, top), _cut(cell.text, font, width), fill="black", font=font)
             result.paste(picture, (left + (width - picture.width) // 2, top + _TEXT_HEIGHT))

@@ -99,7 +99,7 @@ def best_evaluations(records: StudyRecords) -> pd.DataFrame:
 def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
     """The metrics of each trial, by its name: means over its training seeds, and what their evaluations have in common."""
     each = trials[["trial", "evaluation_keys"]].explode("evaluation_keys").rename(columns={"evaluation_keys": "evaluation_key"})
-    each = each.merge(_measured(records), on="evaluation_key", how="left")
+    each = each.merge(_measured(records.evaluations), on="evaluation_key", how="left")
     how = {name: "mean" if name in METRICS else "first" for name in each.columns.drop("trial")}
     counts = trials.set_index("trial")["evaluation_keys"].map(len).astype("Int64")
     return each.groupby("trial").agg(how).assign(n_train_seeds=counts)
@@ -121,16 +121,16 @@ def _without_a_trial(evaluations: pd.DataFrame, records: StudyRecords) -> pd.Dat
     values = {name: evaluations[f"eval.{name}"] for name in records.parameters if f"eval.{name}" in evaluations}
     known = evaluations[["evaluation_key", "objective"]].assign(**values)
     known = known.assign(evaluation_keys=[(key,) for key in known["evaluation_key"]])
-    return known.merge(_measured(records), on="evaluation_key", how="left")
+    return known.merge(_measured(evaluations), on="evaluation_key", how="left")
 
 
-def _measured(records: StudyRecords) -> pd.DataFrame:
+def _measured(evaluations: pd.DataFrame) -> pd.DataFrame:
     """One row per image set: every metric and its recorded interval, further metrics too, bands, n and networks."""
     # The interval of `lpips` is drawn from the images: `_intervals`. The others need features, and are recorded.
-    spread = [name for name in records.evaluations if name not in EVALUATIONS.columns and not name.startswith("eval.")]
+    spread = [name for name in evaluations if name not in EVALUATIONS.columns and not name.startswith("eval.")]
     own = [name for name in spread if name not in ("lpips_low", "lpips_high")]
     columns = ["evaluation_key", *METRICS, *COUNTS, *own, "skipped", "perceptual_backbone", "pooled_backbone"]
-    return with_bands(records.evaluations[columns])
+    return with_bands(evaluations[columns])
 
 
 @dataclass(frozen=True)

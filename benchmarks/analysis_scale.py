@@ -73,18 +73,21 @@ def main() -> None:
     report("python -m benchmarks.analysis_scale", "Tables of a large study", lines, write=arguments.write, facts=facts)
 
 
-def write_records(folder: Path, *, n_trials: int, seed: int = 0) -> None:
-    """A study of `n_trials` trials, each scored at every rung on 100 pictures whose LPIPS falls with epochs and depends on its parameters."""
+def write_records(
+    folder: Path, *, n_trials: int, rungs: tuple[int, ...] = RUNGS, n_noises: int = N_NOISES, pictured: bool = False, seed: int = 0
+) -> None:
+    """A study of `n_trials` trials, each scored at every rung on 10 prompts under `n_noises` noises; LPIPS falls with epochs and depends on the
+    parameters. With `pictured`, the images of the last rung have the path `pictures/KEY/INDEX.png`, which is not written here."""
     rng = np.random.default_rng(seed)
     number = np.arange(n_trials)
     captions, guidances = rng.integers(0, 4, n_trials), rng.choice([1.5, 4.0, 7.5], n_trials)
     rates = 10 ** rng.uniform(-5, -2, n_trials)
     quality = 0.5 + 0.05 * captions + 0.02 * np.abs(np.log10(rates) + 3.5) + 0.01 * rng.normal(size=n_trials)
-    sets = pd.DataFrame({"number": np.repeat(number, len(RUNGS)), "epoch": np.tile(RUNGS, n_trials)})
-    lpips = quality[sets["number"]] + 1 / sets["epoch"]
+    sets = pd.DataFrame({"number": np.repeat(number, len(rungs)), "epoch": np.tile(rungs, n_trials)})
+    lpips, n_each = quality[sets["number"]] + 1 / sets["epoch"], N_PROMPTS * n_noises
     keys = [f"e{n:06d}-{epoch:03d}" for n, epoch in sets.itertuples(index=False)]
     configurations = [json.dumps({"guidance": guidances[n], "steps": 20, "prompts": [f"p{i}" for i in range(N_PROMPTS)]}) for n in sets["number"]]
-    networks = {"perceptual_backbone": "lpips:alex", "pooled_backbone": "inception", "n_images": N_PROMPTS * N_NOISES, "n_references": 151}
+    networks = {"perceptual_backbone": "lpips:alex", "pooled_backbone": "inception", "n_images": n_each, "n_references": 151}
     values = {"lpips": lpips, "fid": 200 * lpips, "kid": lpips, "objective": lpips, "seconds_generate": 1.0, "seconds_score": 0.1}
     named = {"evaluation_key": keys, "training_key": [f"k{n}" for n in sets["number"]], "epoch": sets["epoch"], "configuration": configurations}
     stamps = {"schema_version": SCHEMA_VERSION, "created_at": 1.0}
@@ -96,25 +99,26 @@ def write_records(folder: Path, *, n_trials: int, seed: int = 0) -> None:
             "state": "COMPLETE",
             "configuration": json.dumps({"caption": f"v{captions[n] + 1}", "guidance": guidances[n], "learning_rate": rates[n]}),
             "labels": json.dumps({"baseline": True} if n == 0 else {}),
-            "epochs": RUNGS[-1],
-            "best_epoch": RUNGS[-1],
-            "objective": lpips[n * len(RUNGS) + len(RUNGS) - 1],
-            "rung_values": json.dumps([[epoch, lpips[n * len(RUNGS) + i], keys[n * len(RUNGS) + i]] for i, epoch in enumerate(RUNGS)]),
+            "epochs": rungs[-1],
+            "best_epoch": rungs[-1],
+            "objective": lpips[n * len(rungs) + len(rungs) - 1],
+            "rung_values": json.dumps([[epoch, lpips[n * len(rungs) + i], keys[n * len(rungs) + i]] for i, epoch in enumerate(rungs)]),
         }
         for n in number
     ]
     _write(folder, TRIALS, pd.DataFrame(rows).assign(sequence=0, schema_version=SCHEMA_VERSION))
-    n_each, n_sets = N_PROMPTS * N_NOISES, len(keys)
-    pairs = np.arange(n_each)
+    n_sets, pairs = len(keys), np.arange(n_each)
     images = {
         "evaluation_key": np.repeat(keys, n_each),
         "index": np.tile(pairs, n_sets),
-        "prompt": np.tile([f"a photo of the subject, prompt {i // N_NOISES}" for i in pairs], n_sets),
-        "seen": np.tile(pairs // N_NOISES < N_PROMPTS // 2, n_sets),
-        "seed": np.tile(pairs % N_NOISES, n_sets),
+        "prompt": np.tile([f"a photo of the subject, prompt {i // n_noises}" for i in pairs], n_sets),
+        "seen": np.tile(pairs // n_noises < N_PROMPTS // 2, n_sets),
+        "seed": np.tile(pairs % n_noises, n_sets),
         "lpips": np.repeat(lpips.to_numpy(), n_each) + 0.05 * rng.normal(size=n_each * n_sets),
     }
-    _write(folder, IMAGES, pd.DataFrame(images))
+    has_path = pictured & np.repeat(sets["epoch"].eq(rungs[-1]).to_numpy(), n_each)
+    paths = [f"pictures/{key}/{i:03d}.png" if has else None for key, i, has in zip(images["evaluation_key"], images["index"], has_path)]
+    _write(folder, IMAGES, pd.DataFrame(images).assign(path=paths))
 
 
 def _write(folder: Path, table: Table, frame: pd.DataFrame) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from sweep.records import Records
 
+from .pictured import write_pictured_study
+
 N_PROMPTS, N_SEEDS = 5, 4
+ATTACK = "</script><img src=x onerror=\"window.hurt=1\"><!--<script>"
 NETWORKS = {"perceptual_backbone": "embedded:perceptual", "pooled_backbone": "embedded:pooled"}
 
 
@@ -41,3 +45,26 @@ def _score(records: Records, key: str, training: str, epoch: int, *, lpips: floa
     row = {"evaluation_key": key, "training_key": training, "epoch": epoch, "configuration": configuration}
     counts = {"n_images": len(images), "n_references": 151, "n_heldout": 40}
     records.append_evaluation({**row, **counts, **NETWORKS, "lpips": lpips + 0.015, "fid": fid, "objective": objective, "dino": 0.5}, images)
+
+
+@pytest.fixture
+def pictured(tmp_path):
+    return write_pictured_study(tmp_path / "pictured")
+
+
+@pytest.fixture
+def attacked(tmp_path):
+    """A study whose name, prompt, captions (an axis of its grid) and reason try to become markup."""
+    folder = tmp_path / "x<img src=y onerror=hurt=1>@@PROGRAM@@"
+    records = Records(folder, clock=lambda: 1.0)
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "p.png")
+    for number in range(3):
+        key = f"e{number}"
+        image = {"prompt": ATTACK, "seed": 1, "lpips": 0.1 * number, "path": "p.png"}
+        records.append_evaluation({"evaluation_key": key, "training_key": f"k{number}", "epoch": 3, "lpips": 0.1 * number, "n_images": 1}, [image])
+        configuration = {"caption": ATTACK if number == 0 else f"{ATTACK}{number}", "rank": [16, 4, 8][number]}
+        ended = {"state": "COMPLETE", "epochs": 3, "best_epoch": 3, "objective": 0.1 * number, "rung_values": [[3, 0.1 * number, key]]}
+        records.append_trial({"study": "s", "trial": f"t{number:04d}", "number": number, "configuration": configuration, **ended})
+    records.append_trial({"study": "s", "trial": "t0003", "number": 3, "configuration": {}, "state": "FAIL", "reason": ATTACK})
+    return folder

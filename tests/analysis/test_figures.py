@@ -2,7 +2,9 @@
 
 import pytest
 
+from analysis.extremes import draw_extremes, extremes_of
 from analysis.figures import metrics_by_configuration, parallel_coordinates, trade_off, trial_curves, write_figures
+from analysis.image_sets import ImageSets
 from analysis.load import load_study_records
 from sweep.records import Records, RecordsError
 
@@ -38,6 +40,21 @@ def test_every_figure_is_written_whole(records, tmp_path):
     files = write_figures(records, tmp_path / "f")
     assert {file.name for file in files} == {"lpips.png", "fid.png", "curves.png", "slice-caption.png", "slice-rank.png", "parallel.png", "pareto.png"}
     assert sorted((tmp_path / "f").iterdir()) == sorted(files)
+
+
+def test_the_extremes_are_the_best_trials_closest_and_furthest_pictures_and_none_is_both(pictured):
+    records = load_study_records(pictured)
+    images = ImageSets(records.images).rows("e3-3")
+    closest, furthest = extremes_of(images, 6)
+    assert closest["index"].tolist() == [0, 1] and furthest["index"].tolist() == [3, 2]
+    assert extremes_of(images.head(1), 6)[0].empty and draw_extremes(records, images.assign(path=None)) is None
+    greys = {pixel[0] for _, pixel in draw_extremes(records, images).getcolors(10**6) if len(set(pixel)) == 1}
+    assert {150, 151, 152, 153, 245} <= greys  # the four pictures, and the training image that they are nearest to
+
+
+def test_the_extremes_are_written_with_the_other_figures(pictured, tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install 'lora-sweep[report]'")
+    assert "extremes.png" in {file.name for file in write_figures(load_study_records(pictured), tmp_path / "f")}
 
 
 def test_a_study_without_a_scored_trial_has_no_figures(tmp_path):

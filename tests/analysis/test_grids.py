@@ -3,9 +3,12 @@
 import pytest
 from PIL import Image
 
-from analysis.grids import CELL_PIXELS, NO_ADAPTER, draw_grid, grid_of
+from analysis.grid_sheets import CELL_PIXELS, draw_grid
+from analysis.grids import NO_ADAPTER, NO_TRIGGER, grid_of
 from analysis.load import load_study_records
 from sweep.records import Records, RecordsError
+
+from .pictured import write_pictured_study
 
 
 @pytest.fixture
@@ -64,3 +67,22 @@ def test_a_missing_picture_is_named(records):
     (records.folder / "a6.png").unlink()
     with pytest.raises(RecordsError, match="a6.png is not"):
         draw_grid(grid_of(records, "epoch", "caption"))
+
+
+def test_the_row_without_the_trigger_word_has_the_picture_of_the_same_number_as_its_noise_is_another(pictured):
+    grid = grid_of(load_study_records(pictured), "guidance", "caption", seed=12)
+    assert grid.y_values == (("v1", "v2", NO_TRIGGER, NO_ADAPTER),) and (grid.prompt, grid.seed, grid.bare_seed) == ("J3, smile", 12, 22)
+    names = [[cell.picture.relative_to(pictured).as_posix() for cell in row] for row in grid.cells[0]]
+    assert names[2:] == [["pictures/e2-3/3.png", "pictures/e3-3/3.png"], ["pictures/none-2/1.png", "pictures/none-6/1.png"]]
+    assert grid_of(load_study_records(pictured), "guidance", "caption", prompt="smile").bare_seed is None
+
+
+@pytest.mark.parametrize("names_nearest, is_by_pixels", [(True, False), (False, True)])
+def test_the_nearest_training_image_stands_right_of_each_picture(tmp_path, names_nearest, is_by_pixels):
+    records = load_study_records(write_pictured_study(tmp_path / "s", names_nearest=names_nearest))
+    plain, grid = grid_of(records, "guidance", "caption"), grid_of(records, "guidance", "caption", nearest=True)
+    best = grid.cells[0][1][1]
+    assert best.trial == "t0003" and best.nearest.name == "pale.png" and best.is_by_pixels is is_by_pixels and plain.cells[0][1][1].nearest is None
+    greys = [pixel[1] for _, pixel in sorted(draw_grid(grid).getcolors(10**6), reverse=True)]
+    assert 245 in greys[:12] and 245 not in [pixel[1] for _, pixel in sorted(draw_grid(plain).getcolors(10**6), reverse=True)][:12]
+    assert draw_grid(grid).width == 112 + 2 * (2 * CELL_PIXELS + 6) + 6  # names at the left, two columns of pairs with their gaps

@@ -1,4 +1,4 @@
-"""The report: its numbers, that nothing of a study becomes markup, and the page in a real browser where there is one."""
+"""The report: its numbers, which pictures it holds, and that nothing of a study becomes markup. test_report_page.py opens it in a browser."""
 
 import json
 import math
@@ -16,10 +16,8 @@ from analysis.report_numbers import report_numbers
 from sweep.records import Records
 
 from . import chromium
-
-needs_chromium = pytest.mark.skipif(chromium.BINARY is None, reason="no chromium on this machine: apt-get install chromium")
-
-ATTACK = "</script><img src=x onerror=\"window.hurt=1\"><!--<script>"
+from .conftest import ATTACK
+from .pictured import write_pictured_study
 
 
 def numbers_of(study_dir) -> dict:
@@ -38,29 +36,11 @@ def scored(objective, key):
     return {"state": "COMPLETE", "epochs": 3, "best_epoch": 3, "objective": objective, "rung_values": [[3, objective, key]]}
 
 
-@pytest.fixture
-def attacked(tmp_path):
-    """A study whose name, prompt, caption and reason try to become markup."""
-    folder = tmp_path / "x<img src=y onerror=hurt=1>@@PROGRAM@@"
-    records = Records(folder, clock=lambda: 1.0)
-    folder.mkdir()
-    Image.new("RGB", (8, 8)).save(folder / "p.png")
-    for number in range(3):
-        key = f"e{number}"
-        image = {"prompt": ATTACK, "seed": 1, "lpips": 0.1 * number, "path": "p.png"}
-        records.append_evaluation({"evaluation_key": key, "training_key": f"k{number}", "epoch": 3, "lpips": 0.1 * number, "n_images": 1}, [image])
-        configuration = {"caption": ATTACK, "rank": [16, 4, 8][number]}
-        row = {"study": "s", "trial": f"t{number:04d}", "number": number, "configuration": configuration}
-        records.append_trial({**row, **scored(0.1 * number, key)})
-    records.append_trial({"study": "s", "trial": "t0003", "number": 3, "configuration": {}, "state": "FAIL", "reason": ATTACK})
-    return folder
-
-
 def test_the_best_trial_and_its_interval_are_the_ranked_tables(study_dir):
     numbers = numbers_of(study_dir)
     best = numbers["trials"][0]
     assert numbers["best"] == best["trial"] == "t0003" and best["lpips"] == pytest.approx(0.315)
-    assert best["lpips_low"] < 0.315 < best["lpips_high"] and [point[0] for point in best["curve"]] == [3, 6]
+    assert best["lpips_low"] < 0.315 < best["lpips_high"] and [rung[0] for rung in best["rungs"]] == [3, 6]
 
 
 def test_what_cannot_be_told_names_no_trial_whose_every_image_is_further_away(study_dir):
@@ -123,6 +103,59 @@ def test_the_page_names_no_other_place(study_dir):
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|url\(|@import|fetch\(|XMLHttp""", page_of(numbers_of(study_dir)))
 
 
+def pictures_of(numbers, key):
+    return [dict(zip(numbers["pictures"]["fields"], row)) for row in numbers["pictures"]["sets"].get(key, [])]
+
+
+def test_every_rung_and_control_has_its_pictures_and_each_its_nearest_training_image(pictured):
+    numbers = numbers_of(pictured)
+    assert set(numbers["pictures"]["sets"]) == {f"e{n}-{epoch}" for n in range(5) for epoch in (1, 3)} | {"none-2", "none-6"}
+    assert numbers["pictures"]["controls"]["e3-3"] == "none-6" and numbers["pictures"]["controls"]["e2-1"] == "none-2"
+    own = pictures_of(numbers, "e3-3")
+    assert [picture["lpips"] for picture in own] == pytest.approx([0.2, 0.21, 0.22, 0.23])
+    assert [(numbers["pictures"]["prompts"][p["prompt"]], numbers["pictures"]["seeds"][p["seed"]]) for p in own][1:3] == [("J3, smile", "12"), ("smile", "21")]
+    assert {numbers["pictures"]["references"][p["nearest"]]["name"] for p in own} == {"train/pale.png"} and own[0]["nearest_lpips"] == pytest.approx(0.1)
+    assert numbers["pictures"]["bare"] == {"0": 1} and numbers["n_left_out"] == {"budget": 0, "missing": 0, "images": 0}
+
+
+def test_where_records_name_no_nearest_image_it_is_sought_by_pixels_and_said_so(tmp_path):
+    numbers = numbers_of(write_pictured_study(tmp_path / "older", names_nearest=False))
+    names = [reference["name"] for reference in numbers["pictures"]["references"]]
+    near = {key: [(names[p["nearest"]], p["by_pixels"]) for p in pictures_of(numbers, key)] for key in ("e0-1", "e3-3")}
+    assert near == {"e0-1": [("train/black.png", 1)] * 4, "e3-3": [("train/pale.png", 1)] * 4}  # greys of 10 and 150
+
+
+def test_a_name_that_leads_out_of_the_subject_is_no_picture_of_the_page(pictured):
+    (pictured.parent / "secret.png").write_bytes((pictured / "pictures/e3-3/0.png").read_bytes())
+    images = [{"prompt": "J3, smile", "seed": 11, "lpips": 0.1, "path": "pictures/e3-3/1.png", "nearest_reference": "../secret.png"}]
+    Records(pictured).append_evaluation({"evaluation_key": "e3-3", "training_key": "k3", "epoch": 3, "lpips": 0.1}, images)
+    references = numbers_of(pictured)["pictures"]["references"]
+    assert {"name": "../secret.png", "at": None} in references
+
+
+def test_axes_are_what_differs_between_ranked_trials_and_trials_know_their_place(pictured):
+    numbers = numbers_of(pictured)
+    assert [(axis["name"], axis["levels"]) for axis in numbers["axes"]] == [("caption", ["v1", "v2"]), ("guidance", ["2", "6"]), ("rank", ["4", "8"])]
+    assert {trial["trial"]: trial["at"] for trial in numbers["trials"]}["t0003"] == [1, 1, 1]
+    assert all(trial["at"] == [None] * 3 for trial in numbers["trials"] if trial["is_control"])
+
+
+def test_a_continuous_parameter_is_an_axis_of_quarters(tmp_path):
+    rows = [{**scored(0.1 * n, "gone"), "configuration": {"learning_rate": float(n)}} for n in range(1, 9)]
+    numbers = numbers_of(empty_study(tmp_path / "continuous", rows))
+    (axis,) = numbers["axes"]
+    assert axis["is_cut"] and axis["levels"] == ["1 to 2.75", "2.75 to 4.5", "4.5 to 6.25", "6.25 to 8"]
+    assert [trial["at"] for trial in numbers["trials"]] == [[0], [0], [1], [1], [2], [2], [3], [3]]
+
+
+def test_a_budget_goes_to_the_first_picture_of_many_trials_before_all_of_some(pictured):
+    records = load_study_records(pictured)
+    size = _size_of_one(pictured / "pictures/e3-3/0.png")
+    numbers = report_numbers(records, thumbnails=Thumbnails(budget_bytes=16 * size))
+    held = {key for key, rows in numbers["pictures"]["sets"].items() if rows}
+    assert {"e0-3", "e1-3", "e2-3", "e3-3", "e4-3"} <= held and numbers["n_left_out"]["images"] > 0
+
+
 def test_thumbnails_end_at_their_budget_and_say_so(tmp_path):
     for name in "abc":
         Image.effect_noise((64, 64), 90).save(tmp_path / f"{name}.png")
@@ -144,45 +177,3 @@ def test_the_command_writes_the_page_and_leaves_nothing_half_written(study_dir, 
     (tmp_path / "file").touch()
     assert main(["report", str(study_dir), "-o", str(tmp_path / "file" / "r.html")]) == 2
     assert "Use -o FILE" in capsys.readouterr().err
-
-
-@needs_chromium
-def test_the_page_sorts_filters_and_opens_a_trial_in_a_browser(study_dir):
-    script = """
-    const rows = () => [...document.querySelectorAll("#ranked-table tbody tr")].map(row => row.dataset.trial);
-    const head = name => [...document.querySelectorAll("#ranked-table th button")].find(b => b.textContent === name);
-    const filter = text => { const f = document.getElementById("filter"); f.value = text; f.dispatchEvent(new Event("input")); return rows(); };
-    const out = {first: rows()};
-    head("LPIPS").click(); out.up = rows(); head("LPIPS").click(); out.down = rows();
-    out.sort = head("LPIPS").parentElement.getAttribute("aria-sort");
-    out.v2 = filter("caption=v2").sort(); out.no = filter("caption=v2 -rank=4"); out.none = filter("nothing"); filter("");
-    [...document.querySelectorAll("#ranked-table .open")].find(b => b.textContent === "t0002").click();
-    const dialog = document.getElementById("trial");
-    return {...out, open: dialog.open, text: dialog.textContent, command: dialog.querySelector("pre").textContent};"""
-    told, errors = chromium.run_in(page_of(numbers_of(study_dir)), script)
-    assert errors == [] and told["first"][:4] == ["t0003", "t0002", "t0001", "t0000"]
-    assert told["up"][:5] == ["t0003", "t0002", "t0001", "t0000", "control contro"] and told["sort"] == "descending"
-    assert told["down"][:5] == told["up"][:5][::-1] and set(told["up"][5:]) == {"t0004", "t0005"} == set(told["down"][5:])
-    assert told["v2"] == ["t0002", "t0003"] and told["no"] == ["t0003"] and told["none"] == []
-    assert told["open"] and "rank 2" in told["text"] and "--set caption=v2 --set rank=4" in told["command"]
-
-
-@needs_chromium
-def test_an_attack_by_prompt_name_or_reason_is_shown_as_text(attacked):
-    script = """for (const b of document.querySelectorAll(".open")) b.click();
-    return {hurt: window.hurt ?? null, images: document.querySelectorAll("img:not([src^='data:'])").length,
-            title: document.querySelector("h1").textContent, text: document.body.textContent.includes("onerror")};"""
-    page = page_of(numbers_of(attacked))
-    told, errors = chromium.run_in(page, script)
-    assert errors == [] and told == {"hurt": None, "images": 0, "title": attacked.name, "text": True}
-    assert chromium.console_of(page) == []  # with its content security policy
-
-
-@needs_chromium
-def test_nothing_but_tables_and_grids_is_wider_than_a_telephone(study_dir):
-    script = """open("t0002"); const frame = document.createElement("iframe"); frame.style.width = "390px"; document.body.append(frame);
-    frame.contentDocument.documentElement.replaceWith(document.documentElement.cloneNode(true));
-    const dialog = frame.contentDocument.getElementById("trial");
-    return {wide: frame.contentDocument.documentElement.scrollWidth, shown: dialog.clientWidth, beyond: dialog.scrollWidth - dialog.clientWidth};"""
-    told, errors = chromium.run_in(page_of(numbers_of(study_dir)), script)
-    assert errors == [] and told["wide"] <= 390 and told["shown"] > 300 and told["beyond"] == 0
