@@ -16,6 +16,7 @@ EXTENDING_FIELDS = (
     "try_first",
     "fan_out",
     "metrics",
+    "pareto",
     "sampler",
     "samples",
     "early_stopping",

@@ -176,6 +176,7 @@ def _run_to_end(
 ) -> tuple[Driver, int]:
     """Launch a study, print how it ended, and return its driver and the exit code."""
     from sweep.keys import Keys
+    from sweep.pareto import notes_on
     from sweep.progress import Progress
 
     screen = console()
@@ -184,6 +185,8 @@ def _run_to_end(
         keys.check()  # what can be wrong with a subject or a model is said before Ray is waited for
         for line in (*keys.cut_captions(), *keys.idle_tags()):
             screen.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
+        for line in notes_on(study):
+            screen.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
         view.phase("importing Ray")
         from sweep.runner import Launch
         from sweep.runner import launch as run

@@ -30,6 +30,7 @@ from sweep.fleet import Fleet, last_line
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request, read_launches
+from sweep.pareto import add_vectors
 from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
 from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
@@ -99,6 +100,7 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         _say(how, "starting Ray")
         records = Records(folder.root)
         past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+        add_vectors(past, study.pareto, known_outcomes(records) if study.pareto else {})
         if (done := _already_done(study, keys, records, past)) is not None:
             folder.write_study(study, content)
             return done
