@@ -16,6 +16,7 @@ from analysis.cost import cost, failures
 from analysis.grids import control_like
 from analysis.importance import ENOUGH_TRIALS, importances_of, main_effects
 from analysis.load import DEFAULT_STORAGE, StudyRecords, launches_of
+from analysis.pareto import axes_of, front_notes
 from analysis.pictures import Thumbnails, description_of, subject_folder
 from analysis.stats import paired_difference
 from analysis.tables import PAIRED_BY, ranked_trials
@@ -172,7 +173,7 @@ def _cannot_tell(ranked: pd.DataFrame, images: Mapping[Any, pd.DataFrame], recor
         )
     if pd.isna(best["n_train_seeds"]) or best["n_train_seeds"] < 2:
         lines.append("One training seed: the intervals cover the choice of pictures, not the luck of a training. train_seeds=3 would.")
-    return lines + notes_of(ranked)
+    return [*lines, *notes_of(ranked), *front_notes(records)]
 
 
 def _lpips_difference(own: Any, other: Any, images: Mapping[Any, pd.DataFrame], *, seed: int) -> Any:
@@ -202,6 +203,7 @@ def _repeat(records: StudyRecords, overrides: Mapping[str, str]) -> dict[str, An
     devices = sorted({str(device) for device in records.evaluations["device"].dropna()})
     keys = ("subject", "sampler", "samples", "study_seed", "train_seeds", "early_stopping", "scale")
     known = {name: described[name] for name in keys if described.get(name) not in (None, "")}
+    known |= {"pareto": ", ".join(axes_of(records))} if axes_of(records) else {}
     launch = f"{_command(records, 'launch', overrides)} --name {shlex.quote(records.name)}"
     return {"launch": launch, "study": known, "versions": versions[-1] if versions else {}, "devices": devices}
 

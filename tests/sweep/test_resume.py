@@ -30,7 +30,9 @@ class Killed(BaseException):
 
 class PicturelessDevice(FakeDevice):
     def _image_set(self, order):
-        return dataclasses.replace(super()._image_set(order), images=None, image_rows=())
+        scored = super()._image_set(order)
+        values = {**scored.values, "diversity": 1 / order.config.guidance}  # against lpips, which is best at a guidance of 4
+        return dataclasses.replace(scored, values=values, images=None, image_rows=())
 
 
 def a_study(**changes) -> Study:
