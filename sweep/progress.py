@@ -213,7 +213,7 @@ def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> lis
 def front_lines(trials: Iterable[Trial], axes: Sequence[str], study_name: str) -> list[str]:
     """The Pareto front in words: a headline, then a line per trial; nothing where the study has none."""
     compared = [trial for trial in trials if trial.state != FAIL and trial.vector]
-    front = front_of(compared, axes)
+    front = front_of(compared, axes) if axes else []
     if not front:
         return []
     lines = [f"Pareto front: {len(front)} of {len(compared)} trials are beaten by none in {axes_text(axes)} at once"]

@@ -5,7 +5,18 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from sweep.progress import Progress, event_line, headline, left_text, ranked_table, ranking, saved_text, seconds_left, sharing_text
+from sweep.progress import (
+    Progress,
+    event_line,
+    front_lines,
+    headline,
+    left_text,
+    ranked_table,
+    ranking,
+    saved_text,
+    seconds_left,
+    sharing_text,
+)
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 from sweep.trial_rows import Trial
 from tests.sweep.fakes import OBJECTIVE, FakeClock
@@ -114,6 +125,19 @@ def test_replicated_trials_show_means_over_their_seeds_and_the_spread_of_the_obj
     console = Console(file=io.StringIO(), width=120)
     console.print(ranked_table([row]))
     assert "0.5000 ± 0.1414" in console.file.getvalue()
+
+
+def test_the_front_is_told_by_its_first_metric_with_what_each_trial_has():
+    trials = [a_trial(n, COMPLETE, (6, 0.5), vectors={6: vector}) for n, vector in enumerate([(0.41237, 60.0), (0.3, 90.25), (0.5, 61.0)])]
+    trials.append(a_trial(3, FAIL, (6, 0.1), vectors={6: (0.1, 1.0)}))
+    assert front_lines(trials, ("lpips", "fid"), "s") == [
+        "Pareto front: 2 of 3 trials are beaten by none in lpips and fid at once",
+        "  t0001  lpips 0.3  fid 90.25 at epoch 6  rank=8",
+        "  t0000  lpips 0.4124  fid 60 at epoch 6  rank=8",
+    ]
+    many = [a_trial(n, COMPLETE, (6, 0.5), vectors={6: (n, -n)}) for n in range(15)]
+    assert front_lines(many, ("lpips", "fid"), "s")[-1] == "  and 3 more: analysis tables s --table pareto"
+    assert front_lines(trials, (), "s") == front_lines([], ("lpips", "fid"), "s") == []
 
 
 def test_a_pause_a_stop_and_a_budget_that_is_used_up_are_told_once_each():
