@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sweep.errors import ObjectiveError
@@ -52,10 +53,10 @@ def add_vectors(trials: Iterable[Trial], axes: Sequence[str], outcomes: Mapping[
     A rung whose evaluation is lost, or was made before a metric was asked for, has none."""
     for trial in trials if axes else ():
         for epoch, _, *keys in trial.rungs:
-            try:
-                trial.vectors[epoch] = vector_of(axes, epoch, [outcomes[key].values for key in keys])
-            except (KeyError, ObjectiveError):
-                continue
+            known = [outcomes[key].values for key in keys if key in outcomes]
+            if known and len(known) == len(keys):
+                with suppress(ObjectiveError):
+                    trial.vectors[epoch] = vector_of(axes, epoch, known)
 
 
 def front_of(trials: Iterable[Trial], axes: Sequence[str]) -> list[Trial]:
