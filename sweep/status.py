@@ -87,17 +87,17 @@ def print_status(console: Console, folder: StudyFolder) -> None:
         configuration = configuration_text(row["configuration"] or {})
         scored_as = f"{row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}"
         console.print(f"  {row['trial']}  {scored_as}  {configuration}", highlight=False, soft_wrap=True)
-    for line in _front(folder, rows):
+    for line in _front(folder, scored):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"records: {folder.root}", highlight=False, soft_wrap=True)
     console.print(disk_text(disk_of(use_of(folder, rows), measured_rates(folder))), highlight=False, soft_wrap=True)
 
 
-def _front(folder: StudyFolder, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def _front(folder: StudyFolder, scored: Iterable[Mapping[str, Any]]) -> list[str]:
     axes = folder.read_description().get("pareto", ())
     if not axes:
         return []
-    trials = [trial_of_row(row) for row in rows]
+    trials = [trial_of_row(row) for row in scored]
     add_vectors(trials, axes, known_outcomes(Records(folder.root)))
     return front_lines(trials, axes, folder.root.name)
 

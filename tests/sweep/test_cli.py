@@ -205,6 +205,8 @@ def test_status_shows_the_front_of_a_study_that_weighs_metrics(study_file, tmp_p
         records.append_evaluation({"evaluation_key": f"e{number}", "training_key": f"k{number}", "lpips": lpips, "fid": fid}, [])
         trial = Trial(f"t{number:04d}", number, {"rank": 4}, state="COMPLETE", rungs=[(2, lpips, f"e{number}")])
         records.append_trial(trial_row(trial, "mine"))
+    cut_off = Trial("t0003", 3, {"rank": 4}, state="FAIL", reason="interrupted", rungs=[(2, 0.25, "e1")])
+    records.append_trial(trial_row(cut_off, "mine"))
     assert main(["status", "mine", "--storage", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[4:7] == [
         "Pareto front: 2 of 3 trials are beaten by none in lpips and fid at once",
