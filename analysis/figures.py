@@ -16,9 +16,9 @@ from analysis.extremes import draw_extremes
 from analysis.image_sets import ImageSets
 from analysis.importance import importances_of, main_effects, scored_trials
 from analysis.load import StudyRecords
-from analysis.pareto import is_on_front
+from analysis.pareto import trade_offs
 from analysis.tables import best_evaluations, ranked_trials
-from sweep.records import RecordsError
+from sweep.records import HIGHER_IS_BETTER, RecordsError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,20 +107,23 @@ def draw_importance(importances: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def trade_off(records: StudyRecords, x: str = "lpips", y: str = "fid") -> pd.DataFrame:
-    """One row per trial that has both metrics, by `x`: trial, x, y, and whether it is on the Pareto front."""
-    trials = scored_trials(records, "objective").dropna(subset=[x, y])
-    front = is_on_front(trials[[x, y]].to_numpy(dtype=float))
-    return trials[["trial", x, y]].assign(is_on_front=front).sort_values([x, y], ignore_index=True)
+def trade_off(records: StudyRecords, *axes: str) -> pd.DataFrame:
+    """One row per trial that has a value on each axis, by the first one: trial, the values, and whether it is on the Pareto front.
+
+    Without `axes` they are those of the study, or LPIPS and FID."""
+    trials, axes = trade_offs(records, *axes)
+    return trials[["trial", *axes, "is_on_front"]].sort_values(list(axes), ignore_index=True)
 
 
 def draw_trade_off(values: pd.DataFrame, ax: Axes) -> Axes:
-    _, x, y, _ = values.columns
+    """The first two axes; of three, the front is that of all three, which no line can follow here."""
+    _, *axes, _ = values.columns
+    x, y = axes[:2]
     front = values[values["is_on_front"]]
     ax.scatter(values[x], values[y], color=_GREY)
-    ax.plot(front[x], front[y], "o--", color=_BLUE)
-    ax.set_xlabel(f"{x.upper()} (lower is better)")
-    ax.set_ylabel(f"{y.upper()} (lower is better)")
+    ax.plot(front[x], front[y], "o--" if len(axes) == 2 else "o", color=_BLUE)
+    ax.set_xlabel(_axis_label(x))
+    ax.set_ylabel(_axis_label(y))
     return ax
 
 
@@ -169,6 +172,10 @@ def _best_trial(records: StudyRecords) -> str | None:
     trials = best_evaluations(records)
     scored = trials[trials["objective"].notna() & trials["state"].ne("FAIL")].sort_values(["objective", "number"], kind="stable")
     return None if scored.empty else scored["trial"].iloc[0]
+
+
+def _axis_label(axis: str) -> str:
+    return f"{axis.upper()} ({'higher' if axis in HIGHER_IS_BETTER else 'lower'} is better)"
 
 
 def _height(values: pd.Series) -> pd.Series:

@@ -16,6 +16,7 @@ from analysis.cost import cost, failures
 from analysis.image_sets import ImageSets
 from analysis.importance import ENOUGH_TRIALS, importances_of, levels_of, main_effects
 from analysis.load import DEFAULT_STORAGE, StudyRecords, launches_of
+from analysis.pareto import axes_of, front_notes
 from analysis.pictures import Thumbnails, description_of
 from analysis.report_pictures import ReportPictures
 from analysis.stats import paired_difference
@@ -53,7 +54,7 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "counts": records.trials["state"].value_counts().to_dict(),
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
             "axes": axes,
-            "cannot_tell": _cannot_tell(ranked, sets, seed=seed),
+            "cannot_tell": _cannot_tell(ranked, sets, records, seed=seed),
             "caption": caption_of(ranked) if ranked["n_images"].notna().any() else "",
             "first": pictures.first,
             "extremes": pictures.extremes,
@@ -181,7 +182,7 @@ def _rungs_by_trial(records: StudyRecords) -> dict[str, list[list[Any]]]:
     return found
 
 
-def _cannot_tell(ranked: pd.DataFrame, sets: ImageSets, *, seed: int) -> list[str]:
+def _cannot_tell(ranked: pd.DataFrame, sets: ImageSets, records: StudyRecords, *, seed: int) -> list[str]:
     """What a reader may not conclude from the best trial's numbers, a sentence each."""
     scored = ranked[ranked["rank_number"].notna()]
     if scored.empty:
@@ -204,7 +205,7 @@ def _cannot_tell(ranked: pd.DataFrame, sets: ImageSets, *, seed: int) -> list[st
         )
     if pd.isna(best["n_train_seeds"]) or best["n_train_seeds"] < 2:
         lines.append("One training seed: the intervals cover the choice of pictures, not the luck of a training. train_seeds=3 would.")
-    return lines + notes_of(ranked)
+    return [*lines, *notes_of(ranked), *front_notes(records)]
 
 
 def _lpips_difference(own: Any, other: Any, sets: ImageSets, *, seed: int) -> Any:
@@ -234,5 +235,6 @@ def _repeat(records: StudyRecords, overrides: Mapping[str, str]) -> dict[str, An
     devices = sorted({str(device) for device in records.evaluations["device"].dropna()})
     keys = ("subject", "sampler", "samples", "study_seed", "train_seeds", "early_stopping", "scale")
     known = {name: described[name] for name in keys if described.get(name) not in (None, "")}
+    known |= {"pareto": ", ".join(axes_of(records))} if axes_of(records) else {}
     launch = f"{_command(records, 'launch', overrides)} --name {shlex.quote(records.name)}"
     return {"launch": launch, "study": known, "versions": versions[-1] if versions else {}, "devices": devices}

@@ -32,7 +32,7 @@ TABLES: dict[str, str] = {
     "importance": "which parameters mattered (--method)",
     "effects": "what each value of a parameter is worth (--by)",
     "interaction": "whether two parameters act together (--by A B)",
-    "pareto": "the trials that none beats in two metrics (--axes lpips fid)",
+    "pareto": "the trials that none beats in two or three metrics (--axes)",
     "epochs": "the best objective for as many epochs",
 }
 
@@ -46,7 +46,7 @@ def add_table_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> No
     tables.add_argument("--by", nargs="+", default=[], metavar="PARAMETER", help="the parameters of pivot, best, effects or interaction")
     tables.add_argument("--pivot", nargs="+", metavar="PARAMETER", help="short for --table pivot --by PARAMETER ...")
     tables.add_argument("--value", default="objective", help="the metric of pivot, best, importance, effects, interaction (default: %(default)s)")
-    tables.add_argument("--axes", nargs=2, default=("lpips", "fid"), metavar=("X", "Y"), help="the metrics of pareto (default: lpips fid)")
+    tables.add_argument("--axes", nargs="+", default=(), metavar="METRIC", help="the metrics of pareto (default: the study's own, or lpips fid)")
     tables.add_argument("--with", dest="reference", metavar="TRIAL", help="the trial of `paired` (default: the baseline)")
     tables.add_argument("--rows", type=int, default=MOST_ROWS, help="of the ranked table in a terminal the best so many, and the controls (default: %(default)s)")
     tables.add_argument("--method", default="ped-anova", help="ped-anova, or fanova where scikit-learn is installed (default: %(default)s)")
@@ -67,7 +67,7 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
     from analysis.cost import cost, failures
     from analysis.curves import learning_curves, survival
     from analysis.importance import importances_of, interaction_of, main_effects
-    from analysis.pareto import pareto_front, quality_against_epochs
+    from analysis.pareto import front_notes, pareto_front, quality_against_epochs
     from analysis.prompts import intervals_over_prompts, seen_and_unseen
     from analysis.selection import best_set, optimism_of_the_best, paired_comparisons, selection_statement
 
@@ -92,7 +92,7 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
     }
     frame = frames[options.table]()
     if options.table == "ranked":
-        return frame, notes_of(frame)
+        return frame, [*notes_of(frame), *front_notes(records)]
     if options.table == "set":
         return frame, [selection_statement(frame, optimism_of_the_best(records, seed=seed))]
     if options.table == "importance" and len(frame) and frame["importance"].isna().all():

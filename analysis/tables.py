@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.bands import with_bands
 from analysis.load import CONTROL, FAILED, StudyRecords
 from analysis.stats import mean_interval, mean_intervals, paired_differences
-from sweep.records import EVALUATIONS, METRIC_COLUMNS
+from sweep.records import EVALUATIONS, HIGHER_IS_BETTER, METRIC_COLUMNS
 
 METRICS = METRIC_COLUMNS
 COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
@@ -100,7 +100,7 @@ def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFra
     """The metrics of each trial, by its name: means over its training seeds, and what their evaluations have in common."""
     each = trials[["trial", "evaluation_keys"]].explode("evaluation_keys").rename(columns={"evaluation_keys": "evaluation_key"})
     each = each.merge(_measured(records.evaluations), on="evaluation_key", how="left")
-    how = {name: "mean" if name in METRICS else "first" for name in each.columns.drop("trial")}
+    how = {name: "mean" if name in (*METRICS, *HIGHER_IS_BETTER) else "first" for name in each.columns.drop("trial")}
     counts = trials.set_index("trial")["evaluation_keys"].map(len).astype("Int64")
     return each.groupby("trial").agg(how).assign(n_train_seeds=counts)
 

@@ -17,6 +17,7 @@ EXTENDING_FIELDS = (
     "fan_out",
     "metrics",
     "loggers",
+    "pareto",
     "sampler",
     "samples",
     "early_stopping",

@@ -16,6 +16,7 @@ from sweep.budgets import Usage, UsageOfThisLaunch, used_up
 from sweep.errors import ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
 from sweep.messages import INTERRUPTED, TRIED_AGAIN, Answer, EvaluationOrder, Subscription
+from sweep.pareto import vector_of
 from sweep.scheduler import Asha
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher, Suggestion
 from sweep.study import Study
@@ -286,6 +287,8 @@ class Driver:
         try:
             values = [self.study.objective.value(outcome.values, outcome.backbones) for outcome in outcomes]
             trial.formula = self.study.objective.describe(answer.outcome.backbones)
+            if self.study.pareto:
+                trial.vectors[answer.epoch] = vector_of(self.study.pareto, answer.epoch, [outcome.values for outcome in outcomes])
         except ObjectiveError as error:
             self._end(trial.id, FAIL, reason=str(error))
             return
@@ -340,7 +343,8 @@ class Driver:
         trial.state, trial.reason = state, reason
         self._write(trial)
         shortened = trial.configuration.get("epochs") if state == COMPLETE else None
-        self._searcher.finish(trial.id, state, value=trial.objective if state == COMPLETE else None, epochs=shortened, reason=reason)
+        value = trial.objective if state == COMPLETE else None
+        self._searcher.finish(trial.id, state, value=value, vector=trial.vector, epochs=shortened, reason=reason)
 
     def _write(self, trial: Trial) -> None:
         trial.seconds = self._clock() - trial.started_at

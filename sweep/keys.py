@@ -63,7 +63,7 @@ class Keys:
         self.content_digests()
         self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
         for text in self.study.metrics:
-            if metric_name_of(text) in self.study.objective.further_metrics:  # the others are skipped, with the reason in the records
+            if metric_name_of(text) in self.study.needed_metrics:  # the others are skipped, with the reason in the records
                 find_metric_weights(text)
 
     def cut_captions(self) -> list[str]:

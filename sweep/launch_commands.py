@@ -205,11 +205,14 @@ def _run_in(
     view: Progress, screen: Any, study: Study, storage: Place, options: Mapping[str, Any], address: str | None
 ) -> tuple[Driver, Mapping[str, Any]]:
     from sweep.keys import Keys
+    from sweep.pareto import notes_on
 
     keys = Keys(study)
     keys.check()  # what can be wrong with a subject or a model is said before Ray is waited for
     for line in (*keys.cut_captions(), *keys.idle_tags()):
         screen.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
+    for line in notes_on(study):
+        screen.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
     view.phase("importing Ray")
     from sweep.runner import Launch, launch
 

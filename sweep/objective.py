@@ -131,18 +131,26 @@ def is_similarity(metric: str) -> bool:
     return METRICS[metric][0] in FURTHER_METRICS
 
 
-def _lower_is_better(metric: str, values: Mapping[str, float]) -> float:
-    value = _finite(metric, values)
-    return 1 - value if is_similarity(metric) else value
+def more_is_better(metric: str) -> bool:
+    return metric == "diversity" or is_similarity(metric)
 
 
-def _finite(metric: str, values: Mapping[str, float]) -> float:
+def finite_value(metric: str, values: Mapping[str, float], *, wanted_by: str = "The objective") -> float:
+    """The metric out of an evaluation's.
+
+    Raises:
+        ObjectiveError: it is missing, NaN or infinite."""
     value = values.get(metric)
     if value is None:
-        raise ObjectiveError(f"The objective needs `{metric}`, but the evaluation gives only {', '.join(sorted(values)) or 'nothing'}.")
+        raise ObjectiveError(f"{wanted_by} needs `{metric}`, but the evaluation gives only {', '.join(sorted(values)) or 'nothing'}.")
     if not math.isfinite(value):
-        raise ObjectiveError(f"The objective needs a finite `{metric}`, but it is {value}.")
+        raise ObjectiveError(f"{wanted_by} needs a finite `{metric}`, but it is {value}.")
     return float(value)
+
+
+def _lower_is_better(metric: str, values: Mapping[str, float]) -> float:
+    value = finite_value(metric, values)
+    return 1 - value if is_similarity(metric) else value
 
 
 def _require_weight(metric: str, weight: Any) -> None:

@@ -36,6 +36,7 @@ def one_trial_study(study: Study) -> Study:
         samples=None,
         sampler="random",
         early_stopping=None,
+        pareto=(),  # one trial is beaten by none
         max_concurrent=1,
     )
 

@@ -18,7 +18,7 @@ from sweep.study_file import literal
 if TYPE_CHECKING:
     from sweep.study import Row, Study
 
-TEXT_FIELDS = ("name", "model", "subject", "sampler", "perceptual", "pooled", "metrics", "loggers", "scale")
+TEXT_FIELDS = ("name", "model", "subject", "sampler", "perceptual", "pooled", "metrics", "pareto", "loggers", "scale")
 VALUE_FIELDS = ("samples", "early_stopping", "max_concurrent", "study_seed", "train_seeds", "budget_hours", "budget_gpu_hours")
 FILE_FIELDS = ("fixed", "space", "rows", "try_first", "baseline", "fan_out", "objective", "aliases", "scales")
 _PLACES = ("fixed", "fan_out", "space", "rows", "try_first", "baseline")

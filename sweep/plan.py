@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from sweep.folder import StudyFolder
+from sweep.pareto import notes_on
 from sweep.space import choices_of, is_define_by_run, random_configurations
 from sweep.study import Row, Study
 from trainables.config import PACK_PARAMETERS, TRAIN_PARAMETERS, TrainConfig, pack_signature
@@ -192,6 +193,7 @@ def _notes(study: Study, *, exact: bool) -> Iterable[str]:
         yield f"Estimated from {N_SIMULATIONS} seeded random draws of the space; a sampler that narrows in shares more."
     if study.train_seeds > 1:
         yield f"Every configuration is trained under {study.train_seeds} seeds, and judged by their mean when all of them are there."
+    yield from notes_on(study)
     if study.reduction_factor is not None and len(study.rungs) > 1:
         yield (
             f"Upper bounds: early stopping may end all but the best 1 in {study.reduction_factor:g} "

@@ -24,11 +24,23 @@ import pyarrow.parquet as pq
 
 from sweep.errors import RecordsError, SweepError
 from sweep.record_files import LEADS_OUT, remove, write_atomically, write_pictures
-from sweep.record_schema import EVALUATIONS, IMAGES, METRIC_COLUMNS, SCHEMA_VERSION, TABLES, TRIALS, Column, Table, as_arrow
+from sweep.record_schema import (
+    EVALUATIONS,
+    HIGHER_IS_BETTER,
+    IMAGES,
+    METRIC_COLUMNS,
+    SCHEMA_VERSION,
+    TABLES,
+    TRIALS,
+    Column,
+    Table,
+    as_arrow,
+)
 from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
 
 __all__ = [
     "EVALUATIONS",
+    "HIGHER_IS_BETTER",
     "IMAGES",
     "METRIC_COLUMNS",
     "SCHEMA_VERSION",

@@ -26,6 +26,7 @@ from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request, read_launches
 from sweep.logger_feed import Feeds
 from sweep.loggers import require_loggers
+from sweep.pareto import add_vectors
 from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
 from sweep.ray_session import ray_session
@@ -92,6 +93,7 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         records = Records(folder.root)
         rows = as_rows(records.latest_trials(), TRIALS)
         past = [trial_of_row(row) for row in rows]
+        add_vectors(past, study.pareto, known_outcomes(records) if study.pareto else {})
         feeds.start(rows)
         if (done := _already_done(study, keys, records, past)) is not None:
             folder.write_study(study, content)

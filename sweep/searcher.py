@@ -10,7 +10,7 @@ import logging
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweep.errors import StudyError
+from sweep.pareto import directions_of, generation_size
 from sweep.space import is_define_by_run, is_grid
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class PastTrial:
     sampled: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, Any] = field(default_factory=dict)
     rungs: tuple[tuple[int, float], ...] = ()
+    vector: tuple[float, ...] = ()  # on the axes of the study's `pareto`; empty where that is not known
 
 
 class Searcher:
@@ -66,7 +68,7 @@ class Searcher:
     def __init__(self, study: Study, *, journal: Path | None = None, past: Iterable[PastTrial] = ()) -> None:
         """`journal`: where Optuna's view is written, replacing one that is there; None keeps it in memory."""
         self._study = study
-        self._storage, self._optuna = _new_optuna_study(study.name or "study", journal)
+        self._storage, self._optuna = _new_optuna_study(study.name or "study", journal, axes=study.pareto)
         self._distributions = _distributions_of(study)
         self._waiting: deque[Suggestion] = deque()
         self._open: dict[str, optuna.Trial] = {}
@@ -120,18 +122,30 @@ class Searcher:
     def report(self, trial: str, epoch: int, value: float) -> None:
         """A rung's value, by epoch."""
         assert math.isfinite(value), (trial, epoch, value)
-        self._open[trial].report(value, epoch)
+        if not self._study.pareto:  # Optuna takes rungs only where there is one objective, to stop by it
+            self._open[trial].report(value, epoch)
 
-    def finish(self, trial: str, state: str, *, value: float | None = None, epochs: int | None = None, reason: str = "") -> None:
+    def finish(
+        self,
+        trial: str,
+        state: str,
+        *,
+        value: float | None = None,
+        vector: Sequence[float] = (),
+        epochs: int | None = None,
+        reason: str = "",
+    ) -> None:
         """The end of a trial: COMPLETE with its best value, PRUNED by its rungs, or FAIL.
 
-        `epochs` tells where it stopped, for a study that samples its length."""
+        `vector`: what counts instead of `value` in a study with `pareto`. `epochs` tells where it stopped, for a study that samples its
+        length."""
         optuna_trial = self._open.pop(trial)
         if reason:
             optuna_trial.set_user_attr("reason", reason)
         if epochs is not None:
             self._shorten(optuna_trial, epochs)
-        self._optuna.tell(optuna_trial, values=value if state == COMPLETE else None, state=_optuna_state(state))
+        values = list(vector) if self._study.pareto else value
+        self._optuna.tell(optuna_trial, values=values if state == COMPLETE else None, state=_optuna_state(state))
 
     def _drawn(self, trial: optuna.Trial) -> dict[str, Any]:
         if not is_define_by_run(self._study.space):
@@ -152,7 +166,11 @@ class Searcher:
         import optuna
 
         seed = int(np.random.SeedSequence([self._study.study_seed, number]).generate_state(1)[0])
-        if self._study.sampler != "tpe":
+        if self._study.chosen_sampler == "nsga2":
+            from sweep.generations import Generations
+
+            return Generations(population_size=generation_size(self._study.n_trials), seed=seed)
+        if self._study.chosen_sampler != "tpe":
             return optuna.samplers.RandomSampler(seed=seed)
         conditional = {"group": True, "multivariate": True} if is_define_by_run(self._study.space) else {}
         n_startup = min(MAX_STARTUP_TRIALS, max(4, self._study.n_trials // 3))
@@ -189,15 +207,14 @@ class Searcher:
 
         params, distributions = self._params_of(past)
         values = [value for _, value in past.rungs if math.isfinite(value)]
-        # Outside of the space as it is now, it is no news for the sampler.
-        state = past.state if params is not None and values else FAIL
-        return optuna.trial.create_trial(
-            state=_optuna_state(state),
-            value={COMPLETE: min(values, default=None), PRUNED: values[-1] if values else None, FAIL: None}[state],
-            params=params or {},
-            distributions=distributions,
-            intermediate_values=dict(past.rungs) if state != FAIL else {},
-        )
+        # Outside of the space as it is now, or of the axes, it is no news for the sampler.
+        state = past.state if params is not None and (past.vector if self._study.pareto else values) else FAIL
+        if self._study.pareto:
+            found: dict[str, Any] = {"values": list(past.vector) if state == COMPLETE else None}
+        else:
+            value = {COMPLETE: min(values, default=None), PRUNED: values[-1] if values else None, FAIL: None}[state]
+            found = {"value": value, "intermediate_values": dict(past.rungs) if state != FAIL else {}}
+        return optuna.trial.create_trial(state=_optuna_state(state), params=params or {}, distributions=distributions, **found)
 
     def _params_of(self, past: PastTrial) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Its parameters under the space as it is now; None where they do not fit it."""
@@ -208,7 +225,7 @@ class Searcher:
         return (params, self._distributions) if fits else (None, {})
 
 
-def _new_optuna_study(name: str, journal: Path | None) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
+def _new_optuna_study(name: str, journal: Path | None, *, axes: Sequence[str]) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -218,7 +235,13 @@ def _new_optuna_study(name: str, journal: Path | None) -> tuple[optuna.storages.
     else:
         journal.unlink(missing_ok=True)
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
-    return storage, optuna.create_study(study_name=name, storage=storage)
+    if not axes:
+        return storage, optuna.create_study(study_name=name, storage=storage)
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions_of(axes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(axes))
+    return storage, study
 
 
 def _distributions_of(study: Study) -> dict[str, optuna.distributions.BaseDistribution]:

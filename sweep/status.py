@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,14 @@ from sweep.errors import SweepError
 from sweep.folder import StudyFolder
 from sweep.launches import RUNNING as LIVE
 from sweep.launches import read_launches
+from sweep.pareto import add_vectors
 from sweep.plan import Rates, measured_rates
 from sweep.records import TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
-from sweep.trial_rows import is_unfinished
+from sweep.summary import front_lines
+from sweep.trial_rows import is_unfinished, trial_of_row
 from sweep.wording import MOST_ROWS, WORDS, configuration_text
+from sweep.worker import known_outcomes
 from trainables.storage import Place
 
 KILLED = "killed"
@@ -85,8 +88,19 @@ def print_status(console: Console, folder: StudyFolder) -> None:
         configuration = configuration_text(row["configuration"] or {})
         scored_as = f"{row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}"
         console.print(f"  {row['trial']}  {scored_as}  {configuration}", highlight=False, soft_wrap=True)
+    for line in _front(folder, scored):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"records: {folder.root}", highlight=False, soft_wrap=True)
     console.print(disk_text(disk_of(use_of(folder, rows), measured_rates(folder))), highlight=False, soft_wrap=True)
+
+
+def _front(folder: StudyFolder, scored: Iterable[Mapping[str, Any]]) -> list[str]:
+    axes = folder.read_description().get("pareto", ())
+    if not axes:
+        return []
+    trials = [trial_of_row(row) for row in scored]
+    add_vectors(trials, axes, known_outcomes(Records(folder.root)))
+    return front_lines(trials, axes, folder.root.name)
 
 
 def list_table(standings: Iterable[Standing]) -> Table:

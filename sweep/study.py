@@ -17,7 +17,7 @@ from typing import Any
 from sweep.comparison import compare_studies
 from sweep.errors import StudyError, SweepError
 from sweep.loggers import OFF
-from sweep.objective import Objective
+from sweep.objective import METRICS, Objective, is_similarity
 from sweep.overrides import changes_of
 from sweep.parameters import MODEL_PARAMETERS, expand, require_known, spellings
 from sweep.scale import AUTO, Scale, at_scale, chosen_scale
@@ -111,14 +111,15 @@ class Study:
     try_first: Sequence[Row | Mapping[str, Any]] = ()
     baseline: Row | Mapping[str, Any] | None = None  # tried before everything else; the others are paired with it
     fan_out: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # evaluation values scored at each trial's last epoch
-    sampler: str = "tpe"
+    sampler: str = "auto"  # "tpe", "random", "grid", "nsga2"; "auto": nsga2 with `pareto`, else tpe
     samples: int | None = None  # None: 16 where sampled, all where listed
-    objective: Objective = field(default_factory=Objective)
+    objective: Objective = field(default_factory=Objective)  # ranks the trials
+    pareto: Sequence[str] = ()  # two or three metrics that the sampler weighs against each other instead, e.g. ("lpips", "fid"), ("lpips", "epochs")
     perceptual: str | None = None  # network of LPIPS; None: the embedded one for embedded models, lpips:alex for others
     pooled: str | None = None  # network of FID and KID; None: the embedded one for embedded models, inception for others
     metrics: Sequence[str] = ()  # further ones: "dinov2", "clip_i", "clip_t", "face", each also as "NAME=FOLDER"
     loggers: Sequence[str] = ()  # "tensorboard", "wandb", "mlflow": where trials are told of, beside the records
-    early_stopping: float | str | None = "auto"  # reduction factor; None or "off"; "auto": 3 where sampled, off where listed
+    early_stopping: float | str | None = "auto"  # reduction factor; None or "off"; "auto": 3 where sampled, off where listed or with `pareto`
     max_concurrent: int | None = None
     study_seed: int = 0
     train_seeds: int = 1  # how often each configuration is trained, under train_seed, train_seed + 1, ...; its value is the mean
@@ -172,8 +173,19 @@ class Study:
     def reduction_factor(self) -> float | None:
         """Early stopping keeps the best 1 / reduction_factor at each rung; None: nothing is stopped."""
         if self.early_stopping == "auto":
-            return DEFAULT_REDUCTION_FACTOR if self.kind == "sampled" else None
+            return DEFAULT_REDUCTION_FACTOR if self.kind == "sampled" and not self.pareto else None
         return None if self.early_stopping is None else float(self.early_stopping)
+
+    @property
+    def chosen_sampler(self) -> str:
+        """Who chooses the trials of a sampled study."""
+        return self.sampler if self.sampler != "auto" else "nsga2" if self.pareto else "tpe"
+
+    @property
+    def needed_metrics(self) -> tuple[str, ...]:
+        """The further metrics without which no trial has a value, by name: the objective's, and those of `pareto`."""
+        weighed = (METRICS[axis][0] for axis in self.pareto if axis in METRICS and is_similarity(axis))
+        return tuple(dict.fromkeys([*self.objective.further_metrics, *weighed]))
 
     @property
     def backbones(self) -> dict[str, str]:
@@ -256,7 +268,7 @@ class Study:
             "try_first": [asdict(row) for row in self.try_first],  # type: ignore[call-overload]
             "baseline": asdict(self.baseline) if isinstance(self.baseline, Row) else None,
             "fan_out": {name: list(values) for name, values in self.fan_out.items()},
-            "sampler": self.sampler,
+            "sampler": self.chosen_sampler,
             "samples": self.n_trials,
             "objective": self.objective.as_json(),
             "early_stopping": self.reduction_factor,
@@ -268,6 +280,7 @@ class Study:
         }
         words |= {"metrics": list(self.metrics)} if self.metrics else {}
         words |= {"loggers": list(self.loggers)} if self.loggers else {}
+        words |= {"pareto": list(self.pareto)} if self.pareto else {}
         words |= {"budget_gpu_hours": self.budget_gpu_hours} if self.budget_gpu_hours is not None else {}
         return json.loads(json.dumps(words, default=_jsonable))
 
@@ -300,7 +313,7 @@ def _normalised(study: Study) -> dict[str, Any]:
     if study.baseline is not None:
         baseline = _as_row(study.baseline, "baseline")
         values["baseline"] = Row(baseline.configuration, {**baseline.labels, "baseline": True})
-    for name in ("metrics", "loggers"):
+    for name in ("metrics", "pareto", "loggers"):
         given = getattr(study, name)
         if isinstance(given, str):  # as --set gives it
             values[name] = tuple(text.strip() for text in given.split(",") if text.strip())

@@ -11,6 +11,7 @@ from sweep.errors import ConfigError, ModelError, StudyError
 from sweep.loggers import check_loggers
 from sweep.objective import DEFAULT_SCALES, Objective
 from sweep.parameters import expand, require_known
+from sweep.pareto import AXES, EPOCHS
 from sweep.scale import check_scales
 from sweep.space import (
     contains,
@@ -29,7 +30,7 @@ from trainables.metric_weights import metric_name_of
 if TYPE_CHECKING:
     from sweep.study import Row, Study
 
-SAMPLERS = ("tpe", "random", "grid")
+SAMPLERS = ("auto", "tpe", "random", "grid", "nsga2")
 LIMITS = ("samples", "max_concurrent", "budget_hours", "budget_gpu_hours")
 """Fields that say how much is tried, not what: they can change while a study runs."""
 
@@ -45,6 +46,7 @@ def check_study(study: Study) -> None:
     _check_replicates(study)
     _check_start_points(study)
     _check_values(study)
+    _check_lengths(study)
 
 
 def _check_fields(study: Study) -> None:
@@ -62,6 +64,7 @@ def _check_fields(study: Study) -> None:
             raise StudyError(f"`{name}` must be one of {', '.join(known)}, but it is {value!r}.{nearest(str(value), known)}")
     _check_metrics(study)
     check_loggers(study.loggers)
+    _check_pareto(study)
     check_limits({name: getattr(study, name) for name in LIMITS})
     _require_whole("train_seeds", study.train_seeds, minimum=1, optional=False)
     _require_whole("study_seed", study.study_seed, minimum=0, optional=False)
@@ -91,6 +94,35 @@ def _check_metrics(study: Study) -> None:
     for name in study.objective.further_metrics:
         if name not in names:
             raise StudyError(f"The objective uses `{name}`, but the study does not compute it. Use metrics=({name!r},), or {name}=FOLDER.")
+
+
+def _check_pareto(study: Study) -> None:
+    axes = study.pareto
+    if not isinstance(axes, tuple) or not all(isinstance(axis, str) for axis in axes):
+        raise StudyError(f"`pareto` must be a list of metrics, but it is {axes!r}. Use e.g. ('lpips', 'fid').")
+    for axis in axes:
+        if axis not in AXES:
+            raise StudyError(f"`pareto` knows no metric `{axis}`.{nearest(axis, AXES)} It knows {', '.join(AXES)}.")
+    if axes and (len(axes) not in (2, 3) or len(set(axes)) < len(axes)):
+        raise StudyError(f"`pareto` weighs two or three different metrics, but it is {list(axes)}. Use e.g. ('lpips', 'fid'), or an objective.")
+    if study.chosen_sampler == "nsga2" and not axes:
+        raise StudyError("sampler='nsga2' weighs metrics against each other, but the study names none. Use pareto=('lpips', 'fid'), or 'tpe'.")
+    if axes and study.early_stopping not in (None, "auto"):
+        raise StudyError(
+            f"Early stopping takes one order of the trials, but `early_stopping` is {study.early_stopping!r} beside "
+            f"pareto={axes!r}. Leave it out, or leave out `pareto`."
+        )
+    for name in study.needed_metrics:
+        if name not in [metric_name_of(text) for text in study.metrics]:
+            raise StudyError(f"`pareto` uses `{name}`, but the study does not compute it. Use metrics=({name!r},), or {name}=FOLDER.")
+
+
+def _check_lengths(study: Study) -> None:
+    if EPOCHS in study.pareto and not any(EPOCHS in configuration for configuration in study.telling_configurations(EPOCHS)):
+        raise StudyError(
+            "`pareto` weighs `epochs` only between trials of different lengths, but none is searched. Add e.g. 'epochs': tune.choice([3, 6, 12]) to "
+            "`space`; for what each rung bought, use `analysis tables --table epochs`."
+        )
 
 
 def _check_names(study: Study) -> None:

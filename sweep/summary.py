@@ -7,7 +7,7 @@ import shutil
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.table import Table
 from sweep.folder import DEFAULT_STORAGE
 from sweep.messages import INTERRUPTED
 from sweep.moment import counts_of
+from sweep.pareto import EPOCHS, axes_text, front_of
 from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.searcher import FAIL
 from sweep.wording import MOST_ROWS, WORDS, configuration_text, counts_text, number_text
@@ -41,6 +42,8 @@ def print_summary(
         console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
     listed = driver.study.kind == "rows"  # somebody wrote each of them down
     _print_ranking(console, ranking(driver, evaluations), n_rows=None if listed else MOST_ROWS)
+    for line in front_lines(driver.trials.values(), driver.study.pareto, folder.root.name):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"{driver.study.name}: " + counts_text(counts_of(driver.trials.values())), highlight=False)
     console.print(sharing_text(driver, snapshot), highlight=False)
     if driver.study.train_seeds > 1:
@@ -81,6 +84,21 @@ def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> lis
     for rank, row in enumerate(rows, 1):
         row["rank"] = str(rank)
     return sorted([*rows, *([best_control] if best_control else [])], key=lambda row: row["objective"])
+
+
+def front_lines(trials: Iterable[Trial], axes: Sequence[str], study_name: str) -> list[str]:
+    """The Pareto front in words: a headline, then a line per trial; nothing where the study has none."""
+    compared = [trial for trial in trials if trial.state != FAIL and trial.vector]
+    front = front_of(compared, axes) if axes else []
+    if not front:
+        return []
+    lines = [f"Pareto front: {len(front)} of {len(compared)} trials are beaten by none in {axes_text(axes)} at once"]
+    for trial in front[:MOST_ROWS]:
+        values = "  ".join(f"{axis} {value:.4g}" for axis, value in zip(axes, trial.vector, strict=True))
+        epoch = "" if EPOCHS in axes else f" at epoch {trial.best[0]}"
+        lines.append(f"  {trial.id}  {values}{epoch}  {configuration_text(trial.configuration)}")
+    left_out = len(front) - MOST_ROWS
+    return [*lines, f"  and {left_out} more: analysis tables {study_name} --table pareto"] if left_out > 0 else lines
 
 
 def sharing_text(driver: Driver, snapshot: Mapping[str, Any]) -> str:

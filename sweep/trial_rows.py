@@ -32,6 +32,7 @@ class Trial:
     rungs: list[tuple[Any, ...]] = field(default_factory=list)
     seed_objectives: dict[int, tuple[float, ...]] = field(default_factory=dict)
     train_losses: dict[int, float] = field(default_factory=dict)  # mean training loss of the epoch that ends at a rung, by epoch
+    vectors: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by epoch, on the axes of the study's `pareto`
     training_key: str = ""
     max_epochs: int = 0
     formula: str = ""
@@ -58,6 +59,11 @@ class Trial:
     @property
     def objective(self) -> float:
         return self.best[1] if self.best else math.nan
+
+    @property
+    def vector(self) -> tuple[float, ...]:
+        """Its value on each axis of the study's `pareto`, at its best rung; empty where that is not known."""
+        return self.vectors.get(self.best[0], ()) if self.best else ()
 
     @property
     def spread(self) -> float | None:
@@ -121,4 +127,4 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
 def past_of(trial: Trial) -> PastTrial:
     """What the searcher has to know of it."""
     rungs = tuple((epoch, value) for epoch, value, *_ in trial.rungs)
-    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs)
+    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs, trial.vector)

@@ -197,6 +197,25 @@ def test_status_counts_the_trials_of_a_study_and_ranks_them(study_file, tmp_path
     assert main(["status", str(folder.root)]) == 0
 
 
+def test_status_shows_the_front_of_a_study_that_weighs_metrics(study_file, tmp_path, capsys):
+    folder = StudyFolder(tmp_path, "mine")
+    folder.root.mkdir()
+    folder.write_study(load_study(study_file, {"pareto": "lpips,fid"}), {})
+    records = Records(folder.root)
+    for number, (lpips, fid) in enumerate([(0.5, 60.0), (0.25, 90.0), (0.5, 90.0)]):
+        records.append_evaluation({"evaluation_key": f"e{number}", "training_key": f"k{number}", "lpips": lpips, "fid": fid}, [])
+        trial = Trial(f"t{number:04d}", number, {"rank": 4}, state="COMPLETE", rungs=[(2, lpips, f"e{number}")])
+        records.append_trial(trial_row(trial, "mine"))
+    cut_off = Trial("t0003", 3, {"rank": 4}, state="FAIL", reason="interrupted", rungs=[(2, 0.25, "e1")])
+    records.append_trial(trial_row(cut_off, "mine"))
+    assert main(["status", "mine", "--storage", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[4:7] == [
+        "Pareto front: 2 of 3 trials are beaten by none in lpips and fid at once",
+        "  t0001  lpips 0.25  fid 90 at epoch 2  rank=4",
+        "  t0000  lpips 0.5  fid 60 at epoch 2  rank=4",
+    ]
+
+
 def test_a_study_that_is_named_by_its_folder_is_in_the_storage_around_it(study_file, tmp_path, monkeypatch):
     folder = StudyFolder(tmp_path / "kept", "mine")
     folder.root.mkdir(parents=True)

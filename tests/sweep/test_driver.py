@@ -9,6 +9,7 @@ from sweep.driver import MAX_PROCESSES, Driver, run_here
 from sweep.errors import StudyError
 from sweep.keys import Keys
 from sweep.messages import Answer, Outcome
+from sweep.pareto import front_of
 from sweep.pool import Pool
 from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
@@ -90,6 +91,24 @@ def test_the_value_of_a_trial_is_that_of_its_best_rung():
     trial = driver.trials["t0000"]
     assert (trial.state, trial.best, trial.epochs) == (COMPLETE, (6, 0.2, "key6"), 12)
     assert bench.rows()[0]["best_epoch"] == 6
+
+
+def test_a_study_that_weighs_metrics_stops_nothing_and_finds_the_front_of_its_trials(tmp_path):
+    study = a_study(pareto=("lpips", "epochs"), space={**SPACE, "epochs": tune.choice([3, 6, 12])}, epochs=None, samples=20, train_seeds=2)
+    driver = Bench(study, tmp_path).launch()
+    assert {trial.state for trial in driver.trials.values()} == {COMPLETE}
+    for trial in driver.trials.values():
+        train, rungs, evaluation = study.split(trial.configuration)
+        lpips = [synthetic_values(one, rungs[-1], evaluation.guidance)["lpips"] for one in study.replicates(train)]
+        assert trial.vector == (sum(lpips) / 2, rungs[-1])
+    points = {trial.vector for trial in driver.trials.values()}
+    beaten = {p for p in points if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
+    assert {trial.vector for trial in front_of(driver.trials.values(), study.pareto)} == points - beaten and beaten
+
+
+def test_a_trial_without_a_metric_that_the_study_weighs_fails_with_the_reason():
+    driver = Bench(a_study(pareto=("lpips", "kid"), samples=2)).launch()
+    assert {(t.state, t.reason) for t in driver.trials.values()} == {(FAIL, "`pareto` needs `kid`, but the evaluation gives only fid, lpips.")}
 
 
 def test_equal_trainings_are_trained_once_and_every_row_has_the_number_of_its_own_configuration():

@@ -11,6 +11,7 @@ from analysis.tables import ranked_trials
 from sweep.driver import Driver, run_here
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
+from sweep.pareto import add_vectors
 from sweep.pool import Pool
 from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
@@ -29,7 +30,9 @@ class Killed(BaseException):
 
 class PicturelessDevice(FakeDevice):
     def _image_set(self, order):
-        return dataclasses.replace(super()._image_set(order), images=None, image_rows=())
+        scored = super()._image_set(order)
+        values = {**scored.values, "diversity": 1 / order.config.guidance}  # against lpips, which is best at a guidance of 4
+        return dataclasses.replace(scored, values=values, images=None, image_rows=())
 
 
 def a_study(**changes) -> Study:
@@ -43,6 +46,7 @@ def launch(study: Study, storage, *, max_concurrent: int, cut: str = "", turns: 
     folder.write_study(study, {})
     records = Records(folder.root)
     past = [trial_of_row(row) for row in as_rows(records.latest_trials(), TRIALS)]
+    add_vectors(past, study.pareto, known_outcomes(records))
     pool = Pool(known_outcomes(records))
     searcher = Searcher(study, journal=folder.journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
@@ -96,11 +100,13 @@ def whole(tmp_path_factory) -> dict[str, pd.DataFrame]:
 STUDIES = {
     "grid": (a_study(space=GRID, sampler="grid", samples=None, early_stopping=None), 4),
     "sampled": (a_study(), 1),
+    "nsga2": (a_study(samples=14, pareto=("lpips", "diversity", "fid"), train_seeds=2), 1),
+    "tpe of several": (a_study(samples=14, pareto=("lpips", "diversity"), sampler="tpe"), 1),
 }
 
 
 @pytest.mark.parametrize("cut", ["killed", "stopped", "stopped at rungs"])
-@pytest.mark.parametrize("name, cuts_after", [("grid", (3, 9)), ("sampled", (4, 21))])
+@pytest.mark.parametrize("name, cuts_after", [("grid", (3, 9)), ("sampled", (4, 21)), ("nsga2", (40, 40)), ("tpe of several", (40, 40))])
 def test_the_final_table_of_a_study_that_was_cut_off_twice_is_that_of_one_that_was_not(tmp_path, whole, name, cuts_after, cut):
     study, max_concurrent = STUDIES[name]
     for turns in cuts_after:

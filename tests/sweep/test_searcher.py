@@ -7,6 +7,7 @@ import pytest
 from ray import tune
 
 from sweep.errors import StudyError
+from sweep.pareto import generation_size
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, PastTrial, Searcher
 from sweep.study import Epochs, Study
 
@@ -50,6 +51,73 @@ def test_a_relaunched_study_goes_on_as_if_it_had_not_stopped():
     rest = run(Searcher(study, past=past_of(first)))
     assert [s.trial for s in rest] == [f"t{i:04d}" for i in range(6, 14)]
     assert [s.configuration for s in [*first, *rest]] == [s.configuration for s in whole]
+
+
+AXES = ("lpips", "diversity")
+
+
+def vector_of(configuration) -> tuple[float, float]:
+    """Low lpips wants a rate of 1e-3 and a high rank, high diversity a rate of 3e-3 and a low rank."""
+    miss = [abs(math.log10(configuration["learning_rate"] / best)) for best in (1e-3, 3e-3)]
+    return miss[0] + 1 / configuration["rank"], 1 - miss[1] + 1 / configuration["rank"]
+
+
+def run_of_several(searcher: Searcher, n: int = 1000) -> list:
+    suggestions = []
+    while len(suggestions) < n and (suggestion := searcher.ask()) is not None:
+        suggestions.append(suggestion)
+        if suggestion.number % 7 == 5:
+            searcher.finish(suggestion.trial, FAIL, reason="loss is NaN")
+            continue
+        searcher.report(suggestion.trial, 3, value_of(suggestion.configuration))
+        searcher.finish(suggestion.trial, COMPLETE, value=value_of(suggestion.configuration), vector=vector_of(suggestion.configuration))
+    return suggestions
+
+
+def past_of_several(suggestions) -> list[PastTrial]:
+    return [
+        PastTrial(s.number, FAIL, s.configuration, s.sampled, s.labels)
+        if s.number % 7 == 5
+        else PastTrial(s.number, COMPLETE, s.configuration, s.sampled, s.labels, ((3, value_of(s.configuration)),), vector_of(s.configuration))
+        for s in suggestions
+    ]
+
+
+@pytest.mark.parametrize("cut", [2, 5, 9, 12, 18])
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
+def test_a_relaunched_study_of_several_metrics_goes_on_as_if_it_had_not_stopped(tmp_path, sampler, cut):
+    baseline = {"rank": 8, "learning_rate": 1e-3}
+    study = Study(name="s", space=SPACE, samples=24, study_seed=1, pareto=AXES, sampler=sampler, baseline=baseline)
+    whole = run_of_several(Searcher(study, journal=tmp_path / "optuna.journal"))
+    first = run_of_several(Searcher(study), n=cut)
+    # The last one was cut off before it had ended: it is tried again.
+    past = [*past_of_several(first[:-1]), *past_of(first[-1:], RUNNING)]
+    rest = run_of_several(Searcher(study, past=past))
+    assert [s.configuration for s in [*first[:-1], *rest]] == [s.configuration for s in whole]
+
+
+def test_later_generations_of_nsga2_are_better_on_every_axis_than_the_first_one_which_is_random():
+    space = {"rank": tune.choice(list(range(1, 65))), "alpha": tune.choice([float(alpha) for alpha in range(1, 65)])}
+    searcher = Searcher(Study(space=space, samples=192, pareto=AXES))
+    costs = []
+    while (suggestion := searcher.ask()) is not None:
+        costs.append(suggestion.configuration["rank"] + suggestion.configuration["alpha"])
+        searcher.finish(suggestion.trial, COMPLETE, value=0.5, vector=(costs[-1], -costs[-1]))  # less lpips, more diversity: no trade-off
+    n = generation_size(192)
+    assert sum(costs[-4 * n :]) / 4 < 0.75 * sum(costs[:n])
+
+
+def test_optunas_view_of_a_study_of_several_metrics_has_their_names_directions_and_values(tmp_path):
+    study = Study(name="s", space=SPACE, samples=5, pareto=AXES)
+    first = run_of_several(Searcher(study), n=3)
+    past = [*past_of_several(first), PastTrial(3, PRUNED, first[0].configuration, rungs=((3, 0.5),), vector=(0.5, 0.5))]
+    past.append(PastTrial(4, COMPLETE, first[1].configuration, rungs=((3, 0.5),)))  # scored before a metric was asked for
+    Searcher(study, journal=tmp_path / "optuna.journal", past=past)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal")))
+    seen = optuna.load_study(study_name="s", storage=storage)
+    assert [direction.name for direction in seen.directions] == ["MINIMIZE", "MAXIMIZE"] and seen.metric_names == list(AXES)
+    assert [t.state.name for t in seen.trials] == ["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED", "FAIL"]
+    assert [tuple(t.values) for t in seen.trials[:3]] == [vector_of(s.configuration) for s in first]
 
 
 def test_no_two_draws_of_a_relaunch_repeat_earlier_ones():

@@ -110,6 +110,14 @@ def test_the_ends_of_integer_ranges_are_read_as_ray_draws_them():
         ({"epochs": 0}, "positive integers.*0"),
         ({"epochs": [6, 3]}, "increase"),
         ({"objective": {"lpips": 1}}, "must be an Objective"),
+        ({"pareto": ("lpips", "fidd")}, "`pareto` knows no metric `fidd`.*Did you mean `fid`"),
+        ({"pareto": ("lpips",)}, r"two or three different metrics, but it is \['lpips'\]"),
+        ({"pareto": ("lpips", "lpips")}, "two or three different"),
+        ({"pareto": 3}, "list of metrics, but it is 3"),
+        ({"pareto": ("lpips", "dinov2")}, r"`pareto` uses `dinov2`.*metrics=\('dinov2',\)"),
+        ({"pareto": ("lpips", "fid"), "early_stopping": 3}, "one order.*3 beside.*Leave it out"),
+        ({"sampler": "nsga2"}, "names none. Use pareto="),
+        ({"space": SPACE, "pareto": ("lpips", "epochs")}, "`epochs` only between trials of different lengths.*'epochs': tune.choice"),
     ],
 )
 def test_a_study_that_breaks_a_rule_says_which_value_and_the_way_out(fields_of_study, message):
@@ -185,6 +193,15 @@ def test_early_stopping_is_for_sampled_studies_unless_the_study_says_otherwise()
     assert Study(rows=[{}]).reduction_factor is None
     assert Study(rows=[{}], early_stopping=2).reduction_factor == 2
     assert Study(space=SPACE, early_stopping="off").reduction_factor is None
+
+
+def test_a_study_that_weighs_metrics_is_sampled_by_nsga2_unless_another_is_asked_for_and_stops_nothing():
+    study = Study(space=SPACE, pareto=["lpips", "dinov2_unseen"], metrics=("dinov2",))
+    assert (study.chosen_sampler, study.reduction_factor, study.needed_metrics) == ("nsga2", None, ("dinov2",))
+    assert Study(space=SPACE, pareto=("lpips", "fid"), sampler="tpe", early_stopping="off").chosen_sampler == "tpe"
+    by_set = Study(space=SPACE).with_overrides({"pareto": "lpips, fid"})
+    assert (by_set.pareto, by_set.chosen_sampler, Study(space=SPACE).chosen_sampler) == (("lpips", "fid"), "nsga2", "tpe")
+    assert Study(space={"epochs": tune.choice([3, 6])}, pareto=("lpips", "epochs")).pareto == ("lpips", "epochs")
 
 
 def test_a_define_by_run_space_is_checked_by_drawing_from_it():
@@ -438,6 +455,12 @@ def test_another_subject_model_protocol_or_objective_is_incomparable(change, fie
     assert changed(old, new)[field] == "incomparable"
     with pytest.raises(IncomparableStudyError, match=f"`{field}` was .* in s and is now .*--name"):
         require_comparable(old.describe(), new.describe())
+
+
+def test_other_metrics_to_weigh_leave_the_records_comparable():
+    plain, weighing = Study(space=SPACE), Study(space=SPACE, pareto=("lpips", "fid"))
+    assert changed(plain, weighing) == dict.fromkeys(["pareto", "sampler", "early_stopping"], "extends") == changed(weighing, plain)
+    assert changed(weighing, Study(space=SPACE, pareto=("lpips", "kid"))) == {"pareto": "extends"}
 
 
 def test_another_baseline_is_incomparable():

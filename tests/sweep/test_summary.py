@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from sweep.searcher import COMPLETE, FAIL, PRUNED
-from sweep.summary import _print_ranking, ranked_table, ranking, saved_text, sharing_text
+from sweep.summary import _print_ranking, front_lines, ranked_table, ranking, saved_text, sharing_text
 from tests.sweep.fakes import a_driver, a_trial
 
 
@@ -56,3 +56,16 @@ def test_a_ranking_shows_configurations_whole_at_every_width(width):
     text = console.file.getvalue()
     assert "caption=v2 rank=16 learning_rate=0.001 guidance=4" in text and "t0000 (baseline)" in text and "row=first" in text
     assert "│ 0.2500 │" in " ".join(text.split())  # nothing of the numbers is cut
+
+
+def test_the_front_is_told_by_its_first_metric_with_what_each_trial_has():
+    trials = [a_trial(n, COMPLETE, (6, 0.5), vectors={6: vector}) for n, vector in enumerate([(0.41237, 60.0), (0.3, 90.25), (0.5, 61.0)])]
+    trials.append(a_trial(3, FAIL, (6, 0.1), vectors={6: (0.1, 1.0)}))
+    assert front_lines(trials, ("lpips", "fid"), "s") == [
+        "Pareto front: 2 of 3 trials are beaten by none in lpips and fid at once",
+        "  t0001  lpips 0.3  fid 90.25 at epoch 6  rank=8",
+        "  t0000  lpips 0.4124  fid 60 at epoch 6  rank=8",
+    ]
+    many = [a_trial(n, COMPLETE, (6, 0.5), vectors={6: (n, -n)}) for n in range(15)]
+    assert front_lines(many, ("lpips", "fid"), "s")[-1] == "  and 3 more: analysis tables s --table pareto"
+    assert front_lines(trials, (), "s") == front_lines([], ("lpips", "fid"), "s") == []
