@@ -85,11 +85,11 @@ def notes_on(study: Study) -> list[str]:
         "nsga2": f"NSGA-II, in generations of {generation_size(study.n_trials)},",
         "tpe": "TPE",
         "random": "Random search",
-    }[study.chosen_sampler]
+    }[study.sampler]
     notes = [
         f"{how} looks for {axes_text(wanted)} at once. Early stopping is off: whom to stop takes one order. "
         "The table is ranked by the objective; the Pareto front stands beside it."
     ]
-    if study.chosen_sampler == "nsga2" and is_define_by_run(study.space):
+    if study.sampler == "nsga2" and is_define_by_run(study.space):
         notes.append("NSGA-II draws at random what only some configurations have; sampler='tpe' learns that too.")
     return notes

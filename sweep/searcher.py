@@ -166,11 +166,11 @@ class Searcher:
         import optuna
 
         seed = int(np.random.SeedSequence([self._study.study_seed, number]).generate_state(1)[0])
-        if self._study.chosen_sampler == "nsga2":
+        if self._study.sampler == "nsga2":
             from sweep.generations import Generations
 
             return Generations(population_size=generation_size(self._study.n_trials), seed=seed)
-        if self._study.chosen_sampler != "tpe":
+        if self._study.sampler != "tpe":
             return optuna.samplers.RandomSampler(seed=seed)
         conditional = {"group": True, "multivariate": True} if is_define_by_run(self._study.space) else {}
         n_startup = min(MAX_STARTUP_TRIALS, max(4, self._study.n_trials // 3))

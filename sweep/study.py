@@ -111,7 +111,7 @@ class Study:
     try_first: Sequence[Row | Mapping[str, Any]] = ()
     baseline: Row | Mapping[str, Any] | None = None  # tried before everything else; the others are paired with it
     fan_out: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # evaluation values scored at each trial's last epoch
-    sampler: str = "auto"  # "tpe", "random", "grid", "nsga2"; "auto": nsga2 with `pareto`, else tpe
+    sampler: str = "tpe"  # "tpe", "random", "grid"; with `pareto` also "nsga2"
     samples: int | None = None  # None: 16 where sampled, all where listed
     objective: Objective = field(default_factory=Objective)  # ranks the trials
     pareto: Sequence[str] = ()  # two or three metrics that the sampler weighs against each other instead, e.g. ("lpips", "fid"), ("lpips", "epochs")
@@ -175,11 +175,6 @@ class Study:
         if self.early_stopping == "auto":
             return DEFAULT_REDUCTION_FACTOR if self.kind == "sampled" and not self.pareto else None
         return None if self.early_stopping is None else float(self.early_stopping)
-
-    @property
-    def chosen_sampler(self) -> str:
-        """Who chooses the trials of a sampled study."""
-        return self.sampler if self.sampler != "auto" else "nsga2" if self.pareto else "tpe"
 
     @property
     def needed_metrics(self) -> tuple[str, ...]:
@@ -268,7 +263,7 @@ class Study:
             "try_first": [asdict(row) for row in self.try_first],  # type: ignore[call-overload]
             "baseline": asdict(self.baseline) if isinstance(self.baseline, Row) else None,
             "fan_out": {name: list(values) for name, values in self.fan_out.items()},
-            "sampler": self.chosen_sampler,
+            "sampler": self.sampler,
             "samples": self.n_trials,
             "objective": self.objective.as_json(),
             "early_stopping": self.reduction_factor,

@@ -30,7 +30,7 @@ from trainables.metric_weights import metric_name_of
 if TYPE_CHECKING:
     from sweep.study import Row, Study
 
-SAMPLERS = ("auto", "tpe", "random", "grid", "nsga2")
+SAMPLERS = ("tpe", "random", "grid", "nsga2")
 LIMITS = ("samples", "max_concurrent", "budget_hours", "budget_gpu_hours")
 """Fields that say how much is tried, not what: they can change while a study runs."""
 
@@ -105,7 +105,7 @@ def _check_pareto(study: Study) -> None:
             raise StudyError(f"`pareto` knows no metric `{axis}`.{nearest(axis, AXES)} It knows {', '.join(AXES)}.")
     if axes and (len(axes) not in (2, 3) or len(set(axes)) < len(axes)):
         raise StudyError(f"`pareto` weighs two or three different metrics, but it is {list(axes)}. Use e.g. ('lpips', 'fid'), or an objective.")
-    if study.chosen_sampler == "nsga2" and not axes:
+    if study.sampler == "nsga2" and not axes:
         raise StudyError("sampler='nsga2' weighs metrics against each other, but the study names none. Use pareto=('lpips', 'fid'), or 'tpe'.")
     if axes and study.early_stopping not in (None, "auto"):
         raise StudyError(

@@ -189,7 +189,7 @@ class Worker:
             return _ended(order.key, error, f"training {order.key} could not start")
 
     def _advance(self) -> None:
-        self._say(f"training {len(self.device.held)} together")
+        self._say(f"training {n} together" if (n := len(self.device.held)) > 1 else "training")
         try:
             reports = self.device.advance()
         except DeviceLostError:

@@ -100,8 +100,8 @@ def whole(tmp_path_factory) -> dict[str, pd.DataFrame]:
 STUDIES = {
     "grid": (a_study(space=GRID, sampler="grid", samples=None, early_stopping=None), 4),
     "sampled": (a_study(), 1),
-    "nsga2": (a_study(samples=14, pareto=("lpips", "diversity", "fid"), train_seeds=2), 1),
-    "tpe of several": (a_study(samples=14, pareto=("lpips", "diversity"), sampler="tpe"), 1),
+    "nsga2": (a_study(samples=14, pareto=("lpips", "diversity", "fid"), sampler="nsga2", train_seeds=2), 1),
+    "tpe of several": (a_study(samples=14, pareto=("lpips", "diversity")), 1),
 }
 
 

@@ -98,7 +98,7 @@ def test_a_relaunched_study_of_several_metrics_goes_on_as_if_it_had_not_stopped(
 
 def test_later_generations_of_nsga2_are_better_on_every_axis_than_the_first_one_which_is_random():
     space = {"rank": tune.choice(list(range(1, 65))), "alpha": tune.choice([float(alpha) for alpha in range(1, 65)])}
-    searcher = Searcher(Study(space=space, samples=192, pareto=AXES))
+    searcher = Searcher(Study(space=space, samples=192, pareto=AXES, sampler="nsga2"))
     costs = []
     while (suggestion := searcher.ask()) is not None:
         costs.append(suggestion.configuration["rank"] + suggestion.configuration["alpha"])
