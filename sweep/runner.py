@@ -26,6 +26,7 @@ from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request, read_launches
 from sweep.logger_feed import Feeds
 from sweep.loggers import require_loggers
+from sweep.messages import Outcome
 from sweep.pareto import add_vectors
 from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
@@ -93,9 +94,10 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         records = Records(folder.root)
         rows = as_rows(records.latest_trials(), TRIALS)
         past = [trial_of_row(row) for row in rows]
-        add_vectors(past, study.pareto, known_outcomes(records) if study.pareto else {})
+        known = known_outcomes(records)
+        add_vectors(past, study.pareto, known)
         feeds.start(rows)
-        if (done := _already_done(study, keys, records, past)) is not None:
+        if (done := _already_done(study, keys, known, past)) is not None:
             folder.write_study(study, content)
             return done
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
@@ -109,7 +111,7 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
                 lost=lambda: lease.is_lost(study.name),
                 changed=lambda changed: folder.write_study(changed, content),
             )
-            return _run(study, folder, keys, how, device, orders, records, past, feeds)
+            return _run(study, folder, keys, how, device, orders, records, known, past, feeds)
 
 
 def _request(study: Study, how: Launch) -> Request:
@@ -117,12 +119,14 @@ def _request(study: Study, how: Launch) -> Request:
     return Request(dict(study.overrides), options, str(Path(study.file).absolute()) if study.file else "", os.getcwd())
 
 
-def _already_done(study: Study, keys: Keys, records: Records, past: Sequence[Trial]) -> tuple[Driver, Mapping[str, Any]] | None:
+def _already_done(
+    study: Study, keys: Keys, known: Mapping[str, Outcome], past: Sequence[Trial]
+) -> tuple[Driver, Mapping[str, Any]] | None:
     """What a launch would return if nothing is left to do, told without Ray and without writing a row; else None."""
     n_ended = sum(trial.state != RUNNING for trial in past)
     if not past or n_ended < study.n_trials:  # at a glance
         return None
-    pool = Pool(known_outcomes(records))
+    pool = Pool(known)
     driver = _new_driver(study, keys, past, pool, _NoRows(), log=None, max_concurrent=1, journal=None)
     driver.ask_for_what_is_missing()
     driver.fill()
@@ -145,12 +149,12 @@ def _run(
     device: str,
     orders: StandingOrders,
     records: Records,
+    known: Mapping[str, Outcome],
     past: Sequence[Trial],
     feeds: Feeds,
 ) -> tuple[Driver, Mapping[str, Any]]:
     records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
     pool_name = f"pool-{uuid.uuid4().hex[:12]}"
-    known = known_outcomes(records)
     pool = RemotePool(start_pool(known, name=pool_name))
     fleet = Fleet(
         pool,

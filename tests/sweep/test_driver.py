@@ -31,7 +31,10 @@ class Bench:
         self.clock = clock or (lambda: 0.0)
 
     def launch(self, *, turns: int = 100_000) -> Driver:
-        driver, pool, worker = self.prepare()
+        return self.run(*self.prepare(), turns=turns)
+
+    @staticmethod
+    def run(driver: Driver, pool: Pool, worker: Worker, *, turns: int) -> Driver:
         remaining = iter(range(turns))
 
         def turn() -> bool:

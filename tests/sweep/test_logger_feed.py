@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sweep import logger_feed
-from sweep.driver import Driver, run_here
+from sweep.driver import Driver
 from sweep.folder import StudyFolder
 from sweep.logger_feed import Feeds
 from sweep.loggers import LoggedTrial
@@ -43,15 +43,7 @@ class LoggedBench(Bench):
             feeds.start(self.rows())
             driver, pool, worker = self.prepare()
             worker.records, driver._records = self, feeds.over(self.records)
-            left = iter(range(turns))
-
-            def turn() -> bool:
-                if next(left, None) is None:
-                    driver.stop()
-                return worker.turn()
-
-            run_here(driver, pool, turn)
-        return driver
+            return self.run(driver, pool, worker, turns=turns)
 
 
 def told_of_tensorboard(bench: LoggedBench):
