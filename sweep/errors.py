@@ -4,12 +4,14 @@
     ├── ConfigError                 trainables: a value of TrainConfig or EvalConfig that breaks a rule
     ├── SubjectError                trainables: a folder of images and captions that cannot be used as it is
     ├── ModelError                  trainables: a base model or feature network that is unknown, missing or damaged
+    │   └── NotDownloadedError      one that is published and merely not on this machine yet
     ├── AdapterError                trainables: an adapter file that is missing, damaged or of another layout
     ├── StorageError                trainables: a place for files that cannot be used, or a name that would lead out of it
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
     ├── StudyError                  a study file, or a value in it, that cannot be used
-    │   └── IncomparableStudyError  a study name that already holds records of something else
+    │   ├── IncomparableStudyError  a study name that already holds records of something else
+    │   └── UnmetError              several things that a study needs and lacks, a line for each
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
     ├── ClusterError                a Ray cluster that cannot be reached, refuses, or cannot run the study
@@ -20,11 +22,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainables.errors import (
     AdapterError,
     ConfigError,
     EvaluationFailed,
     ModelError,
+    NotDownloadedError,
     StorageError,
     SubjectError,
     SweepError,
@@ -39,6 +44,7 @@ __all__ = [
     "EvaluationFailed",
     "IncomparableStudyError",
     "ModelError",
+    "NotDownloadedError",
     "ObjectiveError",
     "PassingError",
     "RecordsError",
@@ -46,6 +52,7 @@ __all__ = [
     "StudyError",
     "SubjectError",
     "SweepError",
+    "UnmetError",
     "WorkerError",
 ]
 
@@ -56,6 +63,17 @@ class StudyError(SweepError):
 
 class IncomparableStudyError(StudyError):
     """The study's name already holds records that another subject, model, protocol or objective made."""
+
+
+class UnmetError(StudyError):
+    """Several things that a study needs are not there, or cannot be used."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(" ".join(problems))
+        self.problems = tuple(problems)  # one line each
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
 
 
 class ObjectiveError(EvaluationFailed):
