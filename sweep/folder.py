@@ -73,6 +73,9 @@ class StudyFolder:
         lease = Leases(self.storage, note={"launch": launch})
         try:
             self.here.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable_here(error) from error
+        try:
             mine = lease.acquire(self.root.name)
         except OSError as error:
             raise _unwritable(self.root, error) from error
@@ -124,6 +127,15 @@ class StudyFolder:
         description = {**study.describe(), "content": dict(content)}
         for path, text in ((self.source, study.source), (self.description, json.dumps(description, indent=1))):
             write_atomically(path, lambda file, text=text: file.write(text.encode()))
+
+    def _unwritable_here(self, error: OSError) -> RecordsError:
+        """That of the two which is meant: the study's own folder, or this machine's for a study in a store."""
+        if self.here == self.root:
+            return _unwritable(self.root, error)
+        return RecordsError(
+            f"What belongs to a study in a store, but cannot lie there, is kept on this machine, but {self.here} cannot be "
+            f"written: {reason_of(error)}. Set XDG_CACHE_HOME to a folder that can be."
+        )
 
     def _remove_if_empty(self) -> None:
         """A launch that never began leaves nothing behind."""
