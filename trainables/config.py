@@ -38,8 +38,10 @@ class Prompt:
     seen: bool = True
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise ConfigError("A prompt's text must not be empty, but one is ''. Use e.g. '{trigger}, close-up'.")
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise ConfigError(f"A prompt's text must be text and not empty, but one is {self.text!r}. Use e.g. '{{trigger}}, close-up'.")
+        if not isinstance(self.seen, bool):
+            raise ConfigError(f"`seen` of a prompt must be True or False, but it is {self.seen!r}.")
 
     def filled(self, trigger: str) -> str:
         """The prompt for one subject; without a trigger word, what is left of it."""
