@@ -200,7 +200,13 @@ class Study:
         rungs = self._rungs_of(values.pop("epochs", None))
         train = {name: values[name] for name in TRAIN_PARAMETERS if name in values}
         evaluation = {name: values[name] for name in EVAL_PARAMETERS if name in values}
-        return TrainConfig(**train), rungs, EvalConfig(**evaluation)
+        training = TrainConfig(**train)
+        if training.schedule_epochs is not None and training.schedule_epochs < rungs[-1]:
+            raise StudyError(
+                f"A learning-rate schedule cannot be shorter than its training, but `schedule_epochs` is {training.schedule_epochs} for "
+                f"{rungs[-1]} epochs. Use schedule_epochs={rungs[-1]} or more, or leave it out."
+            )
+        return training, rungs, EvalConfig(**evaluation)
 
     def replicates(self, train: TrainConfig) -> tuple[TrainConfig, ...]:
         """The training under each of its seeds, its own first."""
