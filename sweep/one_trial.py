@@ -10,7 +10,6 @@ from typing import Any
 from sweep.driver import Driver, run_here
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.messages import INTERRUPTED
 from sweep.parameters import expand
 from sweep.pool import Pool
 from sweep.records import TRIALS, Records, as_rows
@@ -87,7 +86,7 @@ def _run(driver: Driver, pool: Pool, worker: Worker, view: Any) -> None:
     try:
         run_here(driver, pool, worker.turn, on_change=show)
     except KeyboardInterrupt:
-        driver.stop(INTERRUPTED)
+        driver.stop()
     finally:
         driver.end_all()
         show()
