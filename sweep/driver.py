@@ -333,8 +333,13 @@ class Driver:
         subscription = self._live.pop(name)
         self._held.discard(name)
         self._attendance.forget(name)
-        if state == PRUNED and "epochs" in trial.configuration and not subscription.config.length_dependent:
-            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100 epochs, unless the learning rate was that of 300.
+        if (
+            state == PRUNED
+            and "epochs" in trial.configuration
+            and not subscription.config.length_dependent
+        ):
+            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100
+            # epochs, unless the learning rate was that of 300.
             state, trial.configuration["epochs"] = COMPLETE, trial.epochs
         self._record_end(trial, state, reason=reason, cause=cause)
         if state != FAIL:

@@ -59,7 +59,9 @@ class PastTrial:
     labels: Mapping[str, Any] = field(default_factory=dict)
     rungs: tuple[tuple[int, float], ...] = ()
     vector: tuple[float, ...] = ()  # on the axes of the study's `pareto`; empty where that is not known
-    vectors: Mapping[int, tuple[float, ...]] = field(default_factory=dict)  # the same of every rung, by epoch
+    vectors: Mapping[int, tuple[float, ...]] = field(
+        default_factory=dict
+    )  # the same of every rung, by epoch
 
     @property
     def asked_epochs(self) -> int | None:
@@ -157,13 +159,21 @@ class Searcher:
     ) -> None:
         """The end of a trial: COMPLETE with its best value, PRUNED by its rungs, or FAIL.
 
-        `vector`: what counts instead of `value` in a study with `pareto`; `vectors`: the same at each rung. Where the length is sampled,
-        Optuna gets a rung's value with that rung's epochs as the length, or, where the space has no such length, a PRUNED trial."""
+        `vector`: what counts instead of `value` in a study with `pareto`; `vectors`: the same at
+        each rung. Where the length is sampled,
+        Optuna gets a rung's value with that rung's epochs as the length, or, where the space has
+        no such length, a PRUNED trial."""
         optuna_trial, asked, rungs = self._open.pop(trial), self._asked.pop(trial), self._rungs.pop(trial)
         if reason:
             optuna_trial.set_user_attr("reason", reason)
         if state == COMPLETE and "epochs" in asked and rungs:
-            result = self._result(asked, asked["epochs"], optuna_trial.distributions.get("epochs"), rungs, vectors or {})
+            result = self._result(
+                asked,
+                asked["epochs"],
+                optuna_trial.distributions.get("epochs"),
+                rungs,
+                vectors or {},
+            )
             if result is None:
                 state = PRUNED
             else:
@@ -180,20 +190,30 @@ class Searcher:
         rungs: Mapping[int, float],
         vectors: Mapping[int, Sequence[float]],
     ) -> Result | None:
-        """The best of a trial's results that are those of a trial of the space; None where no rung's epochs are a length there.
+        """The best of a trial's results that are those of a trial of the space; None where no
+        rung's epochs are a length there.
 
-        A rung of a longer training is the result of a training of that length, unless the learning rate depends on the length."""
+        A rung of a longer training is the result of a training of that length, unless the learning
+        rate depends on the length."""
         train = self._study.split(configuration)[0]
         results = {epoch: value for epoch, value in rungs.items() if math.isfinite(value)}
-        fits = [e for e in results if e == asked_epochs or (not train.length_dependent and lengths is not None and _fits(lengths, e))]
+        fits = [
+            e
+            for e in results
+            if e == asked_epochs
+            or (not train.length_dependent and lengths is not None and _fits(lengths, e))
+        ]
         best = min(fits, key=results.__getitem__, default=None)
         return None if best is None else Result(best, results[best], tuple(vectors.get(best, ())))
 
     def _set_param(self, trial: optuna.Trial, name: str, param: Any) -> None:
-        """Let Optuna know the trial by this value of a parameter that it drew; where it drew none of that name, there is nothing to set."""
+        """Let Optuna know the trial by this value of a parameter that it drew; where it drew none
+        of that name, there is nothing to set."""
         distribution = trial.distributions.get(name)
         if distribution is not None and trial.params[name] != param:
-            self._storage.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(param), distribution)
+            self._storage.set_trial_param(
+                trial._trial_id, name, distribution.to_internal_repr(param), distribution
+            )
 
     def _drawn(self, trial: optuna.Trial) -> dict[str, Any]:
         if is_define_by_run(self._study.space):
@@ -225,7 +245,11 @@ class Searcher:
 
     def _enqueue(self, configuration: Mapping[str, Any], labels: Mapping[str, Any], sampled: Mapping[str, Any] | None = None) -> None:
         if not is_define_by_run(self._study.space):
-            drawn = {name: in_optuna(value) for name, value in configuration.items() if name in self._dimensions}
+            drawn = {
+                name: in_optuna(value)
+                for name, value in configuration.items()
+                if name in self._dimensions
+            }
         else:
             drawn = dict(sampled or configuration)
         self._optuna.enqueue_trial(drawn, user_attrs={"labels": json_text(dict(labels))})
@@ -251,13 +275,19 @@ class Searcher:
         import optuna
 
         params, distributions, drawn = self._params_of(past)
-        state, value, vector = past.state, min((v for _, v in past.rungs if math.isfinite(v)), default=None), past.vector
+        state, value, vector = (
+            past.state,
+            min((v for _, v in past.rungs if math.isfinite(v)), default=None),
+            past.vector,
+        )
         if state == PRUNED:
             value = next((v for _, v in reversed(past.rungs) if math.isfinite(v)), None)
         if params is None or value is None:
             state = FAIL  # outside of the space as it is now, it is no news for the sampler
         elif state == COMPLETE and drawn is not None and "epochs" in drawn:
-            result = self._result(drawn, drawn["epochs"], distributions.get("epochs"), dict(past.rungs), past.vectors)
+            result = self._result(
+                drawn, drawn["epochs"], distributions.get("epochs"), dict(past.rungs), past.vectors
+            )
             if result is None:
                 state, value = PRUNED, past.rungs[-1][1]
             else:
@@ -272,14 +302,19 @@ class Searcher:
             found = {"value": None if state == FAIL else value, "intermediate_values": dict(past.rungs) if state != FAIL else {}}
         return optuna.trial.create_trial(state=_optuna_state(state), params=params or {}, distributions=distributions, **found)
 
-    def _params_of(self, past: PastTrial) -> tuple[dict[str, Any] | None, dict[str, Any], Mapping[str, Any] | None]:
-        """Its parameters under the space as it is now, their distributions, and the configuration as it was drawn; None for parameters
+    def _params_of(
+        self, past: PastTrial
+    ) -> tuple[dict[str, Any] | None, dict[str, Any], Mapping[str, Any] | None]:
+        """Its parameters under the space as it is now, their distributions, and the configuration
+        as it was drawn; None for parameters
         that do not fit."""
         asked = {} if past.asked_epochs is None else {"epochs": past.asked_epochs}
         if is_define_by_run(self._study.space):
             return _rerun(self._study.space, past.sampled)
         drawn = {**past.configuration, **asked}
-        if not all(dimension.holds(drawn.get(name)) for name, dimension in self._dimensions.items()):
+        if not all(
+            dimension.holds(drawn.get(name)) for name, dimension in self._dimensions.items()
+        ):
             return None, {}, None
         return {name: in_optuna(drawn.get(name)) for name in self._dimensions}, self._distributions, drawn
 
@@ -338,7 +373,9 @@ def _rerun(
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a value outside of its range only warns
             drawn = drawn_from(space, trial)
-    except Exception:  # the function has changed: whatever it raises, the old draw is none of its own any more
+    except (
+        Exception
+    ):  # the function has changed: whatever it raises, the old draw is none of its own any more
         return None, {}, None
     return trial.params, trial.distributions, drawn
 

@@ -23,7 +23,8 @@ Space = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """A numeric domain, both ends included. With a quantum it holds that number's multiples alone, and its ends are the outermost ones."""
+    """A numeric domain, both ends included. With a quantum it holds that number's multiples alone,
+    and its ends are the outermost ones."""
 
     low: float
     high: float
@@ -40,7 +41,11 @@ class Range:
 
     def holds(self, value: Any) -> bool:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and self.low <= value <= self.high and (self.quantum is None or _is_multiple(value, self.quantum))
+        return (
+            is_number
+            and self.low <= value <= self.high
+            and (self.quantum is None or _is_multiple(value, self.quantum))
+        )
 
 
 def require_domain(name: str, domain: Any) -> None:
@@ -66,7 +71,9 @@ def require_domain(name: str, domain: Any) -> None:
 def choices_of(domain: Any) -> tuple[Any, ...] | None:
     """Every value of a discrete domain, in order, in JSON's types; None for a range."""
     values = domain_values(domain)
-    return None if values is None else tuple(carried(value, "a choice of `space`") for value in values)
+    return (
+        None if values is None else tuple(carried(value, "a choice of `space`") for value in values)
+    )
 
 
 def domain_values(domain: Any) -> Any:
@@ -83,7 +90,10 @@ def range_of(domain: Any) -> Range:
     if is_whole and quantum is None:
         high -= 1  # Ray's integer domains leave their upper end out, except the quantised ones
     if quantum is not None:
-        low, high = _multiple(_inwards(low / quantum, math.ceil), quantum), _multiple(_inwards(high / quantum, math.floor), quantum)
+        low, high = (
+            _multiple(_inwards(low / quantum, math.ceil), quantum),
+            _multiple(_inwards(high / quantum, math.floor), quantum),
+        )
     number = (lambda value: value) if is_whole else float
     return Range(low=number(low), high=number(high), is_log=_kind(domain) == "loguniform", is_whole=is_whole, quantum=quantum)
 
@@ -136,24 +146,35 @@ def drawn_from(space: Callable[[Any], Mapping[str, Any]], trial: Any) -> dict[st
     """What a define-by-run function makes of an Optuna trial, in JSON's types.
 
     Raises:
-        StudyError: it raises, returns something else than a dict, or lets Optuna choose among what its storage cannot hold."""
+        StudyError: it raises, returns something else than a dict, or lets Optuna choose among what
+        its storage cannot hold."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Choices for a categorical distribution")  # lists are fine in our storage
+            warnings.filterwarnings(
+                "ignore", "Choices for a categorical distribution"
+            )  # lists are fine in our storage
             drawn = space(trial)
     except SweepError:
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise StudyError(f"A define-by-run space must give parameters for every draw, but {_name_of(space)} raises {said}.") from error
+        raise StudyError(
+            f"A define-by-run space must give parameters for every draw, but {_name_of(space)} "
+            f"raises {said}."
+        ) from error
     if not isinstance(drawn, Mapping):
-        raise StudyError(f"A define-by-run space must return a dict of parameters, but it returned {short(drawn)}.")
+        raise StudyError(
+            f"A define-by-run space must return a dict of parameters, but it returned "
+            f"{short(drawn)}."
+        )
     for name, distribution in trial.distributions.items():
         for choice in getattr(distribution, "choices", ()):
             if not is_carried(choice):
                 raise StudyError(
-                    f"Optuna chooses among text, numbers, True, False, None and lists of these, but `{name}` of {_name_of(space)} has "
-                    f"{type(choice).__name__} {short(choice)} among its choices. Let it choose among names, and look the value up: "
+                    f"Optuna chooses among text, numbers, True, False, None and lists of these, "
+                    f"but `{name}` of {_name_of(space)} has "
+                    f"{type(choice).__name__} {short(choice)} among its choices. Let it choose "
+                    f"among names, and look the value up: "
                     f"VALUES[trial.suggest_categorical({name!r}, list(VALUES))]."
                 )
     return {name: carried(value, f"`space`, `{name}`,") for name, value in drawn.items()}
@@ -171,7 +192,10 @@ def describe_domain(domain: Any) -> dict[str, Any]:
     if choices is not None:
         return {"grid" if is_grid(domain) else "choice": list(choices)}
     own = range_of(domain)
-    words: dict[str, Any] = {_kind(domain): [own.low, own.high], "type": type(domain).__name__.lower()}
+    words: dict[str, Any] = {
+        _kind(domain): [own.low, own.high],
+        "type": type(domain).__name__.lower(),
+    }
     return words if own.quantum is None else {**words, "quantum": own.quantum}
 
 
@@ -203,19 +227,31 @@ def _quantum_of(domain: Any) -> Any:
 
 
 def _require_range(name: str, domain: Any) -> None:
-    quantum, kind = _quantum_of(domain), "whole number" if type(domain).__name__ == "Integer" else "number"
-    numbers = {"lower end": domain.lower, "upper end": domain.upper} | ({} if quantum is None else {"quantum": quantum})
+    quantum, kind = (
+        _quantum_of(domain),
+        "whole number" if type(domain).__name__ == "Integer" else "number",
+    )
+    numbers = {"lower end": domain.lower, "upper end": domain.upper} | (
+        {} if quantum is None else {"quantum": quantum}
+    )
     for word, number in numbers.items():
-        fits = isinstance(plain(number), int if kind == "whole number" else (int, float)) and not isinstance(plain(number), bool)
+        fits = isinstance(
+            plain(number), int if kind == "whole number" else (int, float)
+        ) and not isinstance(plain(number), bool)
         if not fits or not math.isfinite(number) or (word == "quantum" and number <= 0):
             rule = f"a positive {kind}" if word == "quantum" else f"a {kind}"
-            raise StudyError(f"The {word} of a range must be {rule}, but that of `{name}` is {number!r}. Use e.g. tune.randint(4, 65).")
+            raise StudyError(
+                f"The {word} of a range must be {rule}, but that of `{name}` is {number!r}. Use "
+                f"e.g. tune.randint(4, 65)."
+            )
     own = range_of(domain)
     if own.low > own.high:
         multiples = f" multiple of {quantum} and no" * (quantum is not None)
         raise StudyError(
-            f"A range must hold a value, but that of `{name}` from {domain.lower} to {domain.upper} holds no{multiples} number. "
-            "tune.randint and tune.lograndint leave their upper end out. Use e.g. tune.randint(4, 65)."
+            f"A range must hold a value, but that of `{name}` from {domain.lower} to "
+            f"{domain.upper} holds no{multiples} number. "
+            "tune.randint and tune.lograndint leave their upper end out. Use e.g. tune.randint(4, "
+            "65)."
         )
 
 
@@ -225,11 +261,14 @@ def _multiple(n: int, quantum: float) -> float:
 
 
 def _is_multiple(value: float, quantum: float) -> bool:
-    return math.isclose(value, _multiple(round(value / quantum), quantum), rel_tol=1e-9, abs_tol=1e-9 * quantum)
+    return math.isclose(
+        value, _multiple(round(value / quantum), quantum), rel_tol=1e-9, abs_tol=1e-9 * quantum
+    )
 
 
 def _inwards(index: float, rounded: Callable[[float], int]) -> int:
-    """The index of the outermost multiple within an end of the range, which may be one but for rounding."""
+    """The index of the outermost multiple within an end of the range, which may be one but for
+    rounding."""
     return round(index) if math.isclose(index, round(index), rel_tol=1e-9, abs_tol=1e-9) else rounded(index)
 
 

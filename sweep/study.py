@@ -203,7 +203,8 @@ class Study:
         training = TrainConfig(**train)
         if training.schedule_epochs is not None and training.schedule_epochs < rungs[-1]:
             raise StudyError(
-                f"A learning-rate schedule cannot be shorter than its training, but `schedule_epochs` is {training.schedule_epochs} for "
+                f"A learning-rate schedule cannot be shorter than its training, but "
+                f"`schedule_epochs` is {training.schedule_epochs} for "
                 f"{rungs[-1]} epochs. Use schedule_epochs={rungs[-1]} or more, or leave it out."
             )
         return training, rungs, EvalConfig(**evaluation)
@@ -312,7 +313,10 @@ class Study:
 def _normalised(study: Study) -> dict[str, Any]:
     """The fields in the one form that everything else reads, however the file wrote them."""
     values: dict[str, Any] = {name: tuple(_as_row(row, name) for row in getattr(study, name)) for name in ("rows", "try_first")}
-    values |= {name: carried_values(getattr(study, name), f"`{name}`") for name in ("fixed", "fan_out", "aliases")}
+    values |= {
+        name: carried_values(getattr(study, name), f"`{name}`")
+        for name in ("fixed", "fan_out", "aliases")
+    }
     values |= {name: carried(getattr(study, name), f"`{name}`") for name in ("subject", "model")}
     if study.baseline is not None:
         baseline = _as_row(study.baseline, "baseline")
@@ -335,7 +339,9 @@ def _normalised(study: Study) -> dict[str, Any]:
 
 def _as_row(row: Any, place: str) -> Row:
     if isinstance(row, Mapping):
-        row = Row({name: value for name, value in row.items() if name != "labels"}, row.get("labels", {}))
+        row = Row(
+            {name: value for name, value in row.items() if name != "labels"}, row.get("labels", {})
+        )
     if not (isinstance(row, Row) and isinstance(row.configuration, Mapping) and isinstance(row.labels, Mapping)):
         raise StudyError(f"`{place}` lists configurations, but one is {row!r}. Use e.g. {{'rank': 16, 'labels': {{'note': 'mine'}}}}.")
     return Row(carried_values(row.configuration, f"`{place}`"), carried(row.labels, f"a label in `{place}`"))

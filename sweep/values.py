@@ -1,4 +1,5 @@
-"""What a study file may hold as a value: what JSON carries there and back, so that records, Optuna and a relaunch read the same.
+"""What a study file may hold as a value: what JSON carries there and back, so that records, Optuna
+and a relaunch read the same.
 
 Whether the value suits its parameter is for trainables/config.py to say."""
 
@@ -23,22 +24,29 @@ MOST_LEVELS = 16
 """Lists in lists that a value may have: deeper ones hold themselves, or are a mistake."""
 
 MOST_WHOLE = 2**53
-"""Beyond it a whole number is another one to who reads JSON's numbers as floats, and seeds leave what records can hold."""
+"""Beyond it a whole number is another one to who reads JSON's numbers as floats, and seeds leave
+what records can hold."""
 
 _PROMPT_TEXT = re.compile(r"Prompt\(text=(?P<text>.+), seen=(?P<seen>True|False)\)", re.DOTALL)
 
 
 def carried(value: Any, place: str, *, _level: int = 0) -> Any:
-    """The value in JSON's own types: a tuple becomes a list, a Prompt its text and `seen`, a path or date its text, a numpy scalar its number.
+    """The value in JSON's own types: a tuple becomes a list, a Prompt its text and `seen`, a path
+    or date its text, a numpy scalar its number.
 
     Raises:
-        StudyError: `place` holds something that JSON has no form for, or a number that is not finite."""
+        StudyError: `place` holds something that JSON has no form for, or a number that is not
+        finite."""
     value = value.value if isinstance(value, Enum) else plain(value)
     if isinstance(value, Prompt):
         value = {"text": value.text, "seen": value.seen}
     if isinstance(value, (os.PathLike, datetime.date)):
         value = str(value)
-    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MOST_WHOLE):
+    if (
+        value is None
+        or isinstance(value, bool)
+        or (isinstance(value, int) and abs(value) <= MOST_WHOLE)
+    ):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
@@ -46,17 +54,29 @@ def carried(value: Any, place: str, *, _level: int = 0) -> Any:
         return str(value)
     if isinstance(value, (list, tuple, np.ndarray)) and _level < MOST_LEVELS:
         return [carried(inner, place, _level=_level + 1) for inner in value]
-    if isinstance(value, Mapping) and _level < MOST_LEVELS and all(isinstance(name, (str, int)) for name in value):
-        return {str(name): carried(inner, place, _level=_level + 1) for name, inner in value.items()}
+    if (
+        isinstance(value, Mapping)
+        and _level < MOST_LEVELS
+        and all(isinstance(name, (str, int)) for name in value)
+    ):
+        return {
+            str(name): carried(inner, place, _level=_level + 1) for name, inner in value.items()
+        }
     raise StudyError(
-        f"A study's values are text, finite numbers (whole ones up to 2**53), True, False, None, prompts, and lists of these, but "
+        f"A study's values are text, finite numbers (whole ones up to 2**53), True, False, None, "
+        f"prompts, and lists of these, but "
         f"{place} holds {short(value)}, a {type(value).__name__}. Write it as one of these."
     )
 
 
 def carried_values(values: Any, place: str) -> Any:
-    """A mapping with each of its values carried; something that is no mapping as it is, for its own check to refuse."""
-    return {name: carried(value, f"{place}, `{name}`,") for name, value in values.items()} if isinstance(values, Mapping) else values
+    """A mapping with each of its values carried; something that is no mapping as it is, for its
+    own check to refuse."""
+    return (
+        {name: carried(value, f"{place}, `{name}`,") for name, value in values.items()}
+        if isinstance(values, Mapping)
+        else values
+    )
 
 
 def is_carried(value: Any) -> bool:
@@ -87,14 +107,23 @@ def short(value: Any) -> str:
 
 
 def with_prompts_read(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration whose prompts may be in the form of older records, which wrote a Prompt as the text of its Python call."""
+    """A recorded configuration whose prompts may be in the form of older records, which wrote a
+    Prompt as the text of its Python call."""
     prompts = configuration.get("prompts")
-    return {**configuration, "prompts": [_prompt_read(text) for text in prompts]} if isinstance(prompts, list) else dict(configuration)
+    return (
+        {**configuration, "prompts": [_prompt_read(text) for text in prompts]}
+        if isinstance(prompts, list)
+        else dict(configuration)
+    )
 
 
 def _prompt_read(text: Any) -> Any:
     match = _PROMPT_TEXT.fullmatch(text) if isinstance(text, str) else None
-    return {"text": ast.literal_eval(match["text"]), "seen": match["seen"] == "True"} if match else text
+    return (
+        {"text": ast.literal_eval(match["text"]), "seen": match["seen"] == "True"}
+        if match
+        else text
+    )
 
 
 def _is_unicode(text: str) -> bool:

@@ -162,12 +162,14 @@ class TrainConfig:
 
     @property
     def length_dependent(self) -> bool:
-        """Whether a training of another length has another learning-rate sequence, so that epochs join the key."""
+        """Whether a training of another length has another learning-rate sequence, so that epochs
+        join the key."""
         return self.schedule_has_length and self.schedule_epochs is None
 
     @property
     def schedule_has_length(self) -> bool:
-        """Whether the schedule is laid out over a number of epochs: the training's own, or `schedule_epochs`."""
+        """Whether the schedule is laid out over a number of epochs: the training's own, or
+        `schedule_epochs`."""
         return self.lr_schedule in LENGTH_DEPENDENT_SCHEDULES
 
     @property
@@ -270,7 +272,8 @@ def training_key(
     Names become digests, so that a moved folder is the same content and a changed one is not; `prior_digest` is that of the class
     images, where there are any. `epochs` is needed only where the learning rate depends on the length."""
     later = {f.name for f in fields(config) if f.metadata.get("later") and getattr(config, f.name) == f.default}
-    # A schedule's length has one place in the key: the first epochs of a training and a training that ends there are one.
+    # A schedule's length has one place in the key: the first epochs of a training and a training
+    # that ends there are one.
     names = {"train_model", "train_vae", "subject", "prior_images", "schedule_epochs"}
     values = {name: value for name, value in asdict(config).items() if name not in later | names}
     if config.prior_preservation:

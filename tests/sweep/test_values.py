@@ -1,4 +1,5 @@
-"""Whatever a study file may hold: it is refused when the study is loaded, or JSON, Optuna, the records and a relaunch carry it."""
+"""Whatever a study file may hold: it is refused when the study is loaded, or JSON, Optuna, the
+records and a relaunch carry it."""
 
 import datetime
 import decimal
@@ -69,17 +70,39 @@ VALUES = {
     "huge": 10**400,
     "domain": tune.uniform(1.0, 2.0),
 }
-PARAMETERS = ("rank", "alpha", "caption", "train_model", "flip", "min_snr_gamma", "prior_images", "train_seed", "prompts", "negative_prompt", "infer_vae")
+PARAMETERS = (
+    "rank",
+    "alpha",
+    "caption",
+    "train_model",
+    "flip",
+    "min_snr_gamma",
+    "prior_images",
+    "train_seed",
+    "prompts",
+    "negative_prompt",
+    "infer_vae",
+)
 PLACES = {
     "fixed": lambda name, value: {"fixed": {name: value}},
     "choice": lambda name, value: {"space": {name: tune.choice([value])}, "samples": 2},
-    "start": lambda name, value: {"space": {name: tune.choice([value])}, "try_first": [{name: value}], "samples": 2},
+    "start": lambda name, value: {
+        "space": {name: tune.choice([value])},
+        "try_first": [{name: value}],
+        "samples": 2,
+    },
     "grid": lambda name, value: {"space": {name: tune.grid_search([value])}, "sampler": "grid"},
     "rows": lambda name, value: {"rows": [{name: value}, Row({name: value})]},
     "baseline": lambda name, value: {"baseline": {name: value}},
     "fan-out": lambda name, value: {"fan_out": {name: [value]}},
-    "by run": lambda name, value: {"space": lambda trial: {name: value, "dropout": trial.suggest_float("dropout", 0.0, 0.5)}, "samples": 2},
-    "chosen by run": lambda name, value: {"space": lambda trial: {name: trial.suggest_categorical(name, [value])}, "samples": 2},
+    "by run": lambda name, value: {
+        "space": lambda trial: {name: value, "dropout": trial.suggest_float("dropout", 0.0, 0.5)},
+        "samples": 2,
+    },
+    "chosen by run": lambda name, value: {
+        "space": lambda trial: {name: trial.suggest_categorical(name, [value])},
+        "samples": 2,
+    },
     "label": lambda name, value: {"rows": [{"labels": {name: value}}, Row({}, {name: [value]})]},
 }
 
@@ -96,9 +119,30 @@ def test_what_a_study_may_hold_is_refused_at_load_or_carried_through_records_and
                     continue
                 accepted.append((place, kind))
                 _require_carried(study, tmp_path / "optuna.journal")
-    # By hand: no value is accepted nowhere that suits a parameter, and none that suits none is accepted.
-    assert {("choice", "prompts"), ("grid", "texts"), ("rows", "dict prompts"), ("label", "date"), ("by run", "array of texts")} <= set(accepted)
-    never = {"nan", "infinity", "object", "unprintable", "set", "bytes", "function", "ring", "half a pair", "tuple keys", "decimal", "complex", "domain"}
+    # By hand: no value is accepted nowhere that suits a parameter, and none that suits none is
+    # accepted.
+    assert {
+        ("choice", "prompts"),
+        ("grid", "texts"),
+        ("rows", "dict prompts"),
+        ("label", "date"),
+        ("by run", "array of texts"),
+    } <= set(accepted)
+    never = {
+        "nan",
+        "infinity",
+        "object",
+        "unprintable",
+        "set",
+        "bytes",
+        "function",
+        "ring",
+        "half a pair",
+        "tuple keys",
+        "decimal",
+        "complex",
+        "domain",
+    }
     assert not never & {kind for _, kind in accepted}
 
 
@@ -109,19 +153,34 @@ def _require_carried(study: Study, journal: Path) -> None:
     searcher, past = Searcher(study, journal=journal), []
     while (suggestion := searcher.ask()) is not None:
         configs = study.split(suggestion.configuration)
-        trial = Trial(suggestion.trial, suggestion.number, dict(suggestion.configuration), dict(suggestion.labels), dict(suggestion.sampled))
+        trial = Trial(
+            suggestion.trial,
+            suggestion.number,
+            dict(suggestion.configuration),
+            dict(suggestion.labels),
+            dict(suggestion.sampled),
+        )
         trial.state, trial.rungs = COMPLETE, [(3, 0.5, "key")]
         row = as_arrow(TRIALS, [{**trial_row(trial, "s"), "updated_at": 0.0}]).to_pylist()[0]
-        read = {name: json.loads(text) if TRIALS.columns[name].dtype == "json" and text is not None else text for name, text in row.items()}
+        read = {
+            name: json.loads(text)
+            if TRIALS.columns[name].dtype == "json" and text is not None
+            else text
+            for name, text in row.items()
+        }
         past.append(trial_of_row(read))
-        assert study.split(past[-1].configuration) == configs and past[-1].labels == json.loads(json.dumps(suggestion.labels))
+        assert study.split(past[-1].configuration) == configs and past[-1].labels == json.loads(
+            json.dumps(suggestion.labels)
+        )
         searcher.report(suggestion.trial, 3, 0.5)
         searcher.finish(suggestion.trial, COMPLETE, value=0.5)
     assert len(past) == study.n_trials and Searcher(study, past=map(past_of, past)).ask() is None
 
 
 def test_a_study_file_with_a_value_that_cannot_be_carried_says_where_it_stands():
-    with pytest.raises(StudyError, match=r"a label in `rows` holds \{16\}, a set\. Write it as one of these"):
+    with pytest.raises(
+        StudyError, match=r"a label in `rows` holds \{16\}, a set\. Write it as one of these"
+    ):
         Study(rows=[{"labels": {"note": {16}}}])
     with pytest.raises(StudyError, match=r"`fixed`, `rank`, holds .*Decimal"):
         Study(fixed={"rank": decimal.Decimal(16)})
@@ -131,11 +190,26 @@ def test_prompts_of_older_records_are_those_that_were_meant():
     prompts = (Prompt(text="it's {trigger}"), Prompt(text='"{trigger}", seen=True)', seen=False))
     older = {"prompts": [str(prompt) for prompt in prompts], "rank": 4}
     read = with_prompts_read(older)
-    assert EvalConfig(prompts=read["prompts"]).prompts == prompts and read["prompts"] == carried(prompts, "") and read["rank"] == 4
-    assert with_prompts_read({"prompts": ["{trigger}, Prompt"]}) == {"prompts": ["{trigger}, Prompt"]}
+    assert (
+        EvalConfig(prompts=read["prompts"]).prompts == prompts
+        and read["prompts"] == carried(prompts, "")
+        and read["rank"] == 4
+    )
+    assert with_prompts_read({"prompts": ["{trigger}, Prompt"]}) == {
+        "prompts": ["{trigger}, Prompt"]
+    }
 
 
 def test_numbers_and_paths_of_other_types_are_the_same_configuration():
-    plain = Study(fixed={"rank": 16, "alpha": 2.5, "train_model": "embedded:base"}, subject="embedded:subject")
-    other = Study(fixed={"rank": np.int64(16), "alpha": np.float32(2.5), "train_model": Path("embedded:base")}, subject=Path("embedded:subject"))
+    plain = Study(
+        fixed={"rank": 16, "alpha": 2.5, "train_model": "embedded:base"}, subject="embedded:subject"
+    )
+    other = Study(
+        fixed={
+            "rank": np.int64(16),
+            "alpha": np.float32(2.5),
+            "train_model": Path("embedded:base"),
+        },
+        subject=Path("embedded:subject"),
+    )
     assert other.describe() == plain.describe()

@@ -180,9 +180,21 @@ def test_what_has_no_effect_is_forgotten_and_makes_no_other_key(field: str) -> N
 
 
 def test_the_first_epochs_of_a_schedule_are_one_training_with_a_training_that_ends_there() -> None:
-    whole, part = TrainConfig(lr_schedule="cosine"), TrainConfig(lr_schedule="cosine", schedule_epochs=12)
-    assert train_key(part, epochs=3) == train_key(part, epochs=None) == train_key(whole, epochs=12) != train_key(whole, epochs=3)
-    assert (whole.length_dependent, part.length_dependent, part.schedule_has_length) == (True, False, True)
+    whole, part = (
+        TrainConfig(lr_schedule="cosine"),
+        TrainConfig(lr_schedule="cosine", schedule_epochs=12),
+    )
+    assert (
+        train_key(part, epochs=3)
+        == train_key(part, epochs=None)
+        == train_key(whole, epochs=12)
+        != train_key(whole, epochs=3)
+    )
+    assert (whole.length_dependent, part.length_dependent, part.schedule_has_length) == (
+        True,
+        False,
+        True,
+    )
 
 
 def test_class_images_are_in_the_key_by_their_content() -> None:

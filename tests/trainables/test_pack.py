@@ -226,11 +226,15 @@ def test_no_training_parameter_is_forgotten_there():
     assert set(CHANGES) | set(NAMES_OF_CONTENT) | set(HAVE_ONE_VALUE_ON_A_CPU) | set(NEED_OTHER_IMAGES) == set(TRAIN_PARAMETERS)
 
 
-def test_a_training_that_ends_within_its_schedule_is_the_first_epochs_of_the_whole_one(new_pack, subject, base):
+def test_a_training_that_ends_within_its_schedule_is_the_first_epochs_of_the_whole_one(
+    new_pack, subject, base
+):
     whole = new_pack()
     whole.add("it", dataclasses.replace(base, lr_schedule="cosine"), subject, total_epochs=3)
     losses = [event.mean_loss for _ in range(2) for event in whole.advance()]
-    part = trained(new_pack, subject, dataclasses.replace(base, lr_schedule="cosine", schedule_epochs=3), 2)
+    part = trained(
+        new_pack, subject, dataclasses.replace(base, lr_schedule="cosine", schedule_epochs=3), 2
+    )
     assert_same_training((whole.state("it"), losses), part)
 
 
