@@ -334,8 +334,13 @@ class Driver:
         subscription = self._live.pop(name)
         self._held.discard(name)
         self._attendance.forget(name)
-        if state == PRUNED and "epochs" in trial.configuration:
-            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100 epochs.
+        if (
+            state == PRUNED
+            and "epochs" in trial.configuration
+            and not subscription.config.length_dependent
+        ):
+            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100
+            # epochs, unless the learning rate was that of 300.
             state, trial.configuration["epochs"] = COMPLETE, trial.epochs
         self._record_end(trial, state, reason=reason, cause=cause)
         if state != FAIL:
@@ -347,9 +352,8 @@ class Driver:
     def _record_end(self, trial: Trial, state: str, *, reason: str, cause: Cause | None) -> None:
         trial.state, trial.reason, trial.cause = state, reason, cause
         self._write(trial)
-        shortened = trial.configuration.get("epochs") if state == COMPLETE else None
         value = trial.objective if state == COMPLETE else None
-        self._searcher.finish(trial.id, state, value=value, vector=trial.vector, epochs=shortened, reason=reason)
+        self._searcher.finish(trial.id, state, value=value, vector=trial.vector, vectors=trial.vectors, reason=reason)
 
     def _write(self, trial: Trial) -> None:
         trial.seconds = self._clock() - trial.started_at
