@@ -76,8 +76,19 @@ class Records:
     A part is complete before it has its name, so a damaged one means that a disk or a copy failed. Reading then raises rather
     than let a ranking change silently; skip_damaged=True reads the rest, with a warning for each part."""
 
-    def __init__(self, study_dir: str | Place, *, skip_damaged: bool = False, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        study_dir: str | Place,
+        *,
+        skip_damaged: bool = False,
+        launch: str = "",
+        guard: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`launch`: whose rows of trials are written, so that two launches never write the same part; ids sort by the time at which launches
+        began. `guard` is called before anything is written, and raises where another launch has the study now."""
         self.study_dir = place(study_dir)
+        self._launch, self._guard = launch, guard
         self._skip_damaged = skip_damaged
         self._clock = clock
         self._sequences: dict[str, int] = {}
@@ -92,7 +103,8 @@ class Records:
         sequence = row["sequence"] if "sequence" in row else self._next_sequence(trial)
         self._sequences[trial] = sequence
         full = {"updated_at": self._clock(), "schema_version": SCHEMA_VERSION, **row, "sequence": sequence}
-        self._write_part(TRIALS, f"{trial}-{sequence:06d}", [full])
+        name = f"{trial}-{sequence:06d}"
+        self._write_part(TRIALS, f"{name}-{self._launch}" if self._launch else name, [full])
 
     def append_evaluation(
         self, row: Mapping[str, Any], image_rows: Sequence[Mapping[str, Any]] = (), pictures: np.ndarray | None = None
@@ -106,6 +118,7 @@ class Records:
         key = str(row["evaluation_key"])
         if pictures is not None and len(pictures) != len(image_rows):
             raise RecordsError(f"Every picture has an image row, but evaluation {key} gives {len(pictures)} and {len(image_rows)}.")
+        self._guard()
         paths = write_pictures(self.study_dir, key, pictures) if pictures is not None else [None] * len(image_rows)
         images = [
             {"index": index, "path": path, **image, "evaluation_key": key}
@@ -157,10 +170,10 @@ class Records:
         return self.study_dir / "records" / table.name
 
     def _parts(self, table: Table) -> list[Place]:
-        """Compacted parts first: where a key is in two parts, the single one was written later."""
+        """Compacted parts first: where a key is in two parts, the single one was written later; of two single ones, the later launch's."""
         folder = self._folder(table)
         try:
-            parts = sorted(folder.glob("*.parquet"), key=lambda part: (not _is_compact(part), part.name))
+            parts = sorted(folder.glob("*.parquet"), key=lambda part: (not _is_compact(part), part.stem))
         except OSError as error:
             raise RecordsError(f"The records must be readable, but {folder} is not: {reason_of(error)}.") from error
         return [part for part in parts if not part.name.startswith(".")]
@@ -189,6 +202,7 @@ class Records:
 
     def _write_part(self, table: Table, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         require_plain_name(name, f"The key of a row of {table.name}")
+        self._guard()
         self._write_table(table, name, _within_the_study(as_arrow(table, rows), table))
         self._n_written[table.name] += 1
         if self._n_written[table.name] % MOST_PARTS == 0:

@@ -19,11 +19,11 @@ import ray
 from sweep.control import Control
 from sweep.disk import drop_states_of_stopped
 from sweep.driver import Driver, TrialRecords
-from sweep.errors import RecordsError, SweepError
+from sweep.errors import LeaseLostError, RecordsError, SweepError
 from sweep.fleet import Fleet
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.launches import LaunchLog, Request, read_launches
+from sweep.launches import LaunchLog, Request, new_launch_id, read_launches
 from sweep.logger_feed import Feeds
 from sweep.loggers import require_loggers
 from sweep.messages import Outcome
@@ -84,15 +84,15 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
     folder = StudyFolder(how.storage, study.name)
     keys = how.keys or Keys(study)
     keys.check()
-    launch_id = uuid.uuid4().hex[:12]
+    launch_id = new_launch_id()
     require_loggers(study.loggers)
     watched = how.view.during(folder, launch_id) if how.view else nullcontext()
-    with folder.held(launch_id) as lease, Feeds(study.loggers, folder) as feeds, watched:
+    with folder.held(launch_id) as hold, Feeds(study.loggers, folder) as feeds, watched:
         content = keys.content_digests()
         folder.require_comparable(study, content)
         read_launches(folder.launches)  # before anything starts: a damaged one is said
         _say(how, "starting Ray")
-        records = Records(folder.root)
+        records = Records(folder.root, launch=launch_id, guard=hold.require)
         rows = as_rows(records.latest_trials(), TRIALS)
         past = [trial_of_row(row) for row in rows]
         known = known_outcomes(records)
@@ -103,13 +103,14 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
             return done
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
         with ray_session(how.address, device=how.device) as device, interruptions() as interrupted:
+            hold.require()
             folder.write_study(study, content)
-            log = LaunchLog(folder.launches, launch_id, _request(study, how))
+            log = LaunchLog(folder.launches, launch_id, _request(study, how), guard=hold.require)
             orders = StandingOrders(
                 Control(folder.control, launch_id),
                 log,
                 interrupted,
-                lost=lambda: lease.is_lost(study.name),
+                loss=hold.loss,
                 changed=lambda changed: folder.write_study(changed, content),
             )
             return _run(study, folder, keys, how, device, orders, records, known, past, feeds)
@@ -189,6 +190,8 @@ def _run(
         fleet.join(timeout_s=2.0)
         orders.ended(driver)
         watch.show()
+    if isinstance(driver.fatal, LeaseLostError):
+        raise driver.fatal
     _compact(records)
     if driver.fatal is not None:
         raise driver.fatal

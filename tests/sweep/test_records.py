@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from sweep import records as records_module
-from sweep.errors import RecordsError
+from sweep.errors import LeaseLostError, RecordsError
+from sweep.launches import new_launch_id
 from sweep.record_schema import TABLES, as_arrow
 from sweep.records import EVALUATIONS, IMAGES, SCHEMA_VERSION, TRIALS, Records, as_rows
 from sweep.worker import known_outcomes
@@ -299,3 +300,35 @@ def test_a_hundred_thousand_rows_read_within_seconds(records):
     started = time.perf_counter()
     assert len(records.images()) == 100_000
     assert time.perf_counter() - started < 10  # 0.3 s on an idle core; a per-row path takes minutes
+
+
+def test_a_launch_that_was_replaced_overwrites_no_row_of_the_one_that_has_replaced_it(tmp_path):
+    """Its guard passed, it slept, and only then it wrote: whatever the order, the later launch's row counts."""
+    earlier, later = (new_launch_id(lambda at=at: at) for at in (1000.0, 1060.5))
+    for first, second in ((earlier, later), (later, earlier)):
+        folder = tmp_path / first
+        for launch in (first, second):
+            Records(folder, launch=launch).append_trial({**trial_row(), "sequence": 1, "reason": launch})
+        for _ in range(2):
+            (row,) = as_rows(Records(folder).latest_trials(), TRIALS)
+            assert row["reason"] == later
+            Records(folder).compact()
+
+
+def test_nothing_is_written_where_the_guard_refuses(tmp_path):
+    def refuse() -> None:
+        raise LeaseLostError("another has taken it over")
+
+    records = Records(tmp_path / "s", guard=refuse)
+    with pytest.raises(LeaseLostError):
+        records.append_trial(trial_row())
+    with pytest.raises(LeaseLostError):
+        records.append_evaluation(evaluation_row(), image_rows(), pictures())
+    assert not (tmp_path / "s").exists()
+
+
+def test_ids_of_launches_sort_by_their_begin():
+    moments = [0.0, 1.0, 1.8e9, 1.8e9 + 0.001, 9e9]
+    ids = [new_launch_id(lambda at=at: at) for at in moments]
+    assert ids == sorted(ids) and len({len(launch) for launch in ids}) == 1
+    assert new_launch_id(lambda: 1.0) != new_launch_id(lambda: 1.0)
