@@ -72,6 +72,7 @@ class Searcher:
         self._distributions = _distributions_of(study)
         self._waiting: deque[Suggestion] = deque()
         self._open: dict[str, optuna.Trial] = {}
+        self._outside: set[str] = set()  # listed trials that the space does not hold: no news for the sampler
         self._n_created = 0  # in Optuna's study, those that wait included
         past = sorted(past, key=lambda trial: trial.number)
         for trial in past:
@@ -144,6 +145,9 @@ class Searcher:
             optuna_trial.set_user_attr("reason", reason)
         if epochs is not None:
             self._shorten(optuna_trial, epochs)
+        if trial in self._outside:
+            state = FAIL
+            optuna_trial.set_user_attr("reason", reason or "outside of the space")
         values = list(vector) if self._study.pareto else value
         self._optuna.tell(optuna_trial, values=values if state == COMPLETE else None, state=_optuna_state(state))
 
@@ -181,8 +185,13 @@ class Searcher:
     # ---- what is known beforehand
 
     def _enqueue(self, configuration: Mapping[str, Any], labels: Mapping[str, Any], sampled: Mapping[str, Any] | None = None) -> None:
-        known = is_define_by_run(self._study.space) or self._distributions
-        drawn = sampled or {name: value for name, value in configuration.items() if known is True or name in known}
+        if is_define_by_run(self._study.space):
+            drawn = dict(sampled or configuration)
+        else:
+            known = self._distributions
+            drawn = {n: v for n, v in configuration.items() if n in known and _fits(known[n], v)}
+            if self._study.kind != "rows" and len(drawn) < len(configuration):
+                self._outside.add(trial_id(self._n_created))
         self._optuna.enqueue_trial(dict(drawn), user_attrs={"labels": json.dumps(dict(labels), default=str)})
         self._waiting.append(Suggestion(trial_id(self._n_created), self._n_created, dict(configuration), dict(labels)))
         self._n_created += 1
@@ -222,6 +231,8 @@ class Searcher:
             return _rerun(self._study.space, past.sampled)
         params = {name: past.configuration.get(name) for name in self._distributions}
         fits = all(_fits(self._distributions[name], value) for name, value in params.items())
+        if past.labels.get("baseline") and self._study.kind != "rows":  # it alone may set what is not searched
+            fits = fits and set(past.configuration) <= set(self._distributions)
         return (params, self._distributions) if fits else (None, {})
 
 

@@ -109,7 +109,7 @@ class Study:
     epochs: Epochs | int | Sequence[int] | None = None  # None: DEFAULT_EPOCHS, or no rungs below a sampled length
     rows: Sequence[Row | Mapping[str, Any]] = ()  # instead of a space; "labels" in a mapping is free
     try_first: Sequence[Row | Mapping[str, Any]] = ()
-    baseline: Row | Mapping[str, Any] | None = None  # tried before everything else; the others are paired with it
+    baseline: Row | Mapping[str, Any] | None = None  # tried before everything else, also outside of the space; the others are paired with it
     fan_out: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # evaluation values scored at each trial's last epoch
     sampler: str = "tpe"  # "tpe", "random", "grid"; with `pareto` also "nsga2"
     samples: int | None = None  # None: 16 where sampled, all where listed
@@ -131,6 +131,7 @@ class Study:
     file: str = field(default="", compare=False)
     source: str = field(default="", compare=False, repr=False)
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # the texts that load_study applied
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what these texts left out
 
     def __post_init__(self) -> None:
         for name, value in _normalised(self).items():
@@ -221,11 +222,15 @@ class Study:
 
     def require_captions(self, available: Sequence[str]) -> None:
         """Raises: StudyError where the study names a caption version that the subject does not have."""
-        for version in dict.fromkeys(self.split(c)[0].caption for c in self.telling_configurations("caption")):
+        for configuration in self.telling_configurations("caption"):
+            version = self.split(configuration)[0].caption
             if version not in available:
+                searched = not is_define_by_run(self.space) and "caption" in self.space
+                is_baseline = self.baseline is not None and configuration is self.baseline.configuration  # type: ignore[union-attr]
+                way_out = f"space.caption={','.join(available)}" if searched and not is_baseline else f"caption={available[0]}"
                 raise StudyError(
-                    f"A study sweeps only the caption versions that its subject has, but it asks for {version!r} and {self.subject} "
-                    f"has {', '.join(available)}. Use --set space.caption={','.join(available)}, or write the captions."
+                    f"A study sweeps only the caption versions that its subject has, but {'its baseline' if is_baseline else 'it'} asks for "
+                    f"{version!r} and {self.subject} has {', '.join(available)}. Use --set {way_out}, or write the captions."
                 )
 
     def telling_configurations(self, name: str) -> list[Mapping[str, Any]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from trainables.buckets import buckets_of, share_cut_away
 from trainables.captions import DERIVATIONS
@@ -19,7 +18,7 @@ from trainables.likeness import duplicates, fingerprint
 from trainables.metadata import TEXT_VERSION
 from trainables.model_folders import read_config
 from trainables.models import PROMPT_TOKENS, ModelSource, bucket_step_of, cut_off, load_tokenizer, resolution_of, resolve_model
-from trainables.photographs import flattened
+from trainables.photographs import read_rgb, size_of
 from trainables.subject import TRIGGER_VERSION, Subject, SubjectImage, read_subject
 
 MOST_NAMED = 3
@@ -81,7 +80,7 @@ def _unnamed_trigger(subject: Subject) -> Iterator[str]:
 
 
 def _same_pictures(subject: Subject) -> Iterator[str]:
-    prints = [fingerprint(_picture_of(image)) for image in subject.images]
+    prints = [fingerprint(read_rgb(image.path, least_side_pixels=256)) for image in subject.images]
     same = duplicates(prints) & ~np.eye(len(prints), dtype=bool)
     pairs = [(subject.images[i], subject.images[j]) for i, j in np.argwhere(np.triu(same))]
     leaks = [pair for pair in pairs if pair[0].split != pair[1].split]
@@ -92,30 +91,19 @@ def _same_pictures(subject: Subject) -> Iterator[str]:
         yield f"Every image should be there once, but {_pairs_text(twins)}. They count twice: delete one of each."
 
 
-def _picture_of(image: SubjectImage) -> Image.Image:
-    with Image.open(image.path) as opened:
-        opened.draft("RGB", (256, 256))
-        return flattened(ImageOps.exif_transpose(opened))
-
-
 def _pairs_text(pairs: Sequence[tuple[SubjectImage, SubjectImage]]) -> str:
     named = ", ".join(f"{one.file_name} and {other.file_name}" for one, other in pairs[:MOST_NAMED])
     return f"{named} are the same picture" + (f" (and {len(pairs) - MOST_NAMED} more pairs)" if len(pairs) > MOST_NAMED else "")
 
 
 def _small_images(subject: Subject, resolution: int, model: str) -> Iterator[str]:
-    small = [image.file_name for image in subject.train if _shorter_side(image) < resolution]
+    small = [image.file_name for image in subject.train if min(size_of(image.path)) < resolution]
     if small:
         more = f" and {len(small) - MOST_NAMED} more" if len(small) > MOST_NAMED else ""
         yield (
             f"Images should have the {resolution} pixels a side that {model} is made for, but {len(small)} of {len(subject.train)} are smaller: "
             f"{', '.join(small[:MOST_NAMED])}{more}. They are scaled up and teach blur: use larger ones, or another --model."
         )
-
-
-def _shorter_side(image: SubjectImage) -> int:
-    with Image.open(image.path) as opened:
-        return min(opened.size)
 
 
 def _cut_away(subject: Subject, resolution: int, step: int) -> Iterator[str]:
