@@ -14,6 +14,7 @@ import numpy as np
 
 from trainables.buckets import buckets_of, share_cut_away
 from trainables.captions import DERIVATIONS
+from trainables.folder_files import counted
 from trainables.likeness import duplicates, fingerprint
 from trainables.metadata import TEXT_VERSION
 from trainables.model_folders import read_config
@@ -29,6 +30,7 @@ class Checkup:
     subject: Subject  # of what is usable
     problems: tuple[str, ...]  # a launch would refuse the subject for the first of them
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]  # what lies in the folder and is not read
 
 
 def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Checkup:
@@ -40,6 +42,7 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
     warnings = [
         *cut_captions(subject, source),
         *_unnamed_trigger(subject),
+        *_several_lines(subject),
         *_same_pictures(subject),
         *_small_images(subject, resolution_of(*configs), model),
         *_cut_away(subject, resolution_of(*configs), bucket_step_of(*configs)),
@@ -47,7 +50,9 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
         *_missing_masks(subject),
         *_nothing_held_out(subject),
     ]
-    return Checkup(subject, tuple(problems), tuple(warnings))
+    system = f"{counted(subject.n_system_files, 'hidden or system file')} passed over."
+    notes = (*subject.passed_over, *[system] * bool(subject.n_system_files))
+    return Checkup(subject, tuple(problems), tuple(warnings), notes)
 
 
 def cut_captions(subject: Subject, source: ModelSource, versions: Sequence[str] | None = None) -> list[str]:
@@ -76,6 +81,16 @@ def _unnamed_trigger(subject: Subject) -> Iterator[str]:
             yield (
                 f"A caption should name the trigger, but {len(without)} of {len(subject.train)} {version} captions have no "
                 f"{subject.trigger}, e.g. {without[0]}. A prompt with it will not call what these images teach."
+            )
+
+
+def _several_lines(subject: Subject) -> Iterator[str]:
+    for version in subject.caption_versions[1:]:
+        several = [i.file_name for i in subject.train if "\n" in i.captions.get(version, "").strip()]
+        if several:
+            yield (
+                f"A caption is one line to kohya's scripts, but {len(several)} of {len(subject.train)} {version} captions have "
+                f"several, e.g. that of {several[0]}. All of them are read here: join them with commas."
             )
 
 

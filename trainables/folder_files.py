@@ -178,10 +178,6 @@ def odd_files_lines(listing: Listing, *, own: Iterable[str] = ()) -> list[str]:
     return lines
 
 
-def system_files_line(listing: Listing) -> str:
-    return f"{counted(listing.n_system, 'hidden or system file')} passed over" if listing.n_system else ""
-
-
 def require_readable(path: Path, error: OSError) -> SubjectError:
     """The error of a file that cannot be opened."""
     return SubjectError(f"A file must be readable, but {path} is not: {error.strerror or error}. Change its permissions, or copy it again.")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ class Photograph:
     image: Image.Image  # upright, RGB; scaled down where that is cheap, but no further than it was asked for
     width: int  # upright, as it was taken
     height: int
-    has_camera_data: bool  # whether its EXIF names a camera: copies that a messenger sends have lost it
+    has_camera_data: bool  # whether its EXIF names a camera; messengers remove it
+    loss: float  # how coarsely its file says that it was compressed: 0 for not at all
 
 
 def unread_problem(path: Path) -> str | None:
@@ -71,8 +73,9 @@ def read_photograph(path: Path, *, least_side_pixels: int) -> Photograph:
     with opened_image(path) as opened:
         width, height = upright_size(opened)
         camera = bool({_CAMERA_MAKE, _CAMERA_MODEL} & set(_exif_of(opened)))
+        loss = _loss_of(opened)
         opened.draft("RGB", (least_side_pixels, least_side_pixels))
-        return Photograph(_in_srgb(_upright(opened)), width, height, camera)
+        return Photograph(_in_srgb(_upright(opened)), width, height, camera, loss)
 
 
 def read_rgb(path: Path, *, least_side_pixels: int | None = None, over: str = "white") -> Image.Image:
@@ -85,6 +88,14 @@ def read_rgb(path: Path, *, least_side_pixels: int | None = None, over: str = "w
         if least_side_pixels is not None:
             opened.draft("RGB", (least_side_pixels, least_side_pixels))
         return flattened(_upright(opened), over)
+
+
+def read_as_stored(path: Path) -> Image.Image:
+    """The first frame in RGB, neither turned nor scaled: on the grid on which it was compressed.
+
+    Raises: SubjectError for what `why_unusable` tells."""
+    with opened_image(path) as opened:
+        return flattened(opened)
 
 
 @contextmanager
@@ -181,6 +192,14 @@ def _exif_of(image: Image.Image) -> Mapping[int, Any]:
         return dict(image.getexif())
     except Exception:  # Pillow raises SyntaxError, struct.error, KeyError, ... for what it cannot parse
         return {}
+
+
+def _loss_of(image: Image.Image) -> float:
+    """The mean quantisation step of a JPEG's brightness. No other format tells: what cameras write,
+    or what loses nothing, counts as 0; what the web writes, as more than any JPEG."""
+    if tables := getattr(image, "quantization", None):
+        return float(np.mean(tables[min(tables)]))
+    return math.inf if image.format in ("WEBP", "AVIF", "JPEG2000", "GIF") or image.mode == "P" else 0.0
 
 
 def _eight_bit_levels(image: Image.Image) -> np.ndarray:  # uint8 (height, width)

@@ -5,7 +5,7 @@ Every rule is stated once and told to `refuse`, so that load_subject raises the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -112,6 +112,21 @@ def caption_beside(listing: Listing, image: Path, refuse: Refuse = raise_first) 
     except OSError as error:
         refuse(str(require_readable(files[0], error)))
     return {}
+
+
+def concept_folders(root: Path, paths: Iterable[Path]) -> list[str]:
+    """The `<repeats>_<name>` folders of these files, one for each name."""
+    found: dict[str, str] = {}
+    for path in paths:
+        if folder := _KOHYA_FOLDER.fullmatch(path.relative_to(root).parts[0]):
+            found.setdefault(comparable(folder[2]), folder[0])
+    return list(found.values())
+
+
+def is_left_out(root: Path, path: Path) -> bool:
+    """Whether a file lies in a folder that kohya's scripts leave out: `0_name`."""
+    top = path.relative_to(root).parts[0]
+    return top != path.name and bool(_KOHYA_FOLDER.fullmatch(top)) and not _repeats_of(root / top)
 
 
 def out_of_folder_problem(root: Path, path: Path) -> str | None:
@@ -238,17 +253,14 @@ def _repeats_of(folder: Path) -> int:
 
 
 def _require_one_concept(root: Path, images: Sequence[SubjectImage], refuse: Refuse) -> None:
-    # To kohya's scripts a folder's name is the caption of its images where they have none: here it would be one trigger for all.
-    concepts: dict[str, str] = {}
-    for image in images:
-        folder = _KOHYA_FOLDER.fullmatch(PurePosixPath(image.file_name).parts[0])
-        if folder and not image.captions:
-            concepts.setdefault(comparable(folder[2]), folder[0])
+    # To kohya's scripts a folder's name is the caption of its images where they have none: here
+    # it would be one trigger for all.
+    concepts = concept_folders(root, [image.path for image in images if not image.captions])
     if len(concepts) > 1:
-        first, second = list(concepts.values())[:2]
         refuse(
-            f"A subject without captions must be one concept, but {root} has {first} and {second}, which would be trained under one "
-            "trigger. Move one away, or write captions for the images of both."
+            f"A subject without captions must be one concept, but {root} has {concepts[0]} and "
+            f"{concepts[1]}, which would be trained under one trigger. Move one away, give both one "
+            "name (10_jenny, 5_jenny), or write captions for the images of both."
         )
 
 
@@ -257,8 +269,7 @@ def _lines_on_other_folders(root: Path, listing: Listing, read: set[Path]) -> li
     unread: dict[bool, list[Path]] = {True: [], False: []}
     for path in (*listing.images, *listing.unread):
         if path.parent not in read:
-            top = path.relative_to(root).parts[0]
-            unread[bool(_KOHYA_FOLDER.fullmatch(top)) and not _repeats_of(root / top)].append(path)
+            unread[is_left_out(root, path)].append(path)
     lines = []
     if unread[False]:
         lines.append(
