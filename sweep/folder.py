@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from sweep.record_files import write_atomically
 from sweep.study import Study
 from trainables.leases import STALE_S, Holder, Leases
 from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_STORAGE = Path("sweeps")
 ADAPTERS = "adapters"
@@ -72,7 +75,7 @@ class StudyFolder:
             StudyError: another launch holds it.  RecordsError: the folder cannot be written."""
         lease = Leases(self.storage, note={"launch": launch})
         try:
-            self.here.mkdir(parents=True, exist_ok=True)
+            self._make_here()
             mine = lease.acquire(self.root.name)
         except OSError as error:
             raise _unwritable(self.root, error) from error
@@ -150,9 +153,18 @@ class StudyFolder:
         for path, text in ((self.source, study.source), (self.description, json.dumps(description, indent=1))):
             write_atomically(path, lambda file, text=text: file.write(text.encode()))
 
+    def _make_here(self) -> None:
+        try:
+            self.here.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if self.here == self.root:
+                raise
+            # Apart from the records, all that lies there is made anew or only shown: no study ends for want of it.
+            logger.warning(f"{self.here} cannot be made ({reason_of(error)}): this launch does without logs and Optuna's journal")
+
     def _remove_if_empty(self) -> None:
         """A launch that never began leaves nothing behind."""
-        if self.here.is_dir() and not any(self.here.iterdir()):
+        if os.path.isdir(self.here) and not any(self.here.iterdir()):
             self.here.rmdir()
 
     def worker_log(self, worker: str) -> Path:
