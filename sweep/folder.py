@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,8 +27,6 @@ from sweep.record_files import write_atomically
 from sweep.study import Study
 from trainables.leases import STALE_S, Holder, Leases
 from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_STORAGE = Path("sweeps")
 ADAPTERS = "adapters"
@@ -75,7 +72,10 @@ class StudyFolder:
             StudyError: another launch holds it.  RecordsError: the folder cannot be written."""
         lease = Leases(self.storage, note={"launch": launch})
         try:
-            self._make_here()
+            self.here.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable_here(error) from error
+        try:
             mine = lease.acquire(self.root.name)
         except OSError as error:
             raise _unwritable(self.root, error) from error
@@ -153,14 +153,14 @@ class StudyFolder:
         for path, text in ((self.source, study.source), (self.description, json.dumps(description, indent=1))):
             write_atomically(path, lambda file, text=text: file.write(text.encode()))
 
-    def _make_here(self) -> None:
-        try:
-            self.here.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if self.here == self.root:
-                raise
-            # Apart from the records, all that lies there is made anew or only shown: no study ends for want of it.
-            logger.warning(f"{self.here} cannot be made ({reason_of(error)}): this launch does without logs and Optuna's journal")
+    def _unwritable_here(self, error: OSError) -> RecordsError:
+        """That of the two which is meant: the study's own folder, or this machine's for a study in a store."""
+        if self.here == self.root:
+            return _unwritable(self.root, error)
+        return RecordsError(
+            f"What belongs to a study in a store, but cannot lie there, is kept on this machine, but {self.here} cannot be "
+            f"written: {reason_of(error)}. Set XDG_CACHE_HOME to a folder that can be."
+        )
 
     def _remove_if_empty(self) -> None:
         """A launch that never began leaves nothing behind."""

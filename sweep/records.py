@@ -5,6 +5,8 @@ keys: a reader never meets half a part, and writing twice is writing once. Nothi
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import json
 import time
@@ -13,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +41,8 @@ from sweep.record_schema import (
     Table,
     as_arrow,
 )
-from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
+from trainables import checksums
+from trainables.storage import Place, StorePath, line_of, patiently, place, reason_of, require_plain_name
 
 __all__ = [
     "EVALUATIONS",
@@ -54,6 +58,7 @@ __all__ = [
     "SweepError",
     "as_rows",
     "best_of",
+    "line_of",
     "more_is_better",
     "place",
 ]
@@ -204,7 +209,8 @@ class Records:
             self._compact(table, MOST_PARTS)
 
     def _write_table(self, table: Table, name: str, rows: pa.Table) -> None:
-        write_atomically(self._folder(table) / f"{name}.parquet", lambda file: pq.write_table(rows, file, compression="zstd"))
+        content = part_bytes(rows)
+        write_atomically(self._folder(table) / f"{name}.parquet", lambda file: file.write(content))
 
     def _read(self, table: Table) -> pd.DataFrame:
         for attempt in itertools.count(1):
@@ -227,6 +233,7 @@ class Records:
         if not parts:
             return table.schema.empty_table()
         try:
+            _require_intact(parts)
             return _checked(patiently(lambda: _dataset(table, parts).to_table(), str(parts[0].parent)), table)
         except FileNotFoundError:
             raise
@@ -237,14 +244,27 @@ class Records:
         yield table.schema.empty_table()
         for part in parts:
             try:
+                _require_intact([part])
                 yield _dataset(table, [part]).to_table()
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException) as error:
                 message = f"A part of the records must be readable parquet, but {part} is damaged ({part.stat().st_size} bytes)."
                 if not self._skip_damaged:
-                    raise RecordsError(f"{message} Restore it, or move it away: what it held is then computed again.") from error
+                    name = self.study_dir.name
+                    raise RecordsError(
+                        f"{message} Restore it, or use `sweep repair {name}`, which computes what it held again."
+                    ) from error
                 warnings.warn(f"{message} It was left out.", stacklevel=2)
+
+
+def part_bytes(rows: pa.Table) -> bytes:
+    """A part of the records as a file, with its checksum."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, rows.schema, compression="zstd") as writer:
+        writer.write_table(rows)
+        writer.add_key_value_metadata({checksums.NAME: checksums.BLANK})
+    return checksums.sealed(buffer.getvalue())
 
 
 def as_rows(frame: pd.DataFrame, table: Table, *, shared: bool = False) -> list[dict[str, Any]]:
@@ -269,6 +289,13 @@ def _cells(values: pd.Series, column: Column, json_of: Callable[[str], Any]) -> 
 
 def _is_compact(part: Place) -> bool:
     return part.name.startswith(_COMPACT)
+
+
+def _require_intact(parts: Sequence[Place]) -> None:
+    """Raises: OSError where a part has another checksum than its content. Stores keep checksums of their own."""
+    for part in parts:
+        if isinstance(part, Path) and checksums.is_damaged(part):
+            raise OSError(errno.EIO, "its content is not that of its checksum", str(part))
 
 
 def _dataset(table: Table, parts: Sequence[Place]) -> ds.Dataset:

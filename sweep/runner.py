@@ -30,7 +30,7 @@ from sweep.messages import Outcome
 from sweep.pareto import add_vectors
 from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
-from sweep.ray_session import ray_session
+from sweep.ray_session import lost_process, ray_session
 from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import RUNNING, Searcher
@@ -45,6 +45,7 @@ from trainables.storage import Place
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY_S = 0.5
+LOOK_AT_RAY_EVERY_S = 2.0
 PARTS_LEFT = 200  # of a table, that a launch leaves as they are
 
 
@@ -173,7 +174,7 @@ def _run(
     heard = feeds.over(records)
     driver = _new_driver(study, keys, past, pool, heard, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
     driver.metrics.update({key: outcome.values for key, outcome in known.items()})
-    watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda")
+    watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda", own_ray=how.address is None)
     try:
         pool.wait_until_up()
         driver.ask_for_what_is_missing()
@@ -237,17 +238,18 @@ class _Watch:
     """Called again and again while trials run: looks after the workers, obeys what was asked for, feeds the live view."""
 
     def __init__(
-        self, driver: Driver, pool: RemotePool, fleet: Fleet, orders: StandingOrders, view: View | None, *, on_gpus: bool
+        self, driver: Driver, pool: RemotePool, fleet: Fleet, orders: StandingOrders, view: View | None, *, on_gpus: bool, own_ray: bool
     ) -> None:
         self._driver, self._pool, self._fleet, self._orders, self._view = driver, pool, fleet, orders, view
-        self._on_gpus = on_gpus
+        self._on_gpus, self._own_ray = on_gpus, own_ray
+        self._looked_at_ray_at = time.monotonic()
         self._asked: Any = None
         self._asked_at = -SNAPSHOT_EVERY_S
         self._failed = False
         self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
-        self._driver.fatal = self._driver.fatal or self._fleet.check(self.latest.get("n_done"))
+        self._driver.fatal = self._driver.fatal or self._lost_ray() or self._fleet.check(self.latest.get("n_done"))
         self._driver.max_concurrent = self._fleet.n_concurrent(self._driver.study)
         self._orders.obey(self._driver, self._under_way, n_gpus=self._fleet.n_devices if self._on_gpus else 0)
         if self._driver.fatal is not None and not self._failed:
@@ -263,6 +265,13 @@ class _Watch:
     def show(self) -> None:
         if self._view is not None:
             self._view.update(self._driver, self.latest)
+
+    def _lost_ray(self) -> SweepError | None:
+        now = time.monotonic()
+        if not self._own_ray or now - self._looked_at_ray_at < LOOK_AT_RAY_EVERY_S:
+            return None
+        self._looked_at_ray_at = now
+        return lost_process()
 
     def _under_way(self) -> list[str]:
         """Trials whose training has a slot, or has come past the last rung that they heard of."""

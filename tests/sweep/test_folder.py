@@ -87,14 +87,3 @@ def test_a_launch_that_was_replaced_leaves_the_live_file_to_the_other_one(folder
             slept.__exit__()
             assert read_moment(folder.live, "other") is not None
     assert not folder.live.exists()
-
-
-def test_a_study_in_a_store_needs_no_folder_on_this_machine(s3, tmp_path, monkeypatch, caplog):
-    (tmp_path / "cache").write_text("no folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = StudyFolder(s3, "s")
-    with folder.held("mine") as mine:
-        mine.require()
-        assert folder.holder is not None
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "sweep.folder"]
-    assert str(folder.here) in said and "does without logs" in said
