@@ -230,16 +230,19 @@ class Study:
 
     def require_captions(self, available: Sequence[str]) -> None:
         """Raises: StudyError where the study names a caption version that the subject does not have."""
-        for configuration in self.telling_configurations("caption"):
-            version = self.split(configuration)[0].caption
-            if version not in available:
-                searched = not is_define_by_run(self.space) and "caption" in self.space
-                is_baseline = self.baseline is not None and configuration is self.baseline.configuration  # type: ignore[union-attr]
-                way_out = f"space.caption={','.join(available)}" if searched and not is_baseline else f"caption={available[0]}"
-                raise StudyError(
-                    f"A study sweeps only the caption versions that its subject has, but {'its baseline' if is_baseline else 'it'} asks for "
-                    f"{version!r} and {self.subject} has {', '.join(available)}. Use --set {way_out}, or write the captions."
-                )
+        trainings = self.telling_trainings("caption")
+        versions = dict.fromkeys(training.caption for training in trainings)
+        missing = [repr(version) for version in versions if version not in available]
+        if missing:
+            baseline = self.split(self.baseline.configuration)[0].caption if self.baseline else ""  # type: ignore[union-attr]
+            is_searched = not is_define_by_run(self.space) and "caption" in self.space
+            narrowed = is_searched and baseline in ("", *available)  # a baseline stays as it is
+            way_out = f"space.caption={','.join(available)}" if narrowed else f"caption={available[-1]}"
+            raise StudyError(
+                f"A study sweeps only the caption versions that its subject has, but it asks for "
+                f"{', '.join(missing)} and {self.subject} has {', '.join(available)}. "
+                f"Use --set {way_out}, or write the captions."
+            )
 
     def telling_configurations(self, name: str) -> list[Mapping[str, Any]]:
         """Configurations that together take every value of `name` that can be told beforehand; never empty."""

@@ -532,7 +532,7 @@ def test_the_way_out_for_a_subject_without_captions_is_one_that_the_shipped_stud
 def test_the_way_out_from_a_baseline_of_another_caption_version_fixes_the_version():
     space = {"caption": tune.choice(["v1", "v2"])}
     study = Study(space=space, baseline={"caption": "v2"}).with_overrides({"space.caption": "v1"})
-    with pytest.raises(StudyError, match=r"its baseline asks for 'v2' and .* has v1\. Use --set caption=v1"):
+    with pytest.raises(StudyError, match=r"asks for 'v2' and .* has v1\. Use --set caption=v1,"):
         study.require_captions(["v1"])
     Study(space=space, baseline={"caption": "v2"}).with_overrides({"caption": "v1"}).require_captions(["v1"])
 
