@@ -14,11 +14,11 @@ from pathlib import Path
 from PIL import Image
 
 from trainables.config import EvalConfig
-from trainables.digests import digest_of_texts, file_digest
+from trainables.digests import digest_of_texts
 from trainables.errors import ConfigError, SubjectError
 from trainables.folder_files import counted, list_folder, named, odd_files_lines
 from trainables.metadata import raise_first
-from trainables.photographs import unread_problem, why_unusable
+from trainables.photographs import pixels_digest, unread_problem, why_unusable
 from trainables.subject_images import SubjectImage
 
 
@@ -33,7 +33,7 @@ class ClassImages:
     @cached_property
     def digest(self) -> str:
         """Names their content: the images' bytes in order."""
-        return digest_of_texts(file_digest(image.path) for image in self.images)
+        return digest_of_texts(pixels_digest(image.path) for image in self.images)
 
 
 def load_class_images(folder: str | Path) -> ClassImages:
