@@ -25,8 +25,12 @@ def cost(records: StudyRecords) -> pd.DataFrame:
     done = read.groupby("training_key")["epoch"].max().sum()
     rate = _epochs_per_hour(records)
     training_s = float(done) / rate * S_PER_HOUR
-    sets = records.evaluations[records.evaluations["adapter_file"].isna()]  # a file is nobody's trial
-    unread = sets[~sets["evaluation_key"].isin(read["evaluation_key"])]  # controls, and fan-out: each was asked for
+    sets = records.evaluations[
+        records.evaluations["adapter_file"].isna()
+    ]  # a file is nobody's trial
+    unread = sets[
+        ~sets["evaluation_key"].isin(read["evaluation_key"])
+    ]  # controls, and fan-out: each was asked for
     seconds = sets[["seconds_generate", "seconds_score"]].sum(axis=1, min_count=1).sum(min_count=1)
     rows = [
         _work("training", "epochs", longest.sum(), done, training_s, is_estimate=True),

@@ -57,12 +57,15 @@ def finalists_of(rows: Sequence[Mapping[str, Any]], *, top: int) -> list[Mapping
     found = _ranked(rows)[:top]
     if not found:
         raise StudyError(
-            "A study is confirmed once two trials are scored, but none is. Run `sweep resume` first."
+            "A study is confirmed once two trials are scored, but none is. Run `sweep resume` "
+            "first."
         )
     if len(found) < min(2, top):
         raise StudyError(
-            f"A winner is confirmed against a rival of another configuration, but {found[0]['trial']} "
-            "has none that is scored. Run `sweep resume`, with a higher --samples if all have ended."
+            f"A winner is confirmed against a rival of another configuration, but "
+            f"{found[0]['trial']} "
+            "has none that is scored. Run `sweep resume`, with a higher --samples if all have "
+            "ended."
         )
     return found
 
@@ -96,7 +99,8 @@ def confirmation_source(
         },
     }
     lines = [
-        f'"""Does the winner of {study.name} hold? Its {len(rows)} best trials under {n_seeds} fresh '
+        f'"""Does the winner of {study.name} hold? Its {len(rows)} best trials under {n_seeds}
+        fresh '
         f'training seeds and fresh noise."""',
         "",
         "from sweep import Epochs, Objective, Study",

@@ -108,7 +108,9 @@ def resume(
 def confirm(
     name: StudyName,
     top: Annotated[int, typer.Option(min=2, help="The best so many trials.")] = 5,
-    images: Annotated[int, typer.Option(min=2, help="Pictures of each, at least; FID wants hundreds.")] = 200,
+    images: Annotated[
+        int, typer.Option(min=2, help="Pictures of each, at least; FID wants hundreds.")
+    ] = 200,
     seeds: Annotated[
         int, typer.Option(min=1, help="Training seeds of each; one alone settles nothing.")
     ] = 3,
@@ -117,7 +119,9 @@ def confirm(
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     pack_size: PackSize = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")
+    ] = None,
     address: RayAddress = None,
 ) -> None:
     """Train and score the best trials anew, under fresh seeds, and say whether the winner holds: `sweep confirm captions --top 5 --seeds 3`.

@@ -34,7 +34,8 @@ MAX_STARTUP_TRIALS = 10
 
 
 def trial_id(number: int) -> str:
-    """Stable across relaunches: it is made of the trial's number in its study, unless a row names its own."""
+    """Stable across relaunches: it is made of the trial's number in its study, unless a row names
+    its own."""
     return f"t{number:04d}"
 
 

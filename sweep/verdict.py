@@ -74,7 +74,10 @@ def judge(finalists: Sequence[str], values: Mapping[str, Sequence[float]]) -> Ju
         return Judgement(Verdict.NOT_SETTLED, winner, ranked, n_seeds)
     table = np.array([values[name][:n_seeds] for name in scored], dtype=float)
     error, freedom = _error_of_differences(table)
-    found = [_difference(means[winner], name, means[name], error, freedom, len(rivals)) for name in rivals]
+    found = [
+        _difference(means[winner], name, means[name], error, freedom, len(rivals))
+        for name in rivals
+    ]
     fixed, worst = found[0], min(found, key=lambda one: (one.p_worse, -one.mean))
     if worst.p_worse <= P_DOES_NOT_HOLD:
         verdict = Verdict.DOES_NOT_HOLD
@@ -151,7 +154,9 @@ def _reason(found: Judgement) -> str:
         return f"no rival of {found.winner} could be scored again"
     value, (best, lowest) = dict(found.ranked)[found.winner], found.ranked[0]
     n = len(found.ranked)
-    place = f"is the best of {n} again" if found.place == 1 else f"is number {found.place} of {n} now"
+    place = (
+        f"is the best of {n} again" if found.place == 1 else f"is number {found.place} of {n} now"
+    )
     ahead = "" if found.place == 1 else f", and {best} is the best, {lowest:.4f}"
     if found.verdict is Verdict.DOES_NOT_HOLD:
         return f"{found.winner} {place}, {value:.4f}{ahead}; {found.worst.rival} is better than it"
@@ -161,7 +166,8 @@ def _reason(found: Judgement) -> str:
 
 
 def _is_news(one: Difference | None, found: Judgement) -> bool:
-    """The rival of before always; the one that speaks against the winner where it is ahead of it."""
+    """The rival of before always; the one that speaks against the winner where it is ahead of
+    it."""
     return one is not None and (one is found.fixed or one.mean > 0)
 
 

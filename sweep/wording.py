@@ -23,7 +23,9 @@ def _value_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):  # of prompts, the text alone
-        return str([one["text"] if isinstance(one, dict) and "text" in one else one for one in value])
+        return str(
+            [one["text"] if isinstance(one, dict) and "text" in one else one for one in value]
+        )
     return str(value)
 
 
