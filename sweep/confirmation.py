@@ -34,7 +34,7 @@ KEPT_FIELDS = (
 REPLACED_FIELDS = (
     *("name", "fixed", "space", "epochs", "rows", "try_first", "baseline", "sampler", "samples"),
     *("early_stopping", "study_seed", "train_seeds", "budget_hours", "budget_gpu_hours"),
-    *("scales", "scale", "scale_text", "file", "source", "overrides"),
+    *("scales", "scale", "scale_text", "notes", "file", "source", "overrides"),
 )
 """The two together are all fields of a study (tested): a new one is kept or replaced on purpose."""
 
@@ -99,9 +99,8 @@ def confirmation_source(
         },
     }
     lines = [
-        f'"""Does the winner of {study.name} hold? Its {len(rows)} best trials under {n_seeds}
-        fresh '
-        f'training seeds and fresh noise."""',
+        f'"""Does the winner of {study.name} hold? Its {len(rows)} best trials under {n_seeds} '
+        'fresh training seeds, on fresh noise."""',
         "",
         "from sweep import Epochs, Objective, Study",
         "",

@@ -272,7 +272,7 @@ class Searcher:
                 if name in self._dimensions and self._dimensions[name].holds(value)
             }
             if self._study.kind != "rows" and len(drawn) < len(configuration):
-                self._outside.add(trial_id(self._n_created))
+                self._outside.add(name)
         else:
             drawn = dict(sampled or configuration)
         self._optuna.enqueue_trial(drawn, user_attrs={"labels": json_text(dict(labels))})
@@ -329,8 +329,7 @@ class Searcher:
         self, past: PastTrial
     ) -> tuple[dict[str, Any] | None, dict[str, Any], Mapping[str, Any] | None]:
         """Its parameters under the space as it is now, their distributions, and the configuration
-        as it was drawn; None for parameters
-        that do not fit."""
+        as it was drawn; None for parameters that do not fit."""
         if is_define_by_run(self._study.space):
             return _rerun(self._study.space, past.sampled)
         drawn = past.asked

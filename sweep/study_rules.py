@@ -180,7 +180,6 @@ def _check_start_points(study: Study) -> None:
         _require_every_name(study, configuration, "baseline")
 
 
-<<<<<<< HEAD
 def _check_trial_ids(study: Study) -> None:
     points = (*((study.baseline,) if study.baseline else ()), *study.try_first)
     ids = [row.trial for row in (*points, *study.rows)]  # type: ignore[union-attr]
@@ -204,12 +203,8 @@ def _check_trial_ids(study: Study) -> None:
         )
 
 
-def _check_start_point(study: Study, row: Row, place: str) -> None:
-    for name, value in row.configuration.items():
-=======
 def _require_in_space(study: Study, configuration: Mapping[str, Any]) -> None:
     for name, value in configuration.items():
->>>>>>> main
         if name not in study.space:  # type: ignore[operator]
             known = nearest(name, study.space)  # type: ignore[arg-type]
             raise StudyError(f"`try_first` gives values of the space, but `{name}` is not in it.{known} Add it to `space`, or use `fixed`.")
