@@ -132,7 +132,7 @@ def file_key(foreign: ForeignAdapter, protocol: Protocol) -> str:
         protocol.config,
         training=OF_A_FILE + foreign.digest,
         epoch=0,
-        model_digest=_digest_now(protocol.config),
+        model_digest=FilesContent().digest_for_pictures(protocol.config.infer_model, protocol.config.infer_vae),
         reference_digest=protocol.subject.reference_digest,
         trigger=protocol.subject.trigger,
     )

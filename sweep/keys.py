@@ -18,6 +18,7 @@ from trainables.errors import ModelError
 from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.model_sources import model_digest, resolve_model
 from trainables.models import PROMPT_TOKENS, least_tokens
+from trainables.pipeline_corrections import digest_for_pictures, digest_for_training
 from trainables.subject import Subject, load_subject
 from trainables.tags import without_idle_tags
 
@@ -29,6 +30,10 @@ class Content(Protocol):
 
     def model_digest(self, model: str, vae: str | None) -> str: ...
 
+    def digest_for_training(self, model: str, vae: str | None) -> str: ...
+
+    def digest_for_pictures(self, model: str, vae: str | None) -> str: ...
+
     def class_images_digest(self, folder: str) -> str: ...
 
 
@@ -38,10 +43,16 @@ class FilesContent:
     def __init__(self) -> None:
         self.subject = cache(load_subject)
         self._class_images = cache(load_class_images)
-        self._digest = cache(lambda model, vae: model_digest(resolve_model(model, vae)))
+        self._digest = cache(lambda digest, model, vae: digest(resolve_model(model, vae)))
 
     def model_digest(self, model: str, vae: str | None) -> str:
-        return self._digest(model, vae)
+        return self._digest(model_digest, model, vae)
+
+    def digest_for_training(self, model: str, vae: str | None) -> str:
+        return self._digest(digest_for_training, model, vae)
+
+    def digest_for_pictures(self, model: str, vae: str | None) -> str:
+        return self._digest(digest_for_pictures, model, vae)
 
     def class_images_digest(self, folder: str) -> str:
         return self._class_images(folder).digest
@@ -131,7 +142,7 @@ class Keys:
         config = _as_trained(config, subject)
         key = training_key(
             config,
-            model_digest=self.content.model_digest(config.train_model, config.train_vae),
+            model_digest=self.content.digest_for_training(config.train_model, config.train_vae),
             subject_digest=subject.training_digest(config.caption, masks=config.uses_masks),
             prior_digest=self.content.class_images_digest(config.prior_images) if config.prior_preservation else None,
             epochs=epochs[-1],
@@ -145,7 +156,7 @@ class Keys:
             config,
             training=training,
             epoch=epoch,
-            model_digest=self.content.model_digest(config.infer_model, config.infer_vae),
+            model_digest=self.content.digest_for_pictures(config.infer_model, config.infer_vae),
             reference_digest=read.reference_digest,
             trigger=read.trigger,
         )

@@ -27,6 +27,7 @@ from trainables.errors import ModelError
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
 from trainables.models import ModelParts, decode_latents, encode_prompts
+from trainables.pipeline_corrections import corrected_scheduler
 
 SCHEDULERS = {
     "ddim": (DDIMScheduler, {}),
@@ -117,14 +118,13 @@ def check_denoiser(parts: ModelParts, denoiser: str) -> None:
 
 
 def make_scheduler(parts: ModelParts, denoiser: str):
-    """A fresh diffusers scheduler for this denoiser, configured from the model's own.
+    """A fresh diffusers scheduler for this denoiser, configured from the model's own as StableDiffusionPipeline corrects it.
 
     Raises:
         ModelError: as `check_denoiser`."""
     check_denoiser(parts, denoiser)
     scheduler, settings = SCHEDULERS[denoiser]
-    # Latents are not confined to [-1, 1]. SD1.5's config says so; where a config is silent, DDIM would clip and wash pictures out.
-    return scheduler.from_config({"clip_sample": False, **parts.scheduler_config}, **settings)
+    return scheduler.from_config(corrected_scheduler(parts.scheduler_config), **settings)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.errors import ModelError
 from trainables.model_folders import PartFiles, read_config
 from trainables.model_sources import ModelSource, model_digest, part_digest, resolve_model
+from trainables.pipeline_corrections import corrected_sample_size
 from trainables.single_files import KEYS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ModelParts:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:  # (c, h, w)
-        size = self.unet.config.sample_size
+        size = corrected_sample_size(self.unet.config)
         height, width = (size, size) if isinstance(size, int) else size
         return int(self.unet.config.in_channels), int(height), int(width)
 
@@ -95,7 +96,7 @@ class ModelParts:
 
 def resolution_of(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
     """Pixels on a side of the square images that a model of these configurations was made for."""
-    size = unet_config["sample_size"]
+    size = corrected_sample_size(unet_config)
     return int(size if isinstance(size, int) else size[0]) * _pixels_per_latent(vae_config)
 
 
