@@ -5,6 +5,7 @@
     ├── SubjectError                trainables: a folder of images and captions that cannot be used as it is
     ├── ModelError                  trainables: a base model or feature network that is unknown, missing or damaged
     ├── AdapterError                trainables: an adapter file that is missing, damaged or of another layout
+    ├── ContentChanged              trainables: a file that is another one than when keys were made of it; tried again
     ├── StorageError                trainables: a place for files that cannot be used, or a name that would lead out of it
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
@@ -23,6 +24,7 @@ from __future__ import annotations
 from trainables.errors import (
     AdapterError,
     ConfigError,
+    ContentChanged,
     EvaluationFailed,
     ModelError,
     StorageError,
@@ -34,6 +36,7 @@ __all__ = [
     "AdapterError",
     "ClusterError",
     "ConfigError",
+    "ContentChanged",
     "DeviceError",
     "DeviceLostError",
     "EvaluationFailed",

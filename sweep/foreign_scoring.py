@@ -12,7 +12,7 @@ from typing import Any
 from sweep.device import scored_images
 from sweep.device_facts import device_kind
 from sweep.errors import EvaluationFailed, ModelError, StudyError, SweepError
-from sweep.keys import FilesContent
+from sweep.keys import FilesContent, name_of_model
 from sweep.messages import EvaluationOrder
 from sweep.objective import Objective
 from sweep.recorded_study import RecordedStudy
@@ -143,7 +143,7 @@ def _digest_now(config: EvalConfig) -> str:
 
 
 def _require_same_model(study: RecordedStudy, config: EvalConfig) -> None:
-    name = f"model {config.infer_model}" + (f" with vae {config.infer_vae}" if config.infer_vae else "")
+    name = name_of_model(config.infer_model, config.infer_vae)
     known = study.description["content"].get(name)
     try:
         now = _digest_now(config)

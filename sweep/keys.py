@@ -105,17 +105,15 @@ class Keys:
                 train, _, evaluation = self.study.split(configuration)
                 self.content.subject(train.subject)
                 for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
-                    digests[f"model {model}" + (f" with vae {vae}" if vae else "")] = self.content.model_digest(model, vae)
+                    digests[name_of_model(model, vae)] = self.content.model_digest(model, vae)
         digests |= _metric_digests(self.study.metrics)
         subject = self.content.subject(train.subject)
-        digests[f"images of {train.subject}"] = subject.reference_digest
-        versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
+        if "clip_t" in map(metric_name_of, self.study.metrics):
+            digests[f"class word of {train.subject}"] = subject.class_word
         trainings = self.study.telling_trainings("mask_weight", "prior_images")
-        if any(train.uses_masks for train in trainings):
-            digests[f"masks of {train.subject}"] = subject.training_digest("v1", masks=True)
+        digests |= subject_digests(train.subject, subject, masks=any(train.uses_masks for train in trainings))
         folders = {train.prior_images for train in trainings if train.prior_preservation}
-        digests |= {f"class images {folder}": self.content.class_images_digest(folder) for folder in sorted(folders)}
-        return {**digests, **versions}
+        return {**digests, **{name_of_class_images(folder): self.content.class_images_digest(folder) for folder in sorted(folders)}}
 
     def subscription(self, trial: str, configuration: Mapping[str, Any]) -> Subscription:
         """What a trial with this configuration asks of the pool.
@@ -127,15 +125,15 @@ class Keys:
 
     def controls(self, subscription: Subscription) -> list[EvaluationOrder]:
         """The same evaluation, and its further values, without an adapter."""
-        evaluation, subject = subscription.rungs[0].config, subscription.config.subject
+        evaluation, subject, caption = subscription.rungs[0].config, subscription.config.subject, subscription.config.caption
         every = (evaluation, *self.study.fan_out_configs(evaluation))
-        return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject) for config in every]
+        return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject, caption) for config in every]
 
     def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
         """The further evaluations of a trial that ended at this epoch."""
-        keys, subject = [one.training_key for one in subscription.under_each_seed], subscription.config.subject
+        keys, subject, caption = [one.training_key for one in subscription.under_each_seed], subscription.config.subject, subscription.config.caption
         further = self.study.fan_out_configs(subscription.rungs[0].config)
-        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for key in keys for c in further]
+        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject, caption) for key in keys for c in further]
 
     def _of_one_training(self, trial: str, config: TrainConfig, epochs: tuple[int, ...], evaluation: EvalConfig) -> Subscription:
         subject = self.content.subject(config.subject)
@@ -160,6 +158,21 @@ class Keys:
             reference_digest=read.reference_digest,
             trigger=read.trigger,
         )
+
+
+def name_of_model(model: str, vae: str | None) -> str:
+    return f"model {model}" + (f" with vae {vae}" if vae else "")
+
+
+def name_of_class_images(folder: str) -> str:
+    return f"class images {folder}"
+
+
+def subject_digests(name: str, subject: Subject, *, masks: bool) -> dict[str, str]:
+    """What a subject holds, by what it is: images, each version of captions and, where they are used, masks."""
+    versions = {f"captions {version} of {name}": subject.training_digest(version) for version in subject.caption_versions}
+    of_masks = {f"masks of {name}": subject.training_digest("v1", masks=True)} if masks else {}
+    return {f"images of {name}": subject.reference_digest, **of_masks, **versions}
 
 
 def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:

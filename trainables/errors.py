@@ -5,6 +5,7 @@
     ├── SubjectError            a folder of images and captions that cannot be used as it is
     ├── ModelError              a base model or feature network that is unknown, missing or damaged
     ├── AdapterError            an adapter file that is missing, damaged or of another layout
+    ├── ContentChanged          a file that is another one than when keys were made of it
     ├── StorageError            a place for files that cannot be used, or a name that would lead out of it
     └── EvaluationFailed        an image set that cannot be scored, such as an all-black one; never retried
 
@@ -30,6 +31,10 @@ class ModelError(SweepError):
 
 class AdapterError(SweepError):
     """An adapter cannot be found or read."""
+
+
+class ContentChanged(SweepError):
+    """A file is another one than when keys were made of its content. No configuration is at fault: it is tried again."""
 
 
 class StorageError(SweepError):

@@ -47,10 +47,9 @@ BATCH_IMAGES = {"cpu": 160, "cuda": 80}
 
 @dataclass(frozen=True)
 class Picture:
-    """What one generated picture was asked for: its prompt (filled in), whether that is a seen one, and its seed."""
+    """What one generated picture was asked for: its prompt (filled in), and its seed."""
 
     prompt: str
-    seen: bool
     seed: int
 
 
@@ -68,7 +67,7 @@ class ImageSet:
     def pictures(self) -> list[Picture]:
         """In the order of the generated images: prompt by prompt, seeds within."""
         return [
-            Picture(prompt.filled(self.trigger), prompt.seen, self.seeds[i] if self.seeds else derived_seed(self.config.eval_seed, p, i))
+            Picture(prompt.filled(self.trigger), self.seeds[i] if self.seeds else derived_seed(self.config.eval_seed, p, i))
             for p, prompt in enumerate(self.config.prompts)
             for i in range(self.config.images_per_prompt)
         ]

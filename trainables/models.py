@@ -5,6 +5,7 @@ Not here: LoRA, training, the denoising loop; and where a model lies (model_sour
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 import warnings
@@ -221,7 +222,14 @@ def _load_frozen(model_class: Any, files: PartFiles, part: str, dtype: torch.dty
     # Both libraries leave missing weights random, or empty, and go on.
     if missing:
         raise ModelError(f"{where} must hold every weight of its config.json, but lacks {len(missing)}, e.g. {missing[0]}. Copy it again.")
+    if spoilt := next((name for name, weight in model.named_parameters() if not _is_finite(weight)), None):
+        raise ModelError(f"{where} must hold finite weights, but {spoilt} has NaN or infinite ones. Copy or download it again.")
     return model.requires_grad_(False).eval()
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    # The extremes are NaN where any value is, and need no memory.
+    return weight.numel() == 0 or all(math.isfinite(extreme) for extreme in weight.detach().aminmax())
 
 
 def _load_from_folder(model_class: Any, files: PartFiles, part: str, dtype: torch.dtype) -> tuple[Any, list[str]]:

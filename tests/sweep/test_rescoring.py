@@ -1,6 +1,8 @@
 """Further metrics for stored pictures: they equal what the pictures scored when they were made, and nothing is generated."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from sweep.keys import Keys
 from sweep.records import EVALUATIONS, IMAGES, Records, as_rows
 from sweep.rescoring import rescore
 from tests.sweep.test_repeatability import launched, study  # noqa: F401  a fixture
-from tests.trainables.networks import write_dinov2
+from tests.trainables.networks import write_clip, write_dinov2
 from trainables import evaluate
 from trainables.errors import ModelError
 from trainables.metric_weights import find_metric_weights
@@ -76,6 +78,37 @@ def test_similarities_join_the_sets_and_the_images_and_a_second_network_has_its_
             assert row["intervals"][name][2] == len(own) == 5
         assert row["further_metrics"]["dinov2"] != row["further_metrics"][f"dinov2@{label}"]
         assert all((folder.root / image["path"]).exists() and image["lpips"] for image in own)
+
+
+def test_another_class_word_is_another_value_of_clip_t(folder, subject, tmp_path):
+    clip = write_clip(tmp_path / "clip")
+    label = find_metric_weights(f"clip_t={clip}").label
+    about = Path(subject) / "subject.json"
+    before = about.read_text()
+    try:
+        assert rescore(folder, metrics=[f"clip_t={clip}"]) == 3 and rescore(folder, metrics=[f"clip_t={clip}"]) == 0
+        about.write_text(json.dumps(json.loads(before) | {"class_word": "dog"}))
+        assert rescore(folder, metrics=[f"clip_t={clip}"]) == 3
+    finally:
+        about.write_text(before)
+    for row in as_rows(Records(folder.root).evaluations(), EVALUATIONS):
+        assert row["further_networks"] == {"clip_t": label, f"clip_t@{label}, class word 'dog'": f"{label}, class word 'dog'"}
+        assert row["further_metrics"]["clip_t"] != row["further_metrics"][f"clip_t@{label}, class word 'dog'"]
+
+
+def test_a_value_that_left_pictures_out_is_made_anew(folder, tmp_path):
+    """As `face` of older records, in which pictures without a face did not count."""
+    dinov2 = write_dinov2(tmp_path / "dinov2")
+    rescore(folder, metrics=[f"dinov2={dinov2}"])
+    records = Records(folder.root)
+    rows = as_rows(records.evaluations(), EVALUATIONS)
+    images = as_rows(records.images(), IMAGES)
+    own = [image for image in images if image["evaluation_key"] == rows[0]["evaluation_key"]]
+    low, high, n = rows[0]["intervals"]["dinov2"]
+    older = {**rows[0], "further_metrics": {"dinov2": 0.5}, "intervals": {**rows[0]["intervals"], "dinov2": [low, high, n - 1]}}
+    records.append_evaluation(older, own)
+    assert rescore(folder, metrics=[f"dinov2={dinov2}"]) == 1 and rescore(folder, metrics=[f"dinov2={dinov2}"]) == 0
+    assert as_rows(Records(folder.root).evaluations(), EVALUATIONS)[0]["further_metrics"] == rows[0]["further_metrics"]
 
 
 def test_a_similarity_without_its_weights_is_one_line(folder, capsys):
