@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from sweep.messages import EvaluationOrder, Rung, Subscription
+from sweep.prompt_groups import require_prompt_groups
 from sweep.study import Study
 from trainables.class_images import load_class_images
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
@@ -72,7 +73,9 @@ class Keys:
         if any(train.uses_masks for train in self.study.telling_trainings("mask_weight")):
             self.content.subject(self.study.subject).require_masks()
         self.content_digests()
-        self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
+        subject = self.content.subject(self.study.subject)
+        self.study.require_captions(subject.caption_versions)
+        require_prompt_groups(self.study, subject)
         for text in self.study.metrics:
             if metric_name_of(text) in self.study.needed_metrics:  # the others are skipped, with the reason in the records
                 find_metric_weights(text)
