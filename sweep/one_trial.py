@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from sweep.searcher import RUNNING, Searcher, trial_id
 from sweep.study import Row, Study
 from sweep.trial_rows import Trial
 from sweep.worker import Device, Worker, known_outcomes
+from trainables.cores import n_cores
 from trainables.storage import Place, remove_tree
 
 
@@ -98,7 +98,7 @@ def _real_device(study: Study, folder: StudyFolder, device: str, *, again: bool)
     from sweep.device_facts import device_kind
 
     name = device_kind(device)
-    n_threads = len(os.sched_getaffinity(0))
+    n_threads = n_cores()
     # Apart from the storage's adapters, so that nothing that is stored there can be read instead.
     adapters = folder.root / "adapters" if again else folder.adapters
     if again:

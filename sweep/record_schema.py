@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweep.errors import RecordsError
-from sweep.objective import METRICS, more_is_better
+from sweep.objective import METRICS, is_similarity
 
 SCHEMA_VERSION = 6
 """1 to 2: `sampled` of a trial. 2 to 3: intervals, prompt groups, fid_inf, heldout_loss, copies, networks of further metrics; evaluation keys
@@ -157,8 +157,8 @@ METRIC_COLUMNS = (
     *("fid_inf", "lpips_seen", "lpips_unseen", "fid_seen", "fid_unseen", "kid_seen", "kid_unseen", "heldout_loss"),
 )
 
-HIGHER_IS_BETTER = tuple(metric for metric in METRICS if more_is_better(metric))
-"""Diversity and the similarities, which are further metrics; of all others lower is better."""
+SIMILARITIES = tuple(metric for metric in METRICS if is_similarity(metric))
+"""Metrics that are computed where they are asked for; their values are among `further_metrics`."""
 
 
 def as_arrow(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

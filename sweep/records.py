@@ -23,13 +23,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from sweep.errors import RecordsError, SweepError
+from sweep.objective import best_of, more_is_better
 from sweep.record_files import LEADS_OUT, remove, write_atomically, write_pictures
 from sweep.record_schema import (
     EVALUATIONS,
-    HIGHER_IS_BETTER,
     IMAGES,
     METRIC_COLUMNS,
     SCHEMA_VERSION,
+    SIMILARITIES,
     TABLES,
     TRIALS,
     Column,
@@ -40,10 +41,10 @@ from trainables.storage import Place, StorePath, patiently, place, reason_of, re
 
 __all__ = [
     "EVALUATIONS",
-    "HIGHER_IS_BETTER",
     "IMAGES",
     "METRIC_COLUMNS",
     "SCHEMA_VERSION",
+    "SIMILARITIES",
     "TABLES",
     "TRIALS",
     "Place",
@@ -51,6 +52,8 @@ __all__ = [
     "RecordsError",
     "SweepError",
     "as_rows",
+    "best_of",
+    "more_is_better",
     "place",
 ]
 
