@@ -106,6 +106,7 @@ class _Scored:
     networks: dict[str, str]
     intervals: dict[str, Any]
     skipped: dict[str, str]
+    groups: dict[str, dict[str, float]]
 
 
 def _merged(row: Mapping[str, Any], scored: _Scored) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def _merged(row: Mapping[str, Any], scored: _Scored) -> dict[str, Any]:
         "further_networks": {**(row["further_networks"] or {}), **scored.networks},
         "intervals": {**(row["intervals"] or {}), **scored.intervals},
         "skipped": {**skipped, **scored.skipped},
+        "groups": row["groups"] and {version: {**own, **scored.groups.get(version, {})} for version, own in row["groups"].items()},
     }
 
 
@@ -140,8 +142,8 @@ def _scorer(
         raise ModelError(reason)
 
     def score(row: Mapping[str, Any], paths: list[Path]) -> tuple[_Scored, list[dict[str, float]]]:
-        images = _read(paths)
-        request = EvaluationRequest(row["evaluation_key"], None, EvalConfig(**row["configuration"]), subject)
+        images = read_pictures(paths)
+        request = EvaluationRequest(row["evaluation_key"], None, EvalConfig(**row["configuration"]), subject, caption=row["caption"])
         if not networks:
             found = evaluator.score_further(images, request, resolution=images.shape[1])
         else:
@@ -163,10 +165,11 @@ def _named(found: Scores, row: Mapping[str, Any], networks: Mapping[str, str]) -
         {columns[m]: network for m, network in found.networks.items()},
         {names[m]: interval for m, interval in found.intervals.items() if m in names},
         {columns[m]: reason for m, reason in found.skipped.items() if m in columns},
+        {version: {names[m]: value for m, value in own.items() if m in names} for version, own in found.facts["groups"].items()},
     ), of_images
 
 
-def _read(paths: list[Path]) -> Any:  # -> (n, h, w, 3) uint8
+def read_pictures(paths: list[Path]) -> Any:  # -> (n, h, w, 3) uint8
     import numpy as np
     from PIL import Image
 

@@ -150,6 +150,12 @@ class Evaluator:
         """The further metrics of the pictures, and nothing else."""
         return self._scorer.score_further(images, *_asked_of(request), resolution=resolution, caption=request.caption)
 
+    def score_groups(
+        self, of_pictures: Mapping[str, np.ndarray], config: EvalConfig, subject: Subject, *, caption: str | None, images: np.ndarray | None = None
+    ) -> Scores:
+        """As `Scorer.score_groups`."""
+        return self._scorer.score_groups(of_pictures, config, subject, caption=caption, images=images)
+
     def _heldout_losses(self, parts: ModelParts, model: tuple, requests: list[EvaluationRequest]) -> dict[str, float | str]:
         """By request key the held-out loss, or why there is none. Requests of one adapter share it, also with earlier ones."""
         found: dict[str, float | str] = {}

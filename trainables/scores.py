@@ -118,6 +118,15 @@ class Scorer:
         self._add_groups(scores, config, subject, caption)
         return scores
 
+    def score_groups(
+        self, of_pictures: Mapping[str, np.ndarray], config: EvalConfig, subject: Subject, *, caption: str | None, images: np.ndarray | None = None
+    ) -> Scores:
+        """The values of seen and of unseen prompts alone, of pictures whose own values (n,) are known by metric; FID and KID with `images`."""
+        scores = Scores(image_rows=[{} for _ in next(iter(of_pictures.values()))], of_pictures=dict(of_pictures))
+        features = {} if images is None else {"fake": self.pooled(images), "train": self._reference(subject, images.shape[1], "train")}
+        self._add_groups(scores, config, subject, caption, **features)
+        return scores
+
     # ---- private, in the order of use
 
     def _add_lpips(self, scores: Scores, images: np.ndarray, pictures: Sequence[Picture], train: ReferenceImages) -> LpipsValues:
@@ -164,7 +173,7 @@ class Scorer:
             scores.facts[f"n_{group}"] = len(rows)
             for name, values in scores.of_pictures.items():
                 if len(rows):
-                    scores.add_mean(f"{name}_{group}", values[rows])
+                    scores.add_mean(_of_group(name, group), values[rows])
         scores.values |= groups[caption]
         for row, seen in zip(scores.image_rows, np.repeat(seen_by_version[caption], config.images_per_prompt), strict=True):
             row["seen"] = bool(seen)
@@ -222,10 +231,16 @@ def _values_of_groups(
     values = {}
     for group, rows in rows_of_groups.items():
         if len(rows):
-            values |= {f"{name}_{group}": float(own[rows].mean()) for name, own in of_pictures.items()}
+            values |= {_of_group(name, group): float(own[rows].mean()) for name, own in of_pictures.items()}
         if len(rows) >= LEAST_IN_GROUP:
-            values |= {f"{name}_{group}": value for name, value in distances(rows).items()}
+            values |= {_of_group(name, group): value for name, value in distances(rows).items()}
     return values
+
+
+def _of_group(name: str, group: str) -> str:
+    """lpips_seen, or dinov2_seen@network."""
+    metric, at, network = name.partition("@")
+    return f"{metric}_{group}{at}{network}"
 
 
 def _distances(real: Tensor, fake: Tensor, rows: np.ndarray) -> dict[str, float]:
