@@ -10,17 +10,21 @@
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
     ├── StudyError                  a study file, or a value in it, that cannot be used
-    │   └── IncomparableStudyError  a study name that already holds records of something else
+    │   ├── IncomparableStudyError  a study name that already holds records of something else
+    │   └── LeaseLostError          another process has taken the study over: nothing more may be written
+    ├── DiskError                   a disk that is full, over its quota or read-only: it ends a launch at once
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
     ├── ClusterError                a Ray cluster that cannot be reached, refuses, or cannot run the study
     ├── PassingError                memory, device or storage failed, not the configuration: tried again, elsewhere if there is another place
+    │   ├── DeviceMemoryError       the memory of a device does not suffice, even for one training
     │   └── DeviceLostError         the device answers no more: its worker ends and is replaced
     └── WorkerError                 every device was lost more often than is retried
 """
 
 from __future__ import annotations
 
+from sweep.causes import Cause
 from trainables.errors import (
     AdapterError,
     ConfigError,
@@ -38,9 +42,12 @@ __all__ = [
     "ConfigError",
     "ContentChanged",
     "DeviceError",
+    "DeviceMemoryError",
     "DeviceLostError",
+    "DiskError",
     "EvaluationFailed",
     "IncomparableStudyError",
+    "LeaseLostError",
     "ModelError",
     "ObjectiveError",
     "PassingError",
@@ -61,12 +68,20 @@ class IncomparableStudyError(StudyError):
     """The study's name already holds records that another subject, model, protocol or objective made."""
 
 
+class LeaseLostError(StudyError):
+    """Another process has taken the study over. Whoever gets this writes nothing more into its folder."""
+
+
 class ObjectiveError(EvaluationFailed):
     """Metric values give no finite objective. The configuration is at fault, so it is not retried."""
 
 
 class RecordsError(SweepError):
     """Records cannot be written or read."""
+
+
+class DiskError(SweepError):
+    """A disk takes no more: it is full, over its quota, or read-only. Nothing can go on until somebody makes room."""
 
 
 class DeviceError(SweepError):
@@ -79,6 +94,12 @@ class ClusterError(SweepError):
 
 class PassingError(SweepError):
     """What the work was done on failed, not what it was: memory, a device, a storage. It is tried again."""
+
+
+class DeviceMemoryError(PassingError):
+    """The memory of a device does not suffice."""
+
+    cause = Cause.MEMORY
 
 
 class DeviceLostError(PassingError):

@@ -225,8 +225,12 @@ def _run_in(
 @contextlib.contextmanager
 def _made_once_more(report: LiveReport | None) -> Iterator[None]:
     """At the end of a launch, also of one that could not go on."""
+    from sweep.errors import LeaseLostError
+
     try:
         yield
+    except LeaseLostError:  # the report is the other launch's now
+        raise
     except SweepError:
         if report is not None and report.has_scores:
             typer.echo(report.finish())
@@ -276,10 +280,10 @@ def _say_if_changed(folder: StudyFolder, request: Request) -> None:
 
 
 def _exit_code(driver: Driver, snapshot: Mapping[str, Any]) -> int:
-    from sweep.messages import INTERRUPTED
+    from sweep.causes import Cause
 
     is_left = driver.n_ended < driver.n_trials or snapshot.get("requests_open")
-    if driver.stopping is not None and driver.stopping.startswith(INTERRUPTED) and is_left:
+    if driver.stop_cause is Cause.INTERRUPTED and is_left:
         return INTERRUPTED_CODE
     return 0 if driver.best is not None else FAILED
 

@@ -9,7 +9,6 @@ from typing import Any
 from sweep.driver import Driver, run_here
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.messages import INTERRUPTED
 from sweep.parameters import expand
 from sweep.pool import Pool
 from sweep.records import TRIALS, Records, as_rows
@@ -59,10 +58,10 @@ def run_trial_here(
     keys = keys or Keys(study)
     keys.check()
     folder = StudyFolder(storage, study.name)
-    with folder.held():
+    with folder.held() as hold:
         made = make_device(folder) if make_device else _real_device(study, folder, device, again=again)
         folder.write_study(study, keys.content_digests())
-        records = Records(folder.root)
+        records = Records(folder.root, guard=hold.require)
         pool = Pool({} if again else known_outcomes(records))
         driver = _driver(study, keys, records, pool)
         worker = Worker("worker-0", pool, made, records, objective=study.objective)
@@ -70,6 +69,8 @@ def run_trial_here(
             view.phase("loading torch and diffusers")
         made.open()
         _run(driver, pool, worker, view)
+    if driver.fatal is not None:
+        raise driver.fatal
     return driver, pool.snapshot()
 
 
@@ -87,7 +88,7 @@ def _run(driver: Driver, pool: Pool, worker: Worker, view: Any) -> None:
     try:
         run_here(driver, pool, worker.turn, on_change=show)
     except KeyboardInterrupt:
-        driver.stop(INTERRUPTED)
+        driver.stop()
     finally:
         driver.end_all()
         show()

@@ -38,10 +38,10 @@ def rescore(
         StudyError: the study is running, or its subject has changed.  DeviceError: there is no such device."""
     networks = {kind: name for kind, name in ((PERCEPTUAL, perceptual), (POOLED, pooled)) if name}
     weights = [find_metric_weights(metric) for metric in metrics]
-    with folder.held():
+    with folder.held() as hold:
         word = RecordedStudy(folder).subject.class_word if weights else ""
         similarities = {one.name: network_and_word(one.name, one.label, word) for one in weights}
-        records = Records(folder.root)
+        records = Records(folder.root, guard=hold.require)
         pictures = _pictures_by_evaluation(records)
         rows = [row for row in as_rows(records.evaluations(), EVALUATIONS) if row["evaluation_key"] in pictures]
         rows = [row for row in rows if _lacks(row, networks) or _lacks_similarity(row, similarities)]

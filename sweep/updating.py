@@ -27,8 +27,8 @@ def update_records(folder: StudyFolder, *, device: str = "cpu", progress: Callab
 
     Raises:
         StudyError: the study is running, or its subject has changed.  RecordsError: a picture is damaged.  ModelError: a network is gone."""
-    with folder.held():
-        records = Records(folder.root)
+    with folder.held() as hold:
+        records = Records(folder.root, guard=hold.require)
         study = RecordedStudy(folder)
         images = {key: as_rows(group, IMAGES) for key, group in records.images().groupby(IMAGES.key[0])}
         rows = [row for row in as_rows(records.evaluations(), EVALUATIONS) if row["evaluation_key"] in images]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sweep.causes import Cause
 from sweep.device import PackDevice
 from sweep.errors import ContentChanged, DeviceLostError
 from sweep.keys import Keys
@@ -106,7 +107,7 @@ def test_another_optimizer_and_class_images_take_turns_and_a_stored_prodigy_goes
     device.stop("b")
     later = new_device()
     assert later.start(order("b", dataclasses.replace(config, optimizer="prodigy", learning_rate=1.0), 1, 2)).epoch == 1
-    assert train_to(later, 2)["b"].failed is None and later._packs[0].state("b").prodigy.n_steps == 4
+    assert train_to(later, 2)["b"].error is None and later._packs[0].state("b").prodigy.n_steps == 4
 
 
 def test_a_pack_that_runs_out_of_memory_is_halved_and_nothing_is_lost(new_device, config, monkeypatch):
@@ -151,8 +152,8 @@ def test_a_pack_that_fails_is_told_of_and_the_others_go_on(new_device, config, m
     reasons, lost = {}, {}
     while len(device.held) > 1:
         for report in device.advance():
-            reasons |= {report.key: report.failed} if report.failed else {}
-            lost |= {report.key: report.lost} if report.lost else {}
+            if report.error:
+                (lost if report.is_lost else reasons)[report.key] = report.error
     assert lost.keys() == {"alone"} and "must fit the memory" in lost["alone"] and "smaller batch" in lost["alone"]
     assert reasons["wrong"] == "RuntimeError: shapes do not fit"
     assert device.held == ("fine",) and train_to(device, 1)["fine"].epoch >= 1
@@ -174,8 +175,8 @@ def test_a_training_that_cannot_be_let_in_fails_alone(new_device, config, monkey
     reports = []
     while "late" in device.held:
         reports += device.advance()
-    assert [(r.key, r.failed) for r in reports if r.failed] == [("late", "RuntimeError: no such layer")]
-    assert train_to(device, 2)["early"].failed is None
+    assert [(r.key, r.error) for r in reports if r.error] == [("late", "RuntimeError: no such layer")]
+    assert train_to(device, 2)["early"].error is None
 
 
 def test_an_adapter_that_cannot_be_read_loses_its_evaluation_alone(new_device, config, model, subject):
@@ -183,8 +184,8 @@ def test_an_adapter_that_cannot_be_read_loses_its_evaluation_alone(new_device, c
     evaluation = EvalConfig(infer_model=model, steps=1, images_per_prompt=1)
     orders = [EvaluationOrder("gone", "no-such-training", 1, evaluation, subject), EvaluationOrder("control", None, 0, evaluation, subject)]
     found = {image_set.key: image_set for image_set in device.evaluate(orders)}
-    assert "must be stored" in found["gone"].lost and found["gone"].error is None
-    assert found["control"].lost is found["control"].error is None and found["control"].images is not None
+    assert "must be stored" in found["gone"].error and found["gone"].cause is Cause.LOST
+    assert found["control"].cause is found["control"].error is None and found["control"].images is not None
 
 
 def test_a_damaged_state_is_passed_over_for_the_one_before(new_device, config, tmp_path):
@@ -224,7 +225,7 @@ def test_a_diverged_training_is_reported_and_gone(new_device, config):
     reports = []
     while "wild" in device.held:
         reports += device.advance()
-    assert [r.key for r in reports if r.failed] == ["wild"] and device.held == ("calm",)
+    assert [r.key for r in reports if r.cause is Cause.CONFIGURATION] == ["wild"] and device.held == ("calm",)
 
 
 def test_the_size_of_a_pack_is_measured_once_and_kept(new_device, config, tmp_path, monkeypatch):
@@ -270,16 +271,16 @@ def test_what_changed_since_the_launch_is_neither_trained_nor_scored_under_its_o
     control = EvaluationOrder("c", None, 0, evaluation, str(folder))
     unchanged = new_device(content=content)
     unchanged.start(order("k", changed, 1))
-    assert not [report for report in unchanged.advance() if report.lost or report.failed]
-    assert unchanged.evaluate([control])[0].lost is None
+    assert not [report for report in unchanged.advance() if report.error]
+    assert unchanged.evaluate([control])[0].error is None
 
     change(folder)
     device = new_device(content=content)
     device.start(order("other", changed, 1))
     (report,) = device.advance()
     (scored,) = device.evaluate([control])
-    for reason in (report.lost, scored.lost):
-        assert f"the {says} {folder} changed while it runs" in reason and "\n" not in reason
+    for one in (report, scored):
+        assert f"the {says} {folder} changed while it runs" in one.error and "\n" not in one.error and one.cause is Cause.LOST
     assert not device.held
 
 
@@ -291,7 +292,7 @@ def test_a_model_that_changed_since_the_launch_is_not_used(new_device, config, m
     with pytest.raises(ContentChanged, match=f"model {copy} changed"):
         device.start(order("k", dataclasses.replace(config, train_model=copy), 1))
     (scored,) = device.evaluate([EvaluationOrder("c", None, 0, EvalConfig(infer_model=copy, steps=2), subject)])
-    assert f"model {copy} changed" in scored.lost
+    assert f"model {copy} changed" in scored.error and scored.cause is Cause.LOST
 
 
 def test_an_image_that_changes_after_its_digest_was_made_is_not_read(subject, tmp_path):
