@@ -8,20 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sweep.messages import EvaluationOrder, Rung, Subscription
-from sweep.prompt_groups import require_prompt_groups
+from sweep.preconditions import models_of, unmet_by
 from sweep.study import Study
 from trainables.class_images import load_class_images
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
 from trainables.errors import ModelError
 from trainables.metric_weights import find_metric_weights, metric_name_of
-from trainables.model_sources import model_digest, resolve_model
+from trainables.model_sources import model_digest, require_vae, resolve_model
 from trainables.models import PROMPT_TOKENS, least_tokens
+from trainables.network_files import require_network
 from trainables.pipeline_corrections import digest_for_pictures, digest_for_training
 from trainables.subject import Subject, load_subject
 from trainables.tags import without_idle_tags
+
+if TYPE_CHECKING:
+    from sweep.folder import StudyFolder
 
 
 class Content(Protocol):
@@ -35,7 +39,16 @@ class Content(Protocol):
 
     def digest_for_pictures(self, model: str, vae: str | None) -> str: ...
 
+    def require_model(self, model: str, vae: str | None) -> None:
+        """Raises: ModelError; NotDownloadedError where a launch would download it first."""
+
+    def require_vae(self, vae: str) -> None:
+        """The same for a VAE alone."""
+
     def class_images_digest(self, folder: str) -> str: ...
+
+    def require_network(self, name: str) -> None:
+        """Raises: ModelError where a scoring network's weights are not there."""
 
 
 class FilesContent:
@@ -55,8 +68,17 @@ class FilesContent:
     def digest_for_pictures(self, model: str, vae: str | None) -> str:
         return self._digest(digest_for_pictures, model, vae)
 
+    def require_model(self, model: str, vae: str | None) -> None:
+        model_digest(resolve_model(model, vae, download=False))
+
+    def require_vae(self, vae: str) -> None:
+        require_vae(vae)
+
     def class_images_digest(self, folder: str) -> str:
         return self._class_images(folder).digest
+
+    def require_network(self, name: str) -> None:
+        require_network(name)
 
 
 class Keys:
@@ -66,19 +88,14 @@ class Keys:
         self.study = study
         self.content = content or FilesContent()
 
-    def check(self) -> None:
-        """Read what the study names beforehand, so that a launch fails before anything has started.
+    def check(self, folder: StudyFolder | None = None, *, scores_here: bool = True) -> None:
+        """Read what the study names, so that a launch fails before anything has started.
 
-        Raises: StudyError, SubjectError, ModelError for what cannot be used."""
-        if any(train.uses_masks for train in self.study.telling_trainings("mask_weight")):
-            self.content.subject(self.study.subject).require_masks()
-        self.content_digests()
-        subject = self.content.subject(self.study.subject)
-        self.study.require_captions(subject.caption_versions)
-        require_prompt_groups(self.study, subject)
-        for text in self.study.metrics:
-            if metric_name_of(text) in self.study.needed_metrics:  # the others are skipped, with the reason in the records
-                find_metric_weights(text)
+        Raises: SweepError for what cannot be used; UnmetError for several things."""
+        unmet_by(self, folder, scores_here=scores_here).require_none()
+        # Gigabytes are downloaded only when nothing else is amiss.
+        for model, vae in models_of(self.study):
+            self.content.model_digest(model, vae)
 
     def cut_captions(self) -> list[str]:
         """A line for every caption version of the study of which CLIP surely does not read some to their end."""
@@ -102,19 +119,17 @@ class Keys:
 
     def content_digests(self) -> dict[str, str]:
         """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
-        digests: dict[str, str] = {}
-        for parameter in ("subject", "train_model", "train_vae", "infer_model", "infer_vae"):
-            for configuration in self.study.telling_configurations(parameter):
-                train, _, evaluation = self.study.split(configuration)
-                self.content.subject(train.subject)
-                for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
-                    digests[name_of_model(model, vae)] = self.content.model_digest(model, vae)
+        name = self.study.subject
+        subject = self.content.subject(name)
+        digests = {
+            name_of_model(model, vae): self.content.model_digest(model, vae)
+            for model, vae in models_of(self.study)
+        }
         digests |= _metric_digests(self.study.metrics)
-        subject = self.content.subject(train.subject)
         if "clip_t" in map(metric_name_of, self.study.metrics):
-            digests[f"class word of {train.subject}"] = subject.class_word
+            digests[f"class word of {name}"] = subject.class_word
         trainings = self.study.telling_trainings("mask_weight", "prior_images")
-        digests |= subject_digests(train.subject, subject, masks=any(train.uses_masks for train in trainings))
+        digests |= subject_digests(name, subject, masks=any(train.uses_masks for train in trainings))
         folders = {train.prior_images for train in trainings if train.prior_preservation}
         return {**digests, **{name_of_class_images(folder): self.content.class_images_digest(folder) for folder in sorted(folders)}}
 
