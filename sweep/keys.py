@@ -92,6 +92,13 @@ class Keys:
         subject = self.content.subject(self.study.subject)
         return [line for version in sorted(versions) for line in _cut_of_version(subject, version)]
 
+    def passed_over(self) -> list[str]:
+        """A line for every kind of file in the folders of the subject and of class images that is not read."""
+        prior = [train.prior_images for train in self.study.telling_trainings("prior_images") if train.prior_preservation]
+        folders = {self.study.subject: self.content.subject(self.study.subject).passed_over}
+        folders |= {folder: load_class_images(folder).passed_over for folder in prior}
+        return [f"{folder}: {line}" for folder, lines in folders.items() for line in lines]
+
     def idle_tags(self) -> list[str]:
         """A line for every caption version of the study in which there are no tags to shuffle or drop."""
         drawing = [train for train in self.study.telling_trainings("shuffle_tags", "tag_dropout", "keep_tags") if train.draws_tags]

@@ -230,7 +230,7 @@ def _run_in(
     keys.check(StudyFolder(storage, study.name), scores_here=address is None)
     for line in (*keys.cut_captions(), *keys.idle_tags()):
         screen.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
-    for line in notes_on(study):
+    for line in (*keys.passed_over(), *notes_on(study)):
         screen.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
     view.phase("importing Ray")
     from sweep.runner import Launch, launch
@@ -293,8 +293,10 @@ def _directory_of(request: Request) -> contextlib.AbstractContextManager[None]:
 
 
 def _say_if_changed(folder: StudyFolder, request: Request) -> None:
+    from sweep.study_file import read_source
+
     file = Path(request.file)
-    if request.file and file.is_file() and file.read_bytes() != folder.source.read_bytes():
+    if request.file and file.is_file() and read_source(file) != read_source(folder.source):
         typer.echo(f"note: {file} has changed since; this goes on with {folder.source}. `sweep launch {file}` takes the changes.")
 
 
