@@ -16,12 +16,12 @@ import hashlib
 import json
 import logging
 import os
-import time
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from sweep.comparison import Verdict, require_comparable
@@ -223,7 +223,7 @@ def _wait_for_removal(storage: Place) -> None:
             return
         if attempt == 0:
             logger.warning(f"waiting for {_remover_text(storage)}, which removes what no study of {storage} needs")
-        time.sleep(REMOVAL_POLL_S)
+        sleep(REMOVAL_POLL_S)
     raise StudyError(f"A study begins when nothing is being removed from its storage, but {_remover_text(storage)} still does. Try again later.")
 
 

@@ -303,12 +303,12 @@ def test_a_study_that_has_gone_on_while_its_removal_was_asked_about_is_not_remov
 def test_a_launch_begins_when_a_removal_has_ended_and_not_before(storage, monkeypatch, caplog):
     with ExitStack() as removal:
         removal.enter_context(removing(storage))
-        monkeypatch.setattr("sweep.folder.time.sleep", lambda seconds: removal.close())
+        monkeypatch.setattr("sweep.folder.sleep", lambda seconds: removal.close())
         with StudyFolder(storage, "two").held("a"):
             assert StudyFolder(storage, "two").holder is not None
     (said,) = [record.getMessage() for record in caplog.records if record.name == "sweep.folder"]
     assert said.startswith(f"waiting for process {os.getpid()} on ")
-    monkeypatch.setattr("sweep.folder.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("sweep.folder.sleep", lambda seconds: None)
     with removing(storage):
         with pytest.raises(StudyError, match=f"process {os.getpid()} on .* still does"), StudyFolder(storage, "two").held("a"):
             pass
