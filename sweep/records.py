@@ -37,14 +37,18 @@ from sweep.record_schema import (
     Table,
     as_arrow,
 )
+from sweep.seed_scatter import CONFIDENCE, Component, SeedScatter, half_width, p_value
 from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
 
 __all__ = [
+    "CONFIDENCE",
+    "Component",
     "EVALUATIONS",
     "IMAGES",
     "METRIC_COLUMNS",
     "SCHEMA_VERSION",
     "SIMILARITIES",
+    "SeedScatter",
     "TABLES",
     "TRIALS",
     "Place",
@@ -53,7 +57,9 @@ __all__ = [
     "SweepError",
     "as_rows",
     "best_of",
+    "half_width",
     "more_is_better",
+    "p_value",
     "place",
 ]
 
