@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.folder import DEFAULT_STORAGE
-from sweep.messages import INTERRUPTED
 from sweep.moment import counts_of
 from sweep.pareto import EPOCHS, axes_text, front_of
 from sweep.records import EVALUATIONS, Records, as_rows
@@ -51,7 +50,7 @@ def print_summary(
         console.print(f"values are means over {n_seeds} training seeds, ± the objective's standard deviation between them", highlight=False)
     if first_scored_s is not None:
         console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
-    failed = [trial for trial in driver.trials.values() if trial.state == FAIL and not trial.reason.startswith(INTERRUPTED)]
+    failed = [trial for trial in driver.trials.values() if trial.state == FAIL and not (trial.cause and trial.cause.ends_with_launch)]
     for reason, n in Counter(trial.reason for trial in failed).most_common(3):
         console.print(f"{n} failed: {reason}", style="red", highlight=False, soft_wrap=True)
     for line in mishaps(snapshot):
@@ -160,7 +159,7 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
         lines.append(f"to go on               {python_command()} -m sweep resume {name}{where}: what is done is not done again")
     elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
-    if folder.journal.exists():
+    if os.path.exists(folder.journal):  # unlike Path.exists, it raises nothing where its folder cannot be looked into
         lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

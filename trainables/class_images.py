@@ -16,7 +16,9 @@ from PIL import Image
 from trainables.config import EvalConfig
 from trainables.digests import digest_of_texts, file_digest
 from trainables.errors import ConfigError, SubjectError
-from trainables.photographs import image_files, why_unusable
+from trainables.folder_files import counted, list_folder, named, odd_files_lines
+from trainables.metadata import raise_first
+from trainables.photographs import unread_problem, why_unusable
 from trainables.subject_images import SubjectImage
 
 
@@ -26,6 +28,7 @@ class ClassImages:
 
     root: Path
     images: tuple[SubjectImage, ...]
+    passed_over: tuple[str, ...] = ()  # a line for each kind of what lies in the folder and is not read
 
     @cached_property
     def digest(self) -> str:
@@ -43,12 +46,18 @@ def load_class_images(folder: str | Path) -> ClassImages:
             f"`prior_images` must be a folder of class images, but {str(folder)!r} is {'a file' if root.exists() else 'not there'}. "
             f"`python -m sweep class-images MODEL {folder} --prompt ...` makes one."
         )
-    paths = sorted(image_files(root.iterdir()))
+    listing = list_folder(root, raise_first)
+    if problem := next((unread_problem(path) for path in listing.unread), None):
+        raise SubjectError(problem)
+    paths = [path for path in listing.images if path.parent == root]
     if not paths:
         raise SubjectError(f"`prior_images` must hold images, but {root} has none at its top. Put some there, or name another folder.")
     if problem := next(filter(None, map(why_unusable, paths)), None):
         raise SubjectError(problem)
-    return ClassImages(root, tuple(SubjectImage(path.name, path, "train", {}) for path in paths))
+    deeper = [path for path in listing.images if path.parent != root]
+    lines = [f"{counted(len(deeper), 'class image')} in sub-folders passed over: {named(deeper, root)}. Move them to the top of {root}."]
+    images = tuple(SubjectImage(path.name, path, "train", {}) for path in paths)
+    return ClassImages(root, images, (*lines * bool(deeper), *odd_files_lines(listing)))
 
 
 def make_class_images(

@@ -5,9 +5,10 @@ Keyed by what they depend on: (vae, images, flip) and (text encoder, exact strin
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainables import checksums
 from trainables.buckets import Buckets, Size
 from trainables.class_images import ClassImages
 from trainables.config import NUMERICS_VERSION, content_key
@@ -118,11 +120,13 @@ class FrozenWork:
             return compute()
         path = self.folder / f"{key}.safetensors"
         try:
-            return load_file(path)["value"]
-        except (FileNotFoundError, SafetensorError, KeyError):  # absent, or damaged: it is only a cache
-            value = compute()
-            _write(path, value)
-            return value
+            if not checksums.is_damaged(path):
+                return load_file(path)["value"]
+        except (OSError, SafetensorError, KeyError):  # absent, or damaged: it is only a cache
+            pass
+        value = compute()
+        _write(path, value)
+        return value
 
 
 def _encode(parts: ModelParts, images: Sequence[SubjectImage], *, flip: bool, size: Size | None = None) -> Tensor:
@@ -144,11 +148,13 @@ def _encode_bucketed(parts: ModelParts, images: Sequence[SubjectImage], buckets:
 
 
 def _write(path: Path, value: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        save_file({"value": value.contiguous()}, temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"value": value.contiguous()}, temporary, metadata={checksums.NAME: checksums.BLANK})
+        with open(temporary, "r+b") as file:
+            checksums.seal(file)
         os.replace(temporary, path)
-    except (OSError, SafetensorError):  # a full disk, which safetensors tells in its own words: it is only a cache
-        Path(temporary).unlink(missing_ok=True)
+    except (OSError, SafetensorError):  # a full or read-only disk, which safetensors tells in its own words: it is only a cache
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.errors import ModelError
 from trainables.model_folders import PartFiles, read_config
 from trainables.model_sources import ModelSource, model_digest, part_digest, resolve_model
-from trainables.single_files import KEYS
+from trainables.single_files import KEYS, usual_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -243,7 +243,7 @@ def _load_from_single_file(model_class: Any, files: PartFiles, part: str, dtype:
     with safe_open(files.weights, framework="pt") as opened:
         # A file may hold a VAE alone, without the beginning of its names.
         names = [name for name in opened.keys() if name.startswith(KEYS[part])] or list(opened.keys())
-        weights = {name: opened.get_tensor(name) for name in names}
+        weights = {usual_name(name): opened.get_tensor(name) for name in names}
     if part == "text_encoder":
         model = diffusers_converters.create_diffusers_clip_model_from_ldm(
             model_class, weights, config=str(files.folder), torch_dtype=dtype, local_files_only=True

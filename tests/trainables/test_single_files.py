@@ -49,6 +49,19 @@ def test_a_checkpoint_of_one_file_computes_what_its_folder_computes(single_file:
         assert not model.training and not any(weight.requires_grad or weight.is_meta for weight in model.parameters())
 
 
+def without_text_model(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names that an older transformers gave the text encoder: NovelAI's file and its children."""
+    return {name.replace(".transformer.text_model.", ".transformer."): w for name, w in weights.items()}
+
+
+def test_a_checkpoint_without_the_text_models_level_computes_the_same(single_file: Path, sd15_dir: Path) -> None:
+    wanted = encode_prompts(load_parts(resolve_model(str(single_file))), ["J3NN13, smile"])
+    write_single_file(single_file, sd15_dir, without_text_model)
+    assert "cond_stage_model.transformer.encoder.layers.0.mlp.fc1.weight" in load_file(single_file)
+    found = load_parts(resolve_model(str(single_file)))
+    assert torch.equal(encode_prompts(found, ["J3NN13, smile"]), wanted)
+
+
 def test_a_checkpoint_in_fp16_is_loaded_in_float32_and_the_unet_in_the_asked_dtype(sd15_dir: Path, single_file: Path) -> None:
     write_single_file(single_file, sd15_dir, lambda weights: {k: w.half() if w.is_floating_point() else w for k, w in weights.items()})
     parts = load_parts(resolve_model(str(single_file)), dtype=torch.bfloat16)
