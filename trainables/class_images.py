@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from trainables.config import EvalConfig
-from trainables.digests import digest_of_texts, file_digest
+from trainables.digests import digest_of_texts
 from trainables.errors import ConfigError, SubjectError
 from trainables.folder_files import counted, list_folder, named, odd_files_lines
 from trainables.metadata import raise_first
@@ -33,7 +33,7 @@ class ClassImages:
     @cached_property
     def digest(self) -> str:
         """Names their content: the images' bytes in order."""
-        return digest_of_texts(file_digest(image.path) for image in self.images)
+        return digest_of_texts(image.digest for image in self.images)
 
 
 def load_class_images(folder: str | Path) -> ClassImages:
@@ -65,16 +65,18 @@ def make_class_images(
 ) -> ClassImages:
     """Generate `config`'s pictures with the base model alone into a new folder. It appears when it is complete.
 
-    Raises: ConfigError if the folder holds something; ModelError if the model cannot be used."""
+    Raises: ConfigError if the folder holds something; ModelError if the model cannot be used; EvaluationFailed if a picture is black."""
     folder = folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"Class images are written into a new or empty folder, but {folder} holds something. Name another one.")
     from trainables.frozen import FrozenWork
     from trainables.generate import ImageSet, generate
+    from trainables.metrics import require_no_black
 
     frozen = FrozenWork(device)
     parts = frozen.parts(config.infer_model, config.infer_vae, config.infer_dtype)
     (pictures,) = generate(parts, [ImageSet(None, config, trigger="")], frozen=frozen, on_step=on_step)
+    require_no_black(pictures)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
     try:

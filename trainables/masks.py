@@ -49,6 +49,8 @@ def loss_weights(images: Sequence[SubjectImage], *, mask_weight: float, width: i
     w = v / mean(v), v = 1 + (mask_weight - 1) m, m in [0, 1] the share of a latent's area under the mask; w = 1 without a mask.
     So mask_weight moves attention within an image and leaves the scale of the gradient, which is the learning rate's, alone."""
     v = 1 + (mask_weight - 1) * np.stack([_mask_on_grid(image.mask, width, height) for image in images])
+    for image in images:
+        image.require_unchanged()
     return (v / v.mean(axis=(1, 2), keepdims=True)).astype(np.float32)
 
 

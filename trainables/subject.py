@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from trainables.digests import digest_of_texts, file_digest
+from trainables.digests import digest_of_texts
 from trainables.errors import SubjectError
 from trainables.folder_files import spelt_path
 from trainables.metadata import Refuse, parse_object, raise_first, read_text
@@ -74,8 +74,8 @@ class Subject:
 
     def training_digest(self, version: str, *, masks: bool = False) -> str:
         """Names what a training reads: the training images' bytes in order, that caption version alone, the trigger; and the masks if it does."""
-        of_masks = [file_digest(image.mask) if image.mask else "" for image in self.train] if masks else []
-        return digest_of_texts([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train), *of_masks])
+        of_masks = [image.mask_digest for image in self.train] if masks else []
+        return digest_of_texts([self.trigger, *self.train_captions(version), *(image.digest for image in self.train), *of_masks])
 
     @cached_property
     def train_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -93,7 +93,7 @@ class Subject:
     @cached_property
     def reference_digest(self) -> str:
         """Names what metrics compare with: the bytes of all images, and their split."""
-        return digest_of_texts(image.split + file_digest(image.path) for image in self.images)
+        return digest_of_texts(image.split + image.digest for image in self.images)
 
 
 def load_subject(name_or_dir: str | Path) -> Subject:
@@ -132,11 +132,14 @@ def load_pixels(images: Sequence[SubjectImage], width: int, height: int | None =
     """The images as the model sees them: uint8 (n, height, width, 3), square unless a height is given.
 
     Turned upright by their EXIF orientation, transparency over white, cropped to the largest part of that aspect ratio in the middle,
-    resized by Lanczos. An image of that size already comes back as it is."""
+    resized by Lanczos. An image of that size already comes back as it is.
+
+    Raises: ContentChanged if one changed since its digest was made."""
     height = height or width
     pixels = np.zeros((len(images), height, width, 3), dtype=np.uint8)
     for i, image in enumerate(images):
         pixels[i] = np.asarray(ImageOps.fit(read_rgb(image.path), (width, height), Image.Resampling.LANCZOS))
+        image.require_unchanged()
     return pixels
 
 

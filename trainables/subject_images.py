@@ -7,10 +7,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from trainables.errors import SubjectError
+from trainables.digests import file_digest
+from trainables.errors import ContentChanged, SubjectError
 from trainables.folder_files import (
     EXAMPLES_OF_IMAGES,
     IMAGE_SUFFIXES,
@@ -58,6 +60,22 @@ class SubjectImage:
     split: Literal["train", "heldout"]
     captions: Mapping[str, str]  # by caption version, without v1
     mask: Path | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Names its content, as it was when this was asked first: keys are made of it."""
+        return file_digest(self.path)
+
+    @cached_property
+    def mask_digest(self) -> str:
+        """The same of its mask; "" without one."""
+        return file_digest(self.mask) if self.mask else ""
+
+    def require_unchanged(self) -> None:
+        """Raises: ContentChanged if image or mask are others than its digests say. Ask it after reading them."""
+        for path, digest in ((self.path, self.digest), (self.mask, self.mask_digest)):
+            if path is not None and file_digest(path) != digest:
+                raise ContentChanged(f"An image must not change while it is used, but {path} did. Put the old one back, or start anew.")
 
 
 @dataclass(frozen=True)

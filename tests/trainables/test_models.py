@@ -183,3 +183,18 @@ def test_weights_of_another_size_than_the_config_says_are_an_error(tiny_model_co
     change_config(tiny_model_copy / "unet", block_out_channels=[32, 96])
     with pytest.raises(ModelError, match="unet must hold weights that fit its config.json"):
         load_parts(resolve_model(str(tiny_model_copy)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_not_finite_are_one_line_that_names_one(tiny_model_copy: Path, part: str, value: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    (file,) = (tiny_model_copy / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = sorted(name for name, weight in weights.items() if weight.is_floating_point() and weight.dim() > 1)[0]
+    weights[name].view(-1)[0] = value
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="must hold finite weights.*NaN or infinite") as caught:
+        load_parts(resolve_model(str(tiny_model_copy)))
+    assert "\n" not in str(caught.value)
