@@ -52,6 +52,7 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "seed": seed,
             "parameters": _given_names(records),
             "metrics": [_metric(key) for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
+            "n_trials": len(records.trials),
             "counts": records.trials["state"].value_counts().to_dict(),
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
             "axes": axes,
@@ -139,6 +140,7 @@ def _trial(
     found = {
         "trial": trial,
         "is_control": bool(row["is_control"]),
+        "is_trial": not row["is_control"] and not row["is_file"],
         "is_baseline": is_baseline,
         **values,
         **words,
