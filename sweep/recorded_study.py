@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweep.errors import StudyError
 from sweep.folder import ADAPTERS, StudyFolder
-from sweep.keys import FilesContent
+from sweep.keys import FilesContent, name_of_model
 from sweep.launches import read_launches
 from sweep.objective import Objective
 from sweep.parameters import MODEL_PARAMETERS, expand
@@ -128,7 +128,7 @@ class RecordedStudy:
         places = self._place_of(model), None if vae is None else self._place_of(vae)
         doubtful = [place for place in places if place is not None and self._is_found_by_chance(place)]
         if doubtful:
-            known = self.description["content"].get(f"model {model}" + (f" with vae {vae}" if vae else ""))
+            known = self.description["content"].get(name_of_model(model, vae))
             if FilesContent().model_digest(*places) != known:
                 raise StudyError(self._elsewhere("models", doubtful[0]))
         return places
