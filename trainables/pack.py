@@ -70,12 +70,20 @@ class Pack:
     """S trainings on one base model. Add and remove them at epoch boundaries; `advance` runs to the next boundary of any of them."""
 
     def __init__(
-        self, parts: ModelParts, frozen: FrozenWork, *, largest: int | None = None, gradient_checkpointing: bool = False, compile: bool = False
+        self,
+        parts: ModelParts,
+        frozen: FrozenWork,
+        *,
+        largest: int | None = None,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        autocast: bool = True,
     ) -> None:
         """`largest` is how many trainings whoever fills it should put in; nothing here depends on it.
 
         `gradient_checkpointing` computes the UNet's blocks again in the backward pass instead of keeping their activations: more
-        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for 1, 2, 4, 8 ... slots: empty ones fill up to these."""
+        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for 1, 2, 4, 8 ... slots: empty ones fill up to these.
+        `autocast`, under bfloat16: normalisations and losses of the UNet run in float32, between products in bfloat16."""
         self.parts = parts
         self.largest = largest or 2**30
         self.n_steps = 0  # done so far, by all its trainings together
@@ -84,6 +92,7 @@ class Pack:
         self.lora = SlotLoRA(parts.unet)
         self._slots: list[Slot] = []
         self._few_sizes = compile
+        self._autocast = autocast
         self._pack([])
         self._prefetcher = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         self._forward = torch.compile(parts.unet) if compile else parts.unet
@@ -229,7 +238,8 @@ class Pack:
         with self.lora.attached(tensors.a, tensors.b, draws.dropout(k), sizes_differ=size is not None):
             if config.train_text_encoder:
                 text = encode_tokens(self.parts, text)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            mixed = self._autocast and config.dtype == "bfloat16"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
                 predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
             target = self.parts.denoising_target(latents, noise, timesteps)
             error = F.mse_loss(predicted.float(), target, reduction="none")
