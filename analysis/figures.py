@@ -18,7 +18,7 @@ from analysis.importance import importances_of, main_effects, scored_trials
 from analysis.load import StudyRecords
 from analysis.pareto import trade_offs
 from analysis.tables import best_evaluations, ranked_trials
-from sweep.records import HIGHER_IS_BETTER, RecordsError
+from sweep.records import RecordsError, more_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def draw_metric(values: pd.DataFrame, metric: str, ax: Axes) -> Axes:
     errors = [(own["value"] - own["low"]).where(known, 0).clip(lower=0), (own["high"] - own["value"]).where(known, 0).clip(lower=0)]
     ax.errorbar(own["trial"], own["value"], yerr=errors, fmt="o", color=_BLUE, elinewidth=1)
     ax.tick_params(axis="x", rotation=90)
-    ax.set_ylabel(f"{metric.upper()} (lower is better)")
+    ax.set_ylabel(_axis_label(metric))
     return ax
 
 
@@ -67,7 +67,7 @@ def draw_curves(curves: pd.DataFrame, ax: Axes) -> Axes:
     stops = curves[curves["is_stop"]]
     ax.scatter(stops["epoch"], stops["objective"], marker="x", color=_RED, label="stopped early", zorder=2)
     ax.set_xlabel("epoch")
-    ax.set_ylabel("objective (lower is better)")
+    ax.set_ylabel(_axis_label("objective"))
     return ax
 
 
@@ -175,7 +175,8 @@ def _best_trial(records: StudyRecords) -> str | None:
 
 
 def _axis_label(axis: str) -> str:
-    return f"{axis.upper()} ({'higher' if axis in HIGHER_IS_BETTER else 'lower'} is better)"
+    name = axis if axis in ("objective", "epochs") else axis.upper()
+    return f"{name} ({'higher' if more_is_better(axis) else 'lower'} is better)"
 
 
 def _height(values: pd.Series) -> pd.Series:

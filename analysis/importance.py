@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.load import FAILED, StudyRecords
 from analysis.stats import mean_interval
 from analysis.tables import best_evaluations
-from sweep.records import RecordsError
+from sweep.records import RecordsError, best_of, more_is_better
 
 MANY_VALUES = 6
 """A parameter of numbers with more values than this is continuous: effects are those of its quarters."""
@@ -61,7 +61,7 @@ def main_effects(records: StudyRecords, *parameters: str, value: str = "objectiv
         for level, group in trials.groupby(levels_of(trials[name]), observed=True):
             interval = mean_interval(group[value], seed=seed)
             ends = {"mean": interval.mean, "low": interval.low, "high": interval.high, "effect": interval.mean - trials[value].mean()}
-            rows.append({"parameter": name, "level": str(level), "n": len(group), "best": group[value].min(), **ends})
+            rows.append({"parameter": name, "level": str(level), "n": len(group), "best": best_of(group[value], value), **ends})
     return pd.DataFrame(rows, columns=["parameter", "level", "n", "best", "mean", "low", "high", "effect"])
 
 
@@ -149,7 +149,7 @@ def _importances(trials: pd.DataFrame, searched: list[str], value: str, *, metho
     distributions = {name: _distribution(trials[name]) for name in searched}
     columns = {name: _plain_values(trials[name]) for name in searched}
     with _quiet(optuna):
-        study = optuna.create_study(study_name="importance")
+        study = optuna.create_study(study_name="importance", direction="maximize" if more_is_better(value) else "minimize")
         study.add_trials(
             optuna.trial.create_trial(
                 params={name: values[i] for name, values in columns.items()}, distributions=distributions, value=float(trials[value].iloc[i])

@@ -10,10 +10,10 @@ import pandas as pd
 from analysis.load import FAILED, StudyRecords
 from analysis.pictures import description_of
 from analysis.tables import best_evaluations
-from sweep.records import HIGHER_IS_BETTER, METRIC_COLUMNS, RecordsError
+from sweep.records import METRIC_COLUMNS, SIMILARITIES, RecordsError, more_is_better
 
 DEFAULT_AXES = ("lpips", "fid")
-AXES = tuple(dict.fromkeys(("objective", "epochs", *METRIC_COLUMNS, *HIGHER_IS_BETTER)))
+AXES = tuple(dict.fromkeys(("objective", "epochs", *METRIC_COLUMNS, *SIMILARITIES)))
 MOST_NAMED = 8
 
 
@@ -28,7 +28,7 @@ def pareto_front(records: StudyRecords, *axes: str) -> pd.DataFrame:
     trials, axes = trade_offs(records, *axes)
     front = trials[trials["is_on_front"]]
     columns = list(dict.fromkeys(["trial", *records.parameters, "best_epoch", *axes, "n_images"]))
-    ascending = [axis not in HIGHER_IS_BETTER for axis in axes]
+    ascending = [not more_is_better(axis) for axis in axes]
     ordered = front.sort_values([*axes, "trial"], ascending=[*ascending, True], kind="stable", ignore_index=True)
     return ordered[[name for name in columns if name != "best_epoch" or "epochs" not in axes]]
 
@@ -50,7 +50,7 @@ def trade_offs(records: StudyRecords, *axes: str) -> tuple[pd.DataFrame, tuple[s
     if asked and missing:
         raise RecordsError(f"A Pareto front needs values, but no trial has a `{missing[0]}`. Use `sweep rescore --metric {missing[0]}`.")
     found = trials.reindex(columns=[*trials.columns, *missing]).dropna(subset=list(axes))
-    signs = [-1 if axis in HIGHER_IS_BETTER else 1 for axis in axes]
+    signs = [-1 if more_is_better(axis) else 1 for axis in axes]
     return found.assign(is_on_front=is_on_front(found[list(axes)].to_numpy(dtype=float) * signs)), axes
 
 

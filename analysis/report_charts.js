@@ -34,7 +34,7 @@ function curves(all, top, label) {
   if (!points.length) return null;
   const epochs = [...new Set(points.map(point => point[0]))].sort((a, b) => a - b);
   const x = scale(epochs, L + 8, R - 8), y = scale(points.map(point => point[1]), B, T + 8);
-  const svg = frame(label, x, y, "epoch", "objective, lower is better", epochs.filter((epoch, i) => i === 0 || x(epoch) - x(epochs[i - 1]) > 24));
+  const svg = frame(label, x, y, "epoch", `objective, ${direction("objective")}`, epochs.filter((epoch, i) => i === 0 || x(epoch) - x(epochs[i - 1]) > 24));
   for (const trial of [...trials].sort((a, b) => (a.trial === top) - (b.trial === top))) {
     const own = trial.rungs.filter(point => known(point[1])), is = trial.trial === top ? " top" : "";
     if (own.length) svg.append(s("polyline", {class: "curve" + is, points: own.map(([a, b]) => `${x(a)},${y(b)}`).join(" ")}));
@@ -49,12 +49,14 @@ function scatter(trials, xKey, yKey) {
   const own = trials.filter(trial => known(trial[xKey]) && known(trial[yKey]) && trial.state !== "FAIL");
   if (own.length < 2) return null;
   const x = scale(own.map(t => t[xKey]), L + 8, R - 8), y = scale(own.map(t => t[yKey]), B, T + 8);
-  const svg = frame("LPIPS against FID", x, y, "LPIPS, lower is closer", "FID, lower is better");
+  const names = [xKey, yKey].map(key => metricOf(key).name);
+  const svg = frame(names.join(" against "), x, y, ...[xKey, yKey].map((key, i) => `${names[i]}, ${direction(key)}`));
   const adapted = own.filter(t => !t.is_control);
-  const front = adapted.filter(a => !adapted.some(b => b[xKey] <= a[xKey] && b[yKey] <= a[yKey] && (b[xKey] < a[xKey] || b[yKey] < a[yKey]))).sort((a, b) => a[xKey] - b[xKey]);
+  const beats = (b, a) => [xKey, yKey].every(key => cost(b, key) <= cost(a, key)) && [xKey, yKey].some(key => cost(b, key) < cost(a, key));
+  const front = adapted.filter(a => !adapted.some(b => beats(b, a))).sort((a, b) => a[xKey] - b[xKey]);
   svg.append(s("polyline", {class: "front", points: front.map(t => `${x(t[xKey])},${y(t[yKey])}`).join(" ")}));
   for (const t of own) {
-    const text = `${t.trial}: LPIPS ${metric(t, xKey)}, FID ${metric(t, yKey)}\n${settings(t)}`, px = x(t[xKey]), py = y(t[yKey]);
+    const text = `${t.trial}: ${names[0]} ${metric(t, xKey)}, ${names[1]} ${metric(t, yKey)}\n${settings(t)}`, px = x(t[xKey]), py = y(t[yKey]);
     const shape = t.is_control ? s("path", {class: "stop", d: `M${px - 4} ${py - 4}h8v8h-8z`}) : s("circle", {class: "dot" + (t.trial === data.best ? " top" : ""), cx: px, cy: py, r: 5});
     svg.append(mark(shape, text, t.trial));
   }
@@ -103,7 +105,7 @@ const short = (text, most) => text.length > most ? text.slice(0, most - 1) + "â€
 
 function slice(axis, k, trials) {
   const name = nameOf(axis.name), x = ruler(axis, k, trials, L + 8, R - 8, true), y = scale(trials.map(trial => trial.objective), B - 8, T + 8);
-  const svg = frame(`Objective by ${name}`, x, y, name, "objective, lower is better", []);
+  const svg = frame(`Objective by ${name}`, x, y, name, `objective, ${direction("objective")}`, []);
   const room = Math.max(4, Math.floor((R - L) / Math.max(1, x.marks.length) / 7));
   for (const [at, text] of x.marks) svg.append(s("line", {class: "tick", x1: at, x2: at, y1: B, y2: B + 4}), s("text", {x: at, y: B + 18, "text-anchor": "middle"}, short(text, room)));
   for (const trial of [...trials].reverse()) {

@@ -22,9 +22,9 @@ from analysis.report_pictures import ReportPictures
 from analysis.stats import paired_difference
 from analysis.tables import PAIRED_BY, ranked_trials
 from analysis.text import caption_of, notes_of
-from sweep.records import RecordsError
+from sweep.records import SIMILARITIES, RecordsError, more_is_better
 
-TABLE_METRICS = ("objective", "lpips", "fid", "kid", "diversity", "lpips_nearest")
+TABLE_METRICS = ("objective", "lpips", "fid", "kid", "diversity", "lpips_nearest", *SIMILARITIES)
 N_RIVALS = 10
 DIGITS = 9
 """Of numbers on the page: more would be a third of a large page, and nobody sees them."""
@@ -50,7 +50,7 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "name": records.name,
             "seed": seed,
             "parameters": _given_names(records),
-            "metrics": [{"key": key, "name": _NAMES.get(key, key)} for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
+            "metrics": [_metric(key) for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
             "counts": records.trials["state"].value_counts().to_dict(),
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
             "axes": axes,
@@ -110,6 +110,11 @@ def plain(value: Any) -> Any:
 
 
 # ---- trials
+
+
+def _metric(key: str) -> dict[str, Any]:
+    """A metric as the page sorts, labels and compares it."""
+    return {"key": key, "name": _NAMES.get(key, key), "more_is_better": more_is_better(key)}
 
 
 def _given_names(records: StudyRecords) -> list[str]:

@@ -27,6 +27,9 @@ function number(value, digits) {
 const MOST_ROWS = 500;  // of the table at once: ten thousand take seconds to lay out
 const MOST_CURVES = 200;  // more are a smear, and ten thousand marks are slow
 const digitsOf = key => key === "fid" ? 1 : key === "kid" || key === "objective" ? 4 : 3;
+const metricOf = key => data.metrics.find(own => own.key === key) || {key, name: key, more_is_better: false};
+const direction = key => metricOf(key).more_is_better ? "higher is better" : "lower is better";
+const cost = (trial, key) => metricOf(key).more_is_better ? -trial[key] : trial[key];  // of any metric the lower the better
 const metric = (trial, key) => number(trial[key], digitsOf(key));
 function interval(trial, key) {
   const low = trial[key + "_low"], high = trial[key + "_high"];
@@ -73,7 +76,7 @@ function pair(picture) {
 // ---- the ranked table
 
 function ranked() {
-  const measured = data.metrics.map(m => ({key: m.key, name: m.name, number: true, metric: true, of: t => t[m.key]}));
+  const measured = data.metrics.map(m => ({key: m.key, name: m.name, number: true, metric: true, descends: m.more_is_better, of: t => t[m.key]}));
   const columns = [
     {key: "rank_number", name: "#", number: true, of: t => t.rank_number}, {key: "trial", name: "trial", of: t => t.trial},
     ...measured.slice(0, 3), ...data.parameters.map(name => ({key: name, name: nameOf(name), of: t => t.configuration[name]})),
@@ -81,7 +84,7 @@ function ranked() {
     ...measured.slice(3)];
   let by = columns[0], down = false, most = MOST_ROWS;
   const more = h("button", {class: "button", type: "button", id: "more", on: {click: () => { most = Infinity; draw(); }}});
-  const body = h("tbody"), heads = columns.map(column => h("th", {scope: "col", class: column.number ? "number" : null}, h("button", {type: "button", text: column.name, on: {click: () => { down = by === column && !down; by = column; draw(); }}})));
+  const body = h("tbody"), heads = columns.map(column => h("th", {scope: "col", class: column.number ? "number" : null}, h("button", {type: "button", text: column.name, on: {click: () => { down = by === column ? !down : Boolean(column.descends); by = column; draw(); }}})));
   const search = h("input", {type: "search", id: "filter", placeholder: "e.g. v2 rank=16 -pruned", "aria-label": "Filter trials by words; name=value for one parameter; -word leaves out", on: {input: draw}});
   const count = h("span", {class: "quiet", role: "status", id: "shown"});
   function passes(trial) {

@@ -1,5 +1,9 @@
 // The sections of the page in their order, then what holds for the whole of it.
 
+function whichWay(metrics) {
+  const higher = metrics.filter(m => m.more_is_better).map(m => m.name);
+  return higher.length ? `Lower is better; of ${higher.join(", ")}, higher is.` : "Lower is better.";
+}
 function headline() {
   const best = byName.get(data.best), state = Object.entries(data.counts).map(([name, n]) => `${n} ${name.toLowerCase()}`).join(", ");
   const adapted = data.trials.filter(t => !t.is_control);
@@ -10,7 +14,7 @@ function headline() {
   section("best", "Best configuration", h("div", {class: "lead"},
     h("div", {}, h("p", {}, opener(best.trial), known(best.best_epoch) ? `, at epoch ${best.best_epoch}` : "", known(best.n_images) ? `, ${best.n_images} pictures` : ""),
       h("ul", {class: "settings"}, data.parameters.filter(p => known(best.configuration[p])).map(p => h("li", {}, h("span", {text: nameOf(p) + " "}), setting(best.configuration[p])))),
-      h("dl", {class: "facts"}, facts.map(([dt, dd]) => h("div", {}, dt, dd))), h("p", {class: "quiet", style: "margin-top:14px", text: "Lower is better. Small figures are 95 % intervals."}), against ? h("p", {class: "quiet", style: "margin-top:16px", text: against}) : null),
+      h("dl", {class: "facts"}, facts.map(([dt, dd]) => h("div", {}, dt, dd))), h("p", {class: "quiet", style: "margin-top:14px", text: `${whichWay(data.metrics.slice(0, 4))} Small figures are 95 % intervals.`}), against ? h("p", {class: "quiet", style: "margin-top:16px", text: against}) : null),
     data.cannot_tell.length ? h("div", {class: "limits"}, h("h3", {text: "What this cannot tell"}), h("ul", {}, data.cannot_tell.map(text => h("li", {text})))) : null));
 }
 function pictures() {

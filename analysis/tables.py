@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.bands import with_bands
 from analysis.load import CONTROL, FAILED, StudyRecords
 from analysis.stats import mean_interval, mean_intervals, paired_differences
-from sweep.records import EVALUATIONS, HIGHER_IS_BETTER, METRIC_COLUMNS
+from sweep.records import EVALUATIONS, METRIC_COLUMNS, best_of, more_is_better
 
 METRICS = METRIC_COLUMNS
 COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
@@ -49,19 +49,19 @@ def pivot(records: StudyRecords, *by: str, value: str = "objective", seed: int =
         KeyError: a parameter that the study did not search, or a value that it did not measure."""
     frame = _grouped_by(records, by, value)
     groups = frame.groupby(list(by), sort=True)[value] if by else []
-    rows = [_cell(dict(zip(by, names, strict=True)), group, seed=seed) for names, group in groups]
+    rows = [_cell(dict(zip(by, names, strict=True)), group, value, seed=seed) for names, group in groups]
     return pd.DataFrame(rows, columns=[*by, "n", "best", "mean", "low", "high"])
 
 
 def best_of_each(records: StudyRecords, *by: str, value: str = "objective", seed: int = 0) -> pd.DataFrame:
-    """One row per combination of values of the parameters or labels `by`, e.g. "caption": its trial with the lowest `value`, that trial's
-    metrics and the LPIPS interval over its pictures, and out of how many (`n_trials`) it was picked; the lowest first.
+    """One row per combination of values of the parameters or labels `by`, e.g. "caption": its trial with the best `value`, that trial's
+    metrics and the LPIPS interval over its pictures, and out of how many (`n_trials`) it was picked; the best first.
 
-    The best of more trials is lower by chance alone: compare rows of equal n_trials. Ties go to the trial of the lowest number.
+    The best of more trials is better by chance alone: compare rows of equal n_trials. Ties go to the trial of the lowest number.
 
     Raises:
         KeyError: as `pivot`."""
-    frame = _grouped_by(records, by, value).sort_values([value, "number"], kind="stable")
+    frame = _grouped_by(records, by, value).sort_values([value, "number"], ascending=[not more_is_better(value), True], kind="stable")
     counts = frame.groupby(list(by), as_index=False).size().rename(columns={"size": "n_trials"})
     best = frame.drop_duplicates(list(by)).merge(counts, on=list(by)).reset_index(drop=True)
     best = best.join(_intervals(best, _lpips_of_sets(records, best["evaluation_keys"]), seed=seed))
@@ -100,7 +100,9 @@ def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFra
     """The metrics of each trial, by its name: means over its training seeds, and what their evaluations have in common."""
     each = trials[["trial", "evaluation_keys"]].explode("evaluation_keys").rename(columns={"evaluation_keys": "evaluation_key"})
     each = each.merge(_measured(records.evaluations), on="evaluation_key", how="left")
-    how = {name: "mean" if name in (*METRICS, *HIGHER_IS_BETTER) else "first" for name in each.columns.drop("trial")}
+    metrics = [name for name in each if name not in EVALUATIONS.columns or name in METRICS]
+    numbers = [name for name in metrics if pd.api.types.is_float_dtype(each[name])]
+    how = {name: "mean" if name in numbers else "first" for name in each.columns.drop("trial")}
     counts = trials.set_index("trial")["evaluation_keys"].map(len).astype("Int64")
     return each.groupby("trial").agg(how).assign(n_train_seeds=counts)
 
@@ -190,6 +192,6 @@ def _common(one: _Lpips, other: _Lpips) -> tuple[np.ndarray, np.ndarray]:
     return one.values[np.isin(one.pairs, other.pairs)], other.values[np.isin(other.pairs, one.pairs)]
 
 
-def _cell(names: dict[str, object], values: pd.Series, *, seed: int) -> dict[str, object]:
+def _cell(names: dict[str, object], values: pd.Series, metric: str, *, seed: int) -> dict[str, object]:
     interval = mean_interval(values, seed=seed)
-    return {**names, "n": len(values), "best": float(values.min()), "mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {**names, "n": len(values), "best": best_of(values.tolist(), metric), "mean": interval.mean, "low": interval.low, "high": interval.high}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables.cores import n_cores
+
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "ray", "optuna", "lpips", "torch-fidelity", "numpy")
 
 
@@ -20,7 +22,7 @@ def machine() -> dict[str, Any]:
 
     return {
         "cpu": _cpu_name(),
-        "n_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "n_cores": n_cores(),
         "n_threads": torch.get_num_threads(),
         "memory_gib": _memory_gib(),
         "load_1_min": round(os.getloadavg()[0], 1),

@@ -26,11 +26,12 @@ SHAPES = ((10_000, (90,), 10), (1_000, (90,), 100), (64, (10, 30, 90), 2))
 """Trials, rungs, noises under each of the 10 prompts."""
 
 PIXELS = 512
-_RUN = """import runpy, sys
+PROCESS_STATUS = Path("/proc/self/status")
+_RUN = f"""import runpy, sys
 try:
     runpy.run_module("analysis", run_name="__main__")
 finally:
-    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
+    print(next(line for line in open("{PROCESS_STATUS}") if line.startswith("VmHWM")), file=sys.stderr)
 """
 # Not getrusage: its peak begins with that of the process that started this one.
 
@@ -41,6 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report_page", description=__doc__.splitlines()[0])
     add_write_flag(parser)
     arguments = parser.parse_args()
+    if not PROCESS_STATUS.exists():
+        parser.error(f"the peak of memory is read from {PROCESS_STATUS}, which only Linux has")
     facts = machine()
     lines = [line for shape in SHAPES for line in _lines_of(*shape)]
     report("python -m benchmarks.report_page", "The report of a large study", lines, write=arguments.write, facts=facts)

@@ -1,11 +1,13 @@
 """How often something is tried again that was lost with its worker, after which wait, and where. Plain arithmetic, no clock of its own.
 
-A loss is nobody's configuration: a killed worker, memory that did not suffice, a storage that was away. What a configuration is to
-blame for is a failure, and is never tried again."""
+A loss is not caused by the configuration: a killed worker, too little memory, unreachable storage. What a configuration is to blame
+for is a failure, and is never tried again."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+
+from sweep.causes import Cause
 
 MAX_LOSSES = 4
 """How often in a row a training or evaluation may be lost, without anything new of it stored, before it counts as failed."""
@@ -23,14 +25,15 @@ class Attempts:
     def __init__(self) -> None:
         self.n_losses = 0
         self.reason = ""  # of the last loss
+        self.cause = Cause.LOST  # of the last loss
         self.lost_by: tuple[str, ...] = ()  # workers, all that ever lost it
         self._devices: set[str] = set()
         self._not_before = 0.0
 
-    def lose(self, worker: str, *, device: str, reason: str, now: float, counts: bool = True) -> None:
+    def lose(self, worker: str, *, device: str, reason: str, now: float, cause: Cause = Cause.LOST, counts: bool = True) -> None:
         """`counts` False: a whole node went, which says nothing about what ran there."""
         self.lost_by = (*self.lost_by, worker)
-        self.reason = reason
+        self.reason, self.cause = reason, cause
         if counts:
             self._devices.add(device)
             self._not_before = now + FIRST_WAIT_S * WAIT_FACTOR**self.n_losses

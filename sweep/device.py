@@ -11,15 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sweep.device_facts import device_name, versions
-from sweep.errors import AdapterError, DeviceLostError, PassingError
+from sweep.causes import Cause, cause_of
+from sweep.errors import AdapterError, DeviceLostError, DeviceMemoryError, DiskError
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.pack_size import PackSize
-from sweep.worker import PASSING, ScoredImages
+from sweep.worker import ENDING, PASSING, ScoredImages
 from trainables.adapters import AdapterStore
 from trainables.config import TrainConfig, pack_signature
 from trainables.errors import SweepError
@@ -27,7 +28,7 @@ from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.leases import Leases
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
-from trainables.storage import Place
+from trainables.storage import Place, is_refused_write
 from trainables.subject import load_subject
 
 if TYPE_CHECKING:
@@ -167,9 +168,9 @@ class PackDevice:
             try:
                 requests.append(self._request(order))
             except AdapterError as error:  # damaged, or taken away: there is nothing wrong with its configuration
-                unreadable.append(ScoredImages(order.key, lost=str(error)))
+                unreadable.append(ScoredImages(order.key, error=str(error), cause=cause_of(error, passing=PASSING)))
             except SweepError as error:
-                unreadable.append(ScoredImages(order.key, error=str(error)))
+                unreadable.append(ScoredImages(order.key, error=str(error), cause=Cause.CONFIGURATION))
         with self._passing_errors():
             return unreadable + [scored_images(result, self._device) for result in self._evaluator.evaluate(requests)]
 
@@ -183,11 +184,13 @@ class PackDevice:
         except Exception as error:
             self._require_alive(error)
             if _is_out_of_memory(error):
-                raise PassingError(self._out_of_memory) from error
+                raise DeviceMemoryError(self._out_of_memory) from error
             raise
 
     def _require_alive(self, error: Exception) -> None:
-        """Raises: DeviceLostError where no process can use the device again before it is opened anew."""
+        """Raises: DeviceLostError where no process can use the device again before it is opened anew; DiskError where a disk is full."""
+        if is_refused_write(error):
+            raise DiskError(str(error)) from error
         if isinstance(error, torch.AcceleratorError):
             raise DeviceLostError(f"{device_name(self._device)} answers no more: {_first_line(error)}") from error
 
@@ -223,7 +226,7 @@ class PackDevice:
     def _started(self, order: TrainingOrder) -> TrainingReport:
         try:
             return self.start(order)
-        except DeviceLostError:
+        except ENDING:
             raise
         except Exception as error:
             return TrainingReport(order.key, 0, **self._ended(error))
@@ -257,12 +260,12 @@ class PackDevice:
             self.stop(report.key)
         return reports
 
-    def _ended(self, error: Exception) -> dict[str, str]:
-        """What a report says of it: `failed`, or `lost` where no configuration is to blame."""
+    def _ended(self, error: Exception) -> dict[str, Any]:
+        """What a report says of it."""
         if _is_out_of_memory(error):
-            return {"lost": self._out_of_memory}
+            return {"error": self._out_of_memory, "cause": Cause.MEMORY}
         reason = str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {_first_line(error)}"
-        return {"lost" if isinstance(error, PASSING) else "failed": reason}
+        return {"error": reason, "cause": cause_of(error, passing=PASSING)}
 
     def _pack_for(self, config: TrainConfig) -> Pack:
         signature = pack_signature(config)
@@ -284,7 +287,7 @@ class PackDevice:
             if isinstance(event, EpochEnd):
                 reports[event.key] = TrainingReport(event.key, event.epoch, (), event.mean_loss, reports[event.key].seconds_per_epoch)
             elif isinstance(event, Diverged):
-                reports[event.key] = TrainingReport(event.key, event.epoch, failed=event.reason)
+                reports[event.key] = TrainingReport(event.key, event.epoch, error=event.reason, cause=Cause.CONFIGURATION)
                 self._leases.release(event.key)
         self._packs = [pack for pack in self._packs if pack.keys]
         return list(reports.values())

@@ -113,7 +113,7 @@ def use_of(folder: StudyFolder, trials: list[dict[str, Any]] | None = None) -> S
     evaluations = records.evaluations()
     of_evaluation = dict(zip(evaluations["evaluation_key"], evaluations["training_key"], strict=True))
     keys = {row["trial"]: _keys_of(row, of_evaluation) for row in trials}
-    unfinished = set(chain.from_iterable(keys[row["trial"]] for row in trials if is_unfinished(row["state"], row["reason"])))
+    unfinished = set(chain.from_iterable(keys[row["trial"]] for row in trials if is_unfinished(row)))
     stopped = set(chain.from_iterable(keys[row["trial"]] for row in trials if row["state"] == PRUNED))
     others = set(chain.from_iterable(keys[row["trial"]] for row in trials if row["state"] != PRUNED))
     seconds = evaluations["seconds_generate"].fillna(0) + evaluations["seconds_score"].fillna(0)

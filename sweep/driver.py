@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from sweep.attendance import Attendance
 from sweep.budgets import Usage, UsageOfThisLaunch, used_up
-from sweep.errors import ObjectiveError, StudyError, SweepError
+from sweep.causes import Cause, sentence
+from sweep.errors import DiskError, ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
-from sweep.messages import INTERRUPTED, TRIED_AGAIN, Answer, EvaluationOrder, Subscription
+from sweep.messages import Answer, EvaluationOrder, Subscription
 from sweep.pareto import vector_of
 from sweep.scheduler import Asha
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher, Suggestion
@@ -68,6 +69,7 @@ class Driver:
         self.trials: dict[str, Trial] = {}
         self.started_now: set[str] = set()  # ids of the trials that this launch has started
         self.stopping: str | None = None  # why no new trial starts
+        self.stop_cause: Cause | None = None  # of `stopping`; None where the study's own limits are reached
         self.paused = False
         self.fatal: SweepError | None = None  # what ended the study
         self._keys = keys
@@ -146,9 +148,9 @@ class Driver:
         if answer.kind == "rung" and answer.epoch > self.trials[trial_id].epochs:  # else it was heard on the other way
             self._take_rung(self.trials[trial_id], answer)
         elif answer.kind == "failed":
-            self._end(trial_id, FAIL, reason=answer.reason)
+            self._end(trial_id, FAIL, reason=answer.reason, cause=answer.cause or Cause.CONFIGURATION)
         elif answer.kind == "closed":
-            self._end(trial_id, FAIL, reason=_interruption(answer.reason))
+            self._end(trial_id, FAIL, reason=answer.reason, cause=answer.cause or Cause.INTERRUPTED)
         return trial_id in self._live and trial_id not in self._held
 
     def attend(self, trial_id: str) -> None:
@@ -195,16 +197,16 @@ class Driver:
             self._over_budget, self.stopping = False, None
         self.fill()
 
-    def wind_down(self, reason: str = INTERRUPTED, under_way: Iterable[str] = ()) -> None:
+    def wind_down(self, reason: str = Cause.INTERRUPTED, under_way: Iterable[str] = ()) -> None:
         """End the study early, each trial at its next rung; at once those that are not under way to one."""
-        self.stopping, self._winding_down = reason, True
+        self.stopping, self.stop_cause, self._winding_down = str(reason), Cause.INTERRUPTED, True
         for name in self._live.keys() - set(under_way) | self._held:
-            self._end(name, FAIL, reason=_interruption(reason))
+            self._end(name, FAIL, reason=self.stopping, cause=Cause.INTERRUPTED)
 
-    def stop(self, reason: str = INTERRUPTED) -> None:
+    def stop(self, reason: str = Cause.INTERRUPTED, cause: Cause = Cause.INTERRUPTED) -> None:
         """End the study early: live trials hear of it from the pool, no new one starts."""
-        self.stopping = reason
-        self._pool.close(reason)
+        self.stopping, self.stop_cause = str(reason), cause
+        self._pool.close(self.stopping)
 
     def abandon(self, error: SweepError) -> None:
         """Another launch has this study now, and its records: write nothing more."""
@@ -216,18 +218,20 @@ class Driver:
     def fail(self, error: SweepError) -> None:
         """End the study early by what makes it useless to go on; the trials that were live are tried again at its next launch."""
         self.fatal = self.fatal or error
-        self.stop(str(error))
-        self.end_all(str(error))
+        cause = Cause.DISK if isinstance(error, DiskError) else Cause.LOST
+        self.stop(str(error), cause)
+        self.end_all(sentence(Cause.INTERRUPTED, str(error)), cause if cause.ends_with_launch else Cause.INTERRUPTED)
 
-    def end_all(self, reason: str = INTERRUPTED) -> None:
+    def end_all(self, reason: str = Cause.INTERRUPTED, cause: Cause = Cause.INTERRUPTED) -> None:
         """End what is still live, without waiting for anybody: nothing stays RUNNING, and nothing that a killed launch left so."""
-        if self._live:
-            self.stopping = self.stopping or reason  # before the first one ends, which would start another
+        if self._live and self.stopping is None:
+            self.stopping, self.stop_cause = str(reason), cause  # before the first one ends, which would start another
         for name in list(self._live):
-            self._end(name, FAIL, reason=_interruption(reason))
+            self._end(name, FAIL, reason=str(reason), cause=cause)
         for trial in self._unfinished.values():
-            if not trial.reason:
-                trial.state, trial.reason = FAIL, _interruption("its launch ended unexpectedly")
+            if trial.cause is None:
+                trial.state, trial.cause = FAIL, Cause.INTERRUPTED
+                trial.reason = sentence(trial.cause, "its launch ended unexpectedly")
                 self._append(trial)
 
     # ---- private, in the order of a trial's life
@@ -258,7 +262,7 @@ class Driver:
         try:
             subscription = self._keys.subscription(trial.id, trial.configuration)
         except SweepError as error:
-            self._record_end(trial, FAIL, reason=str(error))
+            self._record_end(trial, FAIL, reason=str(error), cause=Cause.CONFIGURATION)
             return
         trial.training_key, trial.max_epochs = subscription.training_key, subscription.rungs[-1].epoch
         self._live[trial.id] = subscription
@@ -290,7 +294,7 @@ class Driver:
             if self.study.pareto:
                 trial.vectors[answer.epoch] = vector_of(self.study.pareto, answer.epoch, [outcome.values for outcome in outcomes])
         except ObjectiveError as error:
-            self._end(trial.id, FAIL, reason=str(error))
+            self._end(trial.id, FAIL, reason=str(error), cause=Cause.CONFIGURATION)
             return
         except StudyError as error:  # the same for every trial: no use in going on
             self.fail(error)
@@ -313,7 +317,7 @@ class Driver:
             best = f"the best 1/{self._asha.reduction_factor:g}"
             self._end(trial.id, PRUNED, reason=f"stopped early: not among {best} at epoch {answer.epoch}")
         elif self._winding_down:
-            self._end(trial.id, FAIL, reason=_interruption(self.stopping or INTERRUPTED))
+            self._end(trial.id, FAIL, reason=self.stopping or str(Cause.INTERRUPTED), cause=Cause.INTERRUPTED)
         else:
             self._write(trial)
             if self.paused:
@@ -324,27 +328,31 @@ class Driver:
         self._attendance.take_away(name)
         self._pool.release(name)
 
-    def _end(self, name: str, state: str, *, reason: str = "") -> None:
+    def _end(self, name: str, state: str, *, reason: str = "", cause: Cause | None = None) -> None:
         trial = self.trials[name]
         subscription = self._live.pop(name)
         self._held.discard(name)
         self._attendance.forget(name)
-        if state == PRUNED and "epochs" in trial.configuration:
-            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100 epochs.
+        if (
+            state == PRUNED
+            and "epochs" in trial.configuration
+            and not subscription.config.length_dependent
+        ):
+            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100
+            # epochs, unless the learning rate was that of 300.
             state, trial.configuration["epochs"] = COMPLETE, trial.epochs
-        self._record_end(trial, state, reason=reason)
+        self._record_end(trial, state, reason=reason, cause=cause)
         if state != FAIL:
             self._pool.request(self._keys.fan_out(subscription, trial.epochs))
         # First the new trial, then the release: the worker, which waits for decisions, then refills the slot at once.
         self.fill()
         self._pool.release(name)
 
-    def _record_end(self, trial: Trial, state: str, *, reason: str) -> None:
-        trial.state, trial.reason = state, reason
+    def _record_end(self, trial: Trial, state: str, *, reason: str, cause: Cause | None) -> None:
+        trial.state, trial.reason, trial.cause = state, reason, cause
         self._write(trial)
-        shortened = trial.configuration.get("epochs") if state == COMPLETE else None
         value = trial.objective if state == COMPLETE else None
-        self._searcher.finish(trial.id, state, value=value, vector=trial.vector, epochs=shortened, reason=reason)
+        self._searcher.finish(trial.id, state, value=value, vector=trial.vector, vectors=trial.vectors, reason=reason)
 
     def _write(self, trial: Trial) -> None:
         trial.seconds = self._clock() - trial.started_at
@@ -357,11 +365,6 @@ class Driver:
     def _stop_if_over_budget(self) -> None:
         if self.stopping is None and (reason := used_up(self.study, self._usage)) is not None:
             self.stopping, self._over_budget = reason, True
-
-
-def _interruption(reason: str) -> str:
-    """The reason of a trial that was ended with the study: it is nobody's configuration, and is tried again."""
-    return reason if reason.startswith(TRIED_AGAIN) else f"{INTERRUPTED}: {reason}" if reason else INTERRUPTED
 
 
 def run_here(driver: Driver, pool: Any, turn: Callable[[], bool], *, on_change: Callable[[], None] = lambda: None) -> None:

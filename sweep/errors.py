@@ -10,16 +10,19 @@
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
     ├── StudyError                  a study file, or a value in it, that cannot be used
     │   └── IncomparableStudyError  a study name that already holds records of something else
+    ├── DiskError                   a disk that is full, over its quota or read-only: it ends a launch at once
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
     ├── ClusterError                a Ray cluster that cannot be reached, refuses, or cannot run the study
     ├── PassingError                memory, device or storage failed, not the configuration: tried again, elsewhere if there is another place
+    │   ├── DeviceMemoryError       the memory of a device does not suffice, even for one training
     │   └── DeviceLostError         the device answers no more: its worker ends and is replaced
     └── WorkerError                 every device was lost more often than is retried
 """
 
 from __future__ import annotations
 
+from sweep.causes import Cause
 from trainables.errors import (
     AdapterError,
     ConfigError,
@@ -35,7 +38,9 @@ __all__ = [
     "ClusterError",
     "ConfigError",
     "DeviceError",
+    "DeviceMemoryError",
     "DeviceLostError",
+    "DiskError",
     "EvaluationFailed",
     "IncomparableStudyError",
     "ModelError",
@@ -66,6 +71,10 @@ class RecordsError(SweepError):
     """Records cannot be written or read."""
 
 
+class DiskError(SweepError):
+    """A disk takes no more: it is full, over its quota, or read-only. Nothing can go on until somebody makes room."""
+
+
 class DeviceError(SweepError):
     """There is no free device to run on."""
 
@@ -76,6 +85,12 @@ class ClusterError(SweepError):
 
 class PassingError(SweepError):
     """What the work was done on failed, not what it was: memory, a device, a storage. It is tried again."""
+
+
+class DeviceMemoryError(PassingError):
+    """The memory of a device does not suffice."""
+
+    cause = Cause.MEMORY
 
 
 class DeviceLostError(PassingError):

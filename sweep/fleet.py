@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweep.causes import Cause
 from sweep.errors import SweepError, WorkerError, last_line
 from sweep.folder import StudyFolder
 from sweep.pool_actor import RemotePool
@@ -218,7 +219,7 @@ class Fleet:
         node_lives = any(node["NodeID"] == seat.site.node_id and node["Alive"] for node in ray.nodes())
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, SweepError) else None
         seat.reason = str(cause or last_line(error))
-        self._pool.worker_lost(worker, f"{worker} on {seat.name} was lost ({seat.reason})", node_lives)
+        self._pool.worker_lost(worker, f"{worker} on {seat.name} was lost ({seat.reason})", Cause.LOST, node_lives)
         if not node_lives:  # that is nobody's fault, and the seat goes with it
             return
         seat.n_losses = 1 if has_worked else seat.n_losses + 1

@@ -276,10 +276,10 @@ def _say_if_changed(folder: StudyFolder, request: Request) -> None:
 
 
 def _exit_code(driver: Driver, snapshot: Mapping[str, Any]) -> int:
-    from sweep.messages import INTERRUPTED
+    from sweep.causes import Cause
 
     is_left = driver.n_ended < driver.n_trials or snapshot.get("requests_open")
-    if driver.stopping is not None and driver.stopping.startswith(INTERRUPTED) and is_left:
+    if driver.stop_cause is Cause.INTERRUPTED and is_left:
         return INTERRUPTED_CODE
     return 0 if driver.best is not None else FAILED
 

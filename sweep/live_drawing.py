@@ -52,7 +52,7 @@ def head_line(moment: Moment) -> Text:
     if moment.phase:
         return text.append(f"{moment.phase} ...")
     text.append(f"{moment.n_ended} of {moment.n_trials} trials have ended, {moment.n_running} running   ")
-    return text.append("paused" if moment.mood.startswith("paused") else f"time left {left_text(moment.left_s)}")
+    return text.append("paused" if moment.paused else f"time left {left_text(moment.left_s)}")
 
 
 def heartbeat(moment: Moment) -> str:
@@ -64,7 +64,7 @@ def heartbeat(moment: Moment) -> str:
         parts.append(f"slowest {slowest.id} at epoch {slowest.epoch:.1f} of {slowest.max_epochs}, {short_time_text(slowest.left_s)} still")
     elif not any(trial.doing == TRAINS for trial in moment.trials) and moment.workers:
         parts.append(", ".join(_busy(moment.workers)))
-    parts.append("paused" if moment.mood.startswith("paused") else f"time left {left_text(moment.left_s)}")
+    parts.append("paused" if moment.paused else f"time left {left_text(moment.left_s)}")
     return "; ".join(parts)
 
 

@@ -56,7 +56,7 @@ class Feeds:
             for name in self._names
         ]
         for row in past_rows if self._feeds else ():
-            if not is_unfinished(row["state"], row["reason"]):  # the others are tried again, and then tell it themselves
+            if not is_unfinished(row):  # the others are tried again, and then tell it themselves
                 self.put(row)
 
     def over(self, records: TrialRecords) -> TrialRecords:
@@ -128,7 +128,7 @@ class Feed:
 
     def _as_logged(self, row: Mapping[str, Any]) -> LoggedTrial:
         config = {name: value if isinstance(value, (str, int, float)) else _text(value) for name, value in row["configuration"].items()}
-        is_end = row["state"] != RUNNING and not is_unfinished(row["state"], row["reason"])
+        is_end = row["state"] != RUNNING and not is_unfinished(row)
         return LoggedTrial(row["trial"], config, f"{self._event_folder}/{row['trial']}", end=_end_of(row) if is_end else {})
 
     def _result(self, row: Mapping[str, Any], rung: list[Any]) -> dict[str, Any]:

@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sweep.causes import Cause
 from trainables.config import EvalConfig, TrainConfig
-
-INTERRUPTED = "interrupted"
-LOST = "lost"
-TRIED_AGAIN = (INTERRUPTED, LOST)
-"""Failures whose reason begins so are nobody's configuration: a relaunch tries them again."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +42,12 @@ class Subscription:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation gave. `error` is None, or the reason why it cannot be scored."""
+    """What an evaluation gave. `error` is None, or says why there are no values; `cause` then says it as a value."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     backbones: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,7 @@ class Answer:
     is_last: bool = False
     shared_epochs: int = 0  # of `epoch` epochs under each seed, those that this trial did not cause to be trained
     reason: str = ""
+    cause: Cause | None = None  # of "failed" and "closed"
     replicates: tuple[tuple[str, Outcome], ...] = ()
     train_loss: float | None = None  # mean over the epoch that ends here, and over the seeds; None where an earlier launch trained it
 
@@ -98,24 +96,33 @@ class EvaluationOrder:
 class TrainingReport:
     """How far a training is on its worker. `stored` are the epochs whose adapters lie in the store.
 
-    `failed`: the configuration is at fault, and it is not tried again. `lost`: memory, device or storage were, and it is."""
+    `error`: why it has ended there; whether it is tried again depends on the `cause`."""
 
     key: str
     epoch: float
     stored: tuple[int, ...] = ()
     mean_loss: float = math.nan
     seconds_per_epoch: float = math.nan
-    failed: str | None = None
-    lost: str | None = None
+    error: str | None = None
+    cause: Cause | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it ended through no fault of its configuration: it is tried again."""
+        return self.cause is not None and self.cause.is_tried_again
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What came out; or, as `lost`, why nothing did, through no fault of what was evaluated."""
+    """What came out of an evaluation, or why nothing did."""
 
     key: str
     outcome: Outcome = Outcome()
-    lost: str | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing came out through no fault of what was evaluated: it is tried again."""
+        return self.outcome.cause is not None and self.outcome.cause.is_tried_again
 
 
 @dataclass(frozen=True, kw_only=True)

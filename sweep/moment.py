@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sweep.messages import INTERRUPTED
+from sweep.causes import Cause
 from sweep.searcher import RUNNING
 from sweep.wording import UNFINISHED
 
@@ -77,6 +77,7 @@ class Moment:
     n_trials: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)  # trials by state, or UNFINISHED
     mood: str = ""  # why no further trial starts now
+    paused: bool = False
     left_s: float | None = None
     best: BestNow | None = None
     workers: Sequence[WorkerNow] = ()
@@ -115,6 +116,7 @@ def moment_of(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, 
         n_trials=driver.n_trials,
         counts=counts_of(driver.trials.values()),
         mood=mood_text(driver),
+        paused=driver.paused and not driver.stopping,
         left_s=None if driver.paused else seconds_left(driver, snapshot, elapsed_s),
         best=_best_now(driver),
         workers=tuple(WorkerNow(name, devices.get(name, ""), doing, n_done.get(name, 0)) for name, doing in sorted(snapshot.get("workers", {}).items(), key=_in_order)),
@@ -134,7 +136,7 @@ def counts_of(trials: Iterable[Trial]) -> dict[str, int]:
 def mood_text(driver: Driver) -> str:
     """Why no further trial starts now; empty where they do, or where all have ended."""
     if driver.stopping and driver.live:
-        if driver.stopping.startswith(INTERRUPTED):
+        if driver.stop_cause is Cause.INTERRUPTED:
             return f"{driver.stopping}: the rungs under way are finished; Ctrl+C again ends it at once"
         return f"{driver.stopping}: the trials that run are finished"
     return "paused; `sweep resume` goes on" if driver.paused else ""

@@ -8,7 +8,7 @@ network have nothing in common. Nothing here computes a metric."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +132,16 @@ def is_similarity(metric: str) -> bool:
 
 
 def more_is_better(metric: str) -> bool:
-    return metric == "diversity" or is_similarity(metric)
+    """Whether a higher value is better: of `diversity` and the similarities. Of everything else, the objective too, lower is better.
+
+    The one place that says so. Takes any column of the tables, also a metric that names its network: dinov2@NETWORK."""
+    name = metric.partition("@")[0]
+    return name == "diversity" or (name in METRICS and is_similarity(name))
+
+
+def best_of(values: Iterable[float], metric: str) -> float:
+    """The best of some values of one metric, none of which is NaN; NaN where there are none."""
+    return max(values, default=math.nan) if more_is_better(metric) else min(values, default=math.nan)
 
 
 def finite_value(metric: str, values: Mapping[str, float], *, wanted_by: str = "The objective") -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from sweep.driver import Driver, run_here
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.messages import INTERRUPTED
 from sweep.parameters import expand
 from sweep.pool import Pool
 from sweep.records import TRIALS, Records, as_rows
@@ -19,6 +17,7 @@ from sweep.searcher import RUNNING, Searcher, trial_id
 from sweep.study import Row, Study
 from sweep.trial_rows import Trial
 from sweep.worker import Device, Worker, known_outcomes
+from trainables.cores import n_cores
 from trainables.storage import Place, remove_tree
 
 
@@ -87,7 +86,7 @@ def _run(driver: Driver, pool: Pool, worker: Worker, view: Any) -> None:
     try:
         run_here(driver, pool, worker.turn, on_change=show)
     except KeyboardInterrupt:
-        driver.stop(INTERRUPTED)
+        driver.stop()
     finally:
         driver.end_all()
         show()
@@ -98,7 +97,7 @@ def _real_device(study: Study, folder: StudyFolder, device: str, *, again: bool)
     from sweep.device_facts import device_kind
 
     name = device_kind(device)
-    n_threads = len(os.sched_getaffinity(0))
+    n_threads = n_cores()
     # Apart from the storage's adapters, so that nothing that is stored there can be read instead.
     adapters = folder.root / "adapters" if again else folder.adapters
     if again:

@@ -33,7 +33,7 @@ def generation_size(n_trials: int) -> int:
 
 def directions_of(axes: Sequence[str]) -> list[str]:
     """'minimize' or 'maximize' for each axis, as Optuna says it."""
-    return ["maximize" if axis != EPOCHS and more_is_better(axis) else "minimize" for axis in axes]
+    return ["maximize" if more_is_better(axis) else "minimize" for axis in axes]
 
 
 def vector_of(axes: Sequence[str], epoch: int, values: Sequence[Mapping[str, float]]) -> tuple[float, ...]:

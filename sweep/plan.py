@@ -10,7 +10,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from sweep.folder import StudyFolder
 from sweep.pareto import notes_on
@@ -144,7 +144,8 @@ def _costs(study: Study, configurations: Iterable[dict]) -> Costs:
 
 def training_identity(train: TrainConfig, rungs: Sequence[int]) -> tuple[TrainConfig, int | None]:
     """What trials must have in common to share one training: all that changes weights, and the length where the schedule needs it."""
-    return train, rungs[-1] if train.length_dependent else None
+    length = (train.schedule_epochs or rungs[-1]) if train.schedule_has_length else None
+    return replace(train, schedule_epochs=None), length
 
 
 def pack_note(trainings: Iterable[TrainConfig], *, exact: bool) -> str:

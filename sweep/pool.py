@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from sweep.causes import Cause, sentence
 from sweep.messages import (
-    LOST,
-    TRIED_AGAIN,
     Answer,
     EvaluationOrder,
     EvaluationReport,
@@ -61,13 +60,13 @@ class Pool:
     def next_rung(self, trial: str, after_epoch: int) -> Answer:
         """The first rung after `after_epoch`, once it is scored. To ask past a rung is to have decided to go on."""
         if self._closed is not None:
-            return Answer("closed", reason=self._closed)
+            return Answer("closed", reason=self._closed, cause=Cause.INTERRUPTED)
         if trial not in self._trials:
-            return Answer("failed", reason=f"trial {trial} has no subscription")
+            return Answer("failed", reason=f"trial {trial} has no subscription", cause=Cause.CONFIGURATION)
         entry = self._trials[trial]
         entry.after_epoch = max(entry.after_epoch, after_epoch)
         epoch = entry.next_epoch
-        return Answer("closed", reason="no rung left") if epoch is None else self._answer(entry, epoch)
+        return Answer("closed", reason="no rung left", cause=Cause.INTERRUPTED) if epoch is None else self._answer(entry, epoch)
 
     def answers(self) -> dict[str, Answer]:
         """What each trial would hear now, where it is news."""
@@ -122,11 +121,13 @@ class Pool:
         evaluate = self._evaluate(worker, busy=bool(keep or start), n=sync.n_image_sets)
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
 
-    def worker_lost(self, worker: str, reason: str = "its worker ended unexpectedly", counts: bool = True) -> None:
+    def worker_lost(
+        self, worker: str, reason: str = "its worker ended unexpectedly", cause: Cause = Cause.LOST, counts: bool = True
+    ) -> None:
         """A worker is gone: what it had is tried again, or fails after MAX_LOSSES times. `counts` False: its whole node is gone."""
         self._gone.add(worker)
         for item in [i for i in (*self._trainings.values(), *self._evaluations.values()) if i.worker == worker]:
-            self._lose(item, worker, reason, counts=counts)
+            self._lose(item, worker, reason, cause, counts=counts)
         self._workers.pop(worker, None)
 
     # ---- who watches
@@ -174,9 +175,9 @@ class Pool:
             outcome = self._outcomes.get(rung.evaluation_key)
             seed = f"train_seed {one.config.train_seed}: " if entry.subscription.replicates else ""
             if outcome is not None and outcome.error is not None:
-                return Answer("failed", epoch=epoch, evaluation_key=rung.evaluation_key, reason=_named(seed, outcome.error))
+                return _failure(outcome, seed, epoch=epoch, evaluation_key=rung.evaluation_key)
             if outcome is None and training.failed is not None and epoch not in training.stored:
-                return Answer("failed", epoch=int(training.epoch), reason=_named(seed, training.failed))
+                return _failure(training.failed, seed, epoch=int(training.epoch))
             scored.append((rung.evaluation_key, outcome))
         if any(outcome is None for _, outcome in scored):
             return Answer("wait")
@@ -188,8 +189,8 @@ class Pool:
 
     def _take_training(self, worker: str, report: TrainingReport) -> None:
         training = self._trainings[report.key]
-        if report.lost is not None:
-            self._lose(training, worker, report.lost)
+        if report.is_lost:
+            self._lose(training, worker, report.error or "", report.cause or Cause.LOST)
             return
         payers = [name for name in training.trials if self._trials[name].last_epoch > training.epoch]
         self._n_done[worker] += not training.stored.issuperset(report.stored)
@@ -198,9 +199,9 @@ class Pool:
             self._drop_requests(training)
 
     def _take_evaluation(self, worker: str, report: EvaluationReport) -> None:
-        if report.lost is not None:
+        if report.is_lost:
             if report.key in self._evaluations:
-                self._lose(self._evaluations[report.key], worker, report.lost)
+                self._lose(self._evaluations[report.key], worker, report.outcome.error or "", report.outcome.cause or Cause.LOST)
             return
         self._n_done[worker] += 1
         self._settle(report.key, report.outcome)
@@ -210,28 +211,30 @@ class Pool:
         self._n_rungs_scored += evaluation is not None and not evaluation.requested
         self._outcomes[evaluation_key] = outcome
 
-    def _lose(self, item: TrainingEntry | EvaluationEntry, worker: str, reason: str, *, counts: bool = True) -> None:
+    def _lose(self, item: TrainingEntry | EvaluationEntry, worker: str, reason: str, cause: Cause, *, counts: bool = True) -> None:
         self._n_losses += 1
         item.worker = None
         device = self._workers[worker].device if worker in self._workers else worker
-        item.attempts.lose(worker, device=device, reason=reason, now=self._clock(), counts=counts)
+        item.attempts.lose(worker, device=device, reason=reason, cause=cause, now=self._clock(), counts=counts)
         if item.attempts.exhausted:
             self._give_up(item)
 
     def _give_up(self, item: TrainingEntry | EvaluationEntry) -> None:
-        reason = f"{LOST}: tried {item.attempts.n_losses} times, the last time: {item.attempts.reason}"
+        attempts = item.attempts
+        reason = sentence(attempts.cause, f"tried {attempts.n_losses} times, the last time: {attempts.reason}")
+        failure = Outcome(error=reason, cause=attempts.cause)
         if isinstance(item, TrainingEntry):
-            item.failed = reason
+            item.failed = failure
             self._drop_requests(item)
         else:
-            self._settle(item.order.key, Outcome(error=reason))
+            self._settle(item.order.key, failure)
 
     def _drop_requests(self, training: TrainingEntry) -> None:
         """What was requested of a training that failed, and is not stored, will never be scored: nobody must wait for it."""
         lost = [e for e in self._evaluations.values() if e.requested and e.order.training_key == training.key]
         for evaluation in lost:
             if evaluation.order.epoch not in training.stored:
-                self._settle(evaluation.order.key, Outcome(error=training.failed))
+                self._settle(evaluation.order.key, training.failed)
 
     def _reconcile(self, worker: str, held: tuple[str, ...]) -> None:
         # What a worker was given and no longer holds has ended there, for whatever reason; and it evaluates nothing while it asks.
@@ -319,6 +322,8 @@ class Pool:
         return any(e.next_epoch is not None and all(key in self._outcomes for key in e.keys_at(e.next_epoch)) for e in entries)
 
 
-def _named(seed: str, reason: str) -> str:
-    """A failure with the seed that it is of; one that begins with what is tried again keeps its beginning."""
-    return reason if reason.startswith(TRIED_AGAIN) else seed + reason
+def _failure(failed: Outcome, seed: str, **where: Any) -> Answer:
+    """The answer for a trial that cannot be scored. `seed`: names the training seed, which matters where the configuration is to blame."""
+    cause = failed.cause or Cause.CONFIGURATION
+    reason = failed.error or ""
+    return Answer("failed", reason=reason if cause.is_tried_again else seed + reason, cause=cause, **where)

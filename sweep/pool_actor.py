@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweep.causes import Cause
 from sweep.messages import Answer, EvaluationOrder, Orders, Outcome, Subscription, Sync
 from sweep.pool import Pool
 
@@ -79,8 +80,8 @@ class RemotePool:
     def close(self, reason: str) -> None:
         self.actor.tell.remote("close", reason)
 
-    def worker_lost(self, worker: str, reason: str, counts: bool) -> None:
-        self.actor.tell.remote("worker_lost", worker, reason, counts)
+    def worker_lost(self, worker: str, reason: str, cause: Cause, counts: bool) -> None:
+        self.actor.tell.remote("worker_lost", worker, reason, cause, counts)
 
     def sync(self, worker: str, sync: Sync) -> Orders:
         return ray.get(self.actor.sync.remote(worker, sync))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.attempts import Attempts
-from sweep.messages import EvaluationOrder, Rung, Subscription, TrainingReport
+from sweep.messages import EvaluationOrder, Outcome, Rung, Subscription, TrainingReport
 from trainables.config import TrainConfig
 
 
@@ -30,7 +30,7 @@ class TrainingEntry:
         self.trials: list[str] = []  # live subscribers, the oldest first
         self.worker: str | None = None
         self.attempts = Attempts()
-        self.failed: str | None = None
+        self.failed: Outcome | None = None  # why it is not trained any more
         self.epoch = 0.0
         self.stored: set[int] = set()
         self.mean_loss = self.seconds_per_epoch = math.nan
@@ -45,7 +45,8 @@ class TrainingEntry:
         if not self.stored.issuperset(report.stored):
             self.attempts.came_forward()
         self.stored.update(report.stored)
-        self.failed = report.failed or self.failed
+        if report.error is not None:
+            self.failed = Outcome(error=report.error, cause=report.cause)
         if not math.isnan(report.seconds_per_epoch):
             self.mean_loss, self.seconds_per_epoch = report.mean_loss, report.seconds_per_epoch
             if float(report.epoch).is_integer():

@@ -14,7 +14,6 @@ from rich.progress import Progress as ProgressBar
 
 from sweep.live_file import LiveFile
 from sweep.live_screen import LiveScreen
-from sweep.messages import INTERRUPTED
 from sweep.moment import MOST_NOTICES, Moment, Notice, moment_of, mood_text
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 from sweep.wording import configuration_text
@@ -158,7 +157,7 @@ def event_line(trial: Trial, *, new_rung: bool, is_best: bool = False) -> str:
     scored = f"objective {trial.rungs[-1][1]:.4f} at epoch {trial.epochs}" if trial.rungs else "not scored"
     best = f"; the best so far: {configuration_text(trial.configuration)}" if is_best else ""
     if trial.state == FAIL:  # what ends with its launch is no news of the trial
-        return "" if trial.reason.startswith(INTERRUPTED) else f"{trial.id}  failed: {trial.reason}"
+        return "" if trial.cause and trial.cause.ends_with_launch else f"{trial.id}  failed: {trial.reason}"
     if trial.state == PRUNED:
         return f"{trial.id}  {scored}, stopped early{best}"
     if trial.state == COMPLETE:

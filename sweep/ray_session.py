@@ -19,6 +19,7 @@ import ray
 
 from sweep.errors import DeviceError, WorkerError, last_line
 from sweep.pool_actor import NAMESPACE
+from trainables.cores import n_cores
 
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 ANSWER_WITHIN_S = 10.0
@@ -104,7 +105,7 @@ def _start_ray(session: str) -> None:
         ray.init(
             address="local",
             namespace=NAMESPACE,
-            num_cpus=len(os.sched_getaffinity(0)),
+            num_cpus=n_cores(),
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,

@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from sweep.errors import RecordsError
-from sweep.objective import METRICS, more_is_better
+from sweep.objective import METRICS, is_similarity
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """1 to 2: `sampled` of a trial. 2 to 3: intervals, prompt groups, fid_inf, heldout_loss, copies, networks of further metrics; evaluation keys
-of further training seeds in `rung_values`, and `seed_objectives`. 3 to 4: `adapter_file`. 4 to 5: `train_losses`. Columns are only ever added: of older records the new ones are missing."""
+of further training seeds in `rung_values`, and `seed_objectives`. 3 to 4: `adapter_file`. 4 to 5: `train_losses`. 5 to 6: `cause` of a trial,
+which is filled in from the reason when older rows are read. Columns are only ever added: of older records the others are missing."""
 
 _ARROW = {"text": pa.string(), "json": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
@@ -69,6 +70,7 @@ TRIALS = Table(
         Column("seed_objectives", "json", "", "objective of its best rung under each training seed; missing where there is one seed"),
         Column("train_losses", "json", "", "mean training loss over the epoch that ends at a rung, by epoch, the mean over its training seeds; not of all epochs that others trained"),
         Column("reason", "text", "", "why it ended, in one line"),
+        Column("cause", "text", "", "what a FAIL is due to: configuration, or interrupted, lost, memory, disk, which are tried again"),
         Column("seconds", "number", "s", "wall time from its start to this row"),
         Column("shared_epochs", "integer", "epoch", "epochs that it read from a training of another trial"),
         Column("started_at", "number", "s since 1970", "when it started"),
@@ -153,8 +155,8 @@ METRIC_COLUMNS = (
     *("fid_inf", "lpips_seen", "lpips_unseen", "fid_seen", "fid_unseen", "kid_seen", "kid_unseen", "heldout_loss"),
 )
 
-HIGHER_IS_BETTER = tuple(metric for metric in METRICS if more_is_better(metric))
-"""Diversity and the similarities, which are further metrics; of all others lower is better."""
+SIMILARITIES = tuple(metric for metric in METRICS if is_similarity(metric))
+"""Metrics that are computed where they are asked for; their values are among `further_metrics`."""
 
 
 def as_arrow(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -22,14 +22,16 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from sweep.causes import cause_of_old_reason
 from sweep.errors import RecordsError, SweepError
+from sweep.objective import best_of, more_is_better
 from sweep.record_files import LEADS_OUT, remove, write_atomically, write_pictures
 from sweep.record_schema import (
     EVALUATIONS,
-    HIGHER_IS_BETTER,
     IMAGES,
     METRIC_COLUMNS,
     SCHEMA_VERSION,
+    SIMILARITIES,
     TABLES,
     TRIALS,
     Column,
@@ -40,10 +42,10 @@ from trainables.storage import Place, StorePath, patiently, place, reason_of, re
 
 __all__ = [
     "EVALUATIONS",
-    "HIGHER_IS_BETTER",
     "IMAGES",
     "METRIC_COLUMNS",
     "SCHEMA_VERSION",
+    "SIMILARITIES",
     "TABLES",
     "TRIALS",
     "Place",
@@ -51,6 +53,8 @@ __all__ = [
     "RecordsError",
     "SweepError",
     "as_rows",
+    "best_of",
+    "more_is_better",
     "place",
 ]
 
@@ -109,7 +113,8 @@ class Records:
 
     def trials(self) -> pd.DataFrame:
         """One row per state change of a trial, by trial number and sequence."""
-        return self._read(TRIALS).sort_values(["number", "trial", "sequence"], kind="stable", ignore_index=True)
+        trials = self._read(TRIALS).sort_values(["number", "trial", "sequence"], kind="stable", ignore_index=True)
+        return trials.assign(cause=_causes_of(trials))
 
     def latest_trials(self) -> pd.DataFrame:
         """One row per trial: its latest state, by trial number."""
@@ -288,6 +293,13 @@ def _within_the_study(rows: pa.Table, table: Table) -> pa.Table:
                 f"{outside['path'][0].as_py()!r}. Do not use records that somebody has tampered with."
             )
     return rows
+
+
+def _causes_of(trials: pd.DataFrame) -> pd.Series:
+    """By row of the trials, the cause of its end; of rows of schema 5 and older from the sentence that says it."""
+    old = (trials["state"] == "FAIL") & trials["cause"].isna()
+    said = [cause_of_old_reason(reason) for reason in trials.loc[old, "reason"].fillna("")]
+    return trials["cause"].astype(object).mask(old, pd.Series(map(str, said), index=trials.index[old], dtype=object))
 
 
 def _with_further_metrics(row: Mapping[str, Any]) -> dict[str, Any]:

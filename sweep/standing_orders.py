@@ -16,10 +16,10 @@ from sweep.control import AT_RUNGS, NOW, Control, Wishes
 from sweep.driver import Driver
 from sweep.errors import StudyError
 from sweep.launches import FINISHED, PAUSED, RUNNING, LaunchLog
-from sweep.messages import INTERRUPTED
+from sweep.causes import Cause
 from sweep.study import Study
 
-ASKED_TO_STOP = f"{INTERRUPTED} by `sweep stop`"
+ASKED_TO_STOP = f"{Cause.INTERRUPTED} by `sweep stop`"
 LOOK_EVERY_S = 1.0
 STOPS = {None: 0, AT_RUNGS: 1, NOW: 2}
 
@@ -103,7 +103,7 @@ class StandingOrders:
         if urgency <= self._urgency:
             return
         self._urgency = urgency
-        reason = INTERRUPTED if self._heard.urgency else ASKED_TO_STOP
+        reason = str(Cause.INTERRUPTED) if self._heard.urgency else ASKED_TO_STOP
         if urgency == 2:
             driver.stop(reason)
             driver.end_all(reason)

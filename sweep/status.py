@@ -162,4 +162,4 @@ def _trainings_text(trainings: Sequence[Training], rates: Rates | None) -> str:
 
 def _state(row: dict[str, Any]) -> str:
     """A trial's state; RUNNING for one that ended with its launch, and is tried again."""
-    return RUNNING if is_unfinished(row["state"], row["reason"]) else row["state"]
+    return RUNNING if is_unfinished(row) else row["state"]

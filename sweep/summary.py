@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.folder import DEFAULT_STORAGE
-from sweep.messages import INTERRUPTED
 from sweep.moment import counts_of
 from sweep.pareto import EPOCHS, axes_text, front_of
 from sweep.records import EVALUATIONS, Records, as_rows
@@ -51,7 +50,7 @@ def print_summary(
         console.print(f"values are means over {n_seeds} training seeds, ± the objective's standard deviation between them", highlight=False)
     if first_scored_s is not None:
         console.print(f"first adapter scored after {first_scored_s:.0f} s", highlight=False)
-    failed = [trial for trial in driver.trials.values() if trial.state == FAIL and not trial.reason.startswith(INTERRUPTED)]
+    failed = [trial for trial in driver.trials.values() if trial.state == FAIL and not (trial.cause and trial.cause.ends_with_launch)]
     for reason, n in Counter(trial.reason for trial in failed).most_common(3):
         console.print(f"{n} failed: {reason}", style="red", highlight=False, soft_wrap=True)
     for line in mishaps(snapshot):

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweep.messages import TRIED_AGAIN
+from sweep.causes import Cause
 from sweep.record_schema import TRIALS
 from sweep.searcher import FAIL, RUNNING, PastTrial
+from sweep.values import with_prompts_read
 
 
-def is_unfinished(state: str, reason: str | None) -> bool:
-    """Whether a trial of that state runs, or is tried again by the next launch: what ended it was not its configuration."""
-    return state == RUNNING or (state == FAIL and (reason or "").startswith(TRIED_AGAIN))
+def is_unfinished(row: Mapping[str, Any]) -> bool:
+    """Whether a trial runs, by its latest row, or is tried again by the next launch: what ended it was not its configuration."""
+    return _is_unfinished(row["state"], _cause(row.get("cause")))
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Trial:
     formula: str = ""
     shared_epochs: int = 0
     reason: str = ""
+    cause: Cause | None = None  # of FAIL
     started_at: float = 0.0
     seconds: float = 0.0
     n_rows: int = 0  # rows written of it, in this launch and before
@@ -54,7 +56,7 @@ class Trial:
 
     @property
     def is_unfinished(self) -> bool:
-        return is_unfinished(self.state, self.reason)
+        return _is_unfinished(self.state, self.cause)
 
     @property
     def objective(self) -> float:
@@ -92,6 +94,7 @@ def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
         "seed_objectives": list(trial.seed_objectives[best[0]]) if best and best[0] in trial.seed_objectives else None,
         "train_losses": trial.train_losses or None,
         "reason": trial.reason or None,
+        "cause": str(trial.cause) if trial.cause else None,
         "seconds": trial.seconds,
         "shared_epochs": trial.shared_epochs,
         "started_at": trial.started_at,
@@ -105,7 +108,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
     trial = Trial(
         id=row["trial"],
         number=int(row["number"]),
-        configuration=row["configuration"] or {},
+        configuration=with_prompts_read(row["configuration"] or {}),
         labels=row["labels"] or {},
         sampled=row.get("sampled") or {},
         state=row["state"],
@@ -115,6 +118,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
         training_key=row["training_key"] or "",
         shared_epochs=int(row["shared_epochs"] or 0),
         reason=row["reason"] or "",
+        cause=_cause(row.get("cause")),
         started_at=row["started_at"],
         seconds=row["seconds"],
         n_rows=int(row["sequence"]) + 1,
@@ -127,4 +131,12 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
 def past_of(trial: Trial) -> PastTrial:
     """What the searcher has to know of it."""
     rungs = tuple((epoch, value) for epoch, value, *_ in trial.rungs)
-    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs, trial.vector)
+    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs, trial.vector, trial.vectors)
+
+
+def _is_unfinished(state: str, cause: Cause | None) -> bool:
+    return state == RUNNING or (state == FAIL and cause is not None and cause.is_tried_again)
+
+
+def _cause(word: str | None) -> Cause | None:
+    return Cause(word) if word else None

@@ -20,6 +20,7 @@ from ray.tune.search import Searcher as RaySearcher
 from sweep.driver import Driver
 from sweep.errors import SweepError
 from sweep.trial import ANSWER, RungTrial
+from trainables.cores import n_cores
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -36,9 +37,10 @@ CPU_PER_TRIAL = 0.001
 """A trial only waits. Not 0: Ray Tune wants a resource to place it by."""
 
 
-MOST_PROCESSES = max(2, len(os.sched_getaffinity(0)))
-"""Trials of which a process waits for the next rung, at a time. The others are judged from the pool's snapshots and lose nothing by
-it, whereas a process takes seconds of a core to start and 100 MB to live: 300 trials on 40 GPUs must not need 300 of them here."""
+LEAST_PROCESSES = 2
+"""Trials of which a process waits for the next rung, at a time, or as many as there are cores. The others are judged from the pool's
+snapshots and lose nothing by it, whereas a process takes seconds of a core to start and 100 MB to live: 300 trials on 40 GPUs must not
+need 300 of them here."""
 
 PATIENCE_S = 60.0
 """The longest that trials go without their processes. These only wait for a score, and would take the cores from the first one."""
@@ -88,13 +90,14 @@ class _Searcher(_NotPickled, RaySearcher):
         self._constants = constants
         self._names: dict[str, str] = {}  # Ray's trial id -> ours
         self._patient_until = time.monotonic() + PATIENCE_S
+        self._most_processes = max(LEAST_PROCESSES, n_cores())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._names:
             self._on_step()  # with no trial at all, Ray Tune asks here again and again, and does nothing else
         if not self._driver.finished and self._driver.best is None and time.monotonic() < self._patient_until:
             return None
-        if len(self._names) >= MOST_PROCESSES and not self._driver.finished:
+        if len(self._names) >= self._most_processes and not self._driver.finished:
             self._driver.fill()
             return None
         name = self._driver.next_to_run()

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from sweep.errors import AdapterError, DeviceLostError, PassingError, RecordsError, SweepError
+from sweep.causes import Cause, cause_of
+from sweep.errors import AdapterError, DeviceLostError, DiskError, PassingError, RecordsError, SweepError
 from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
 from sweep.record_schema import EVALUATIONS, METRIC_COLUMNS
 from sweep.records import Records, as_rows
@@ -27,11 +28,13 @@ IDLE_S = 0.1
 PASSING = (PassingError, RecordsError, AdapterError, OSError, MemoryError)
 """What is nobody's configuration: memory, a device, files that are away or damaged. The pool has it tried again."""
 
+ENDING = (DeviceLostError, DiskError)
+"""What ends the worker, and not only what it was doing."""
+
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """One scored image set, as a device gives it. `images` are uint8 (n, h, w, 3); `error` says why there are no
-    values, `lost` the same where what was evaluated is not to blame."""
+    """One scored image set, as a device gives it. `images` are uint8 (n, h, w, 3); `error` and `cause` say why there are no values."""
 
     key: str
     values: Mapping[str, float] = field(default_factory=dict)
@@ -40,12 +43,12 @@ class ScoredImages:
     image_rows: Sequence[Mapping[str, Any]] = ()
     row: Mapping[str, Any] = field(default_factory=dict)  # seconds, device and versions for the evaluation row
     error: str | None = None
-    lost: str | None = None
+    cause: Cause | None = None
 
 
 class Device(Protocol):
     """What does the work. Guarantees: trainings do not influence each other; a stored adapter can be evaluated by any device; a PASSING
-    error is nobody's configuration; after DeviceLostError it can do nothing more."""
+    error is nobody's configuration; after an ENDING error it can do nothing more."""
 
     n_slots: int
     n_image_sets: int
@@ -124,7 +127,7 @@ class Worker:
         """Work until the pool is closed.
 
         Raises:
-            DeviceLostError: the device answers no more.  SweepError: it cannot be opened."""
+            DeviceLostError: the device answers no more.  DiskError: a disk takes no more.  SweepError: the device cannot be opened."""
         self.pool.sync(self.worker_id, Sync(doing=self._doing, ready=False, device=self.device_name))
         self.device.open()
         logger.info("ready")
@@ -183,7 +186,7 @@ class Worker:
     def _started(self, order: TrainingOrder) -> TrainingReport:
         try:
             return self.device.start(order)
-        except DeviceLostError:
+        except ENDING:
             raise
         except Exception as error:  # whatever it is, it is this training's, and the others go on
             return _ended(order.key, error, f"training {order.key} could not start")
@@ -192,7 +195,7 @@ class Worker:
         self._say(f"training {n} together" if (n := len(self.device.held)) > 1 else "training")
         try:
             reports = self.device.advance()
-        except DeviceLostError:
+        except ENDING:
             raise
         except Exception as error:
             reports = [_ended(key, error, f"the pack of {len(self.device.held)} trainings failed") for key in self.device.held]
@@ -201,12 +204,11 @@ class Worker:
         self._trainings += [self._saved(report) for report in reports]
 
     def _saved(self, report: TrainingReport) -> TrainingReport:
-        ended = report.failed is not None or report.lost is not None
-        if ended or report.epoch in report.stored or report.epoch not in self._wanted.get(report.key, ()):
+        if report.error is not None or report.epoch in report.stored or report.epoch not in self._wanted.get(report.key, ()):
             return report
         try:
             self.device.save(report.key)
-        except DeviceLostError:
+        except ENDING:
             raise
         except Exception as error:
             self.device.stop(report.key)
@@ -217,23 +219,23 @@ class Worker:
         self._say(f"scoring {len(orders)} image sets")
         try:
             image_sets = {image_set.key: image_set for image_set in self.device.evaluate(orders)}
-        except DeviceLostError:
+        except ENDING:
             raise
         except Exception as error:
-            reason = _reason(error, f"the evaluation of {len(orders)} image sets failed")
-            why = {"lost": reason} if isinstance(error, PASSING) else {"error": reason}
+            why = _why(error, f"the evaluation of {len(orders)} image sets failed")
             image_sets = {order.key: ScoredImages(order.key, **why) for order in orders}
         self._evaluations += [self._recorded(order, image_sets[order.key]) for order in orders]
 
     def _recorded(self, order: EvaluationOrder, image_set: ScoredImages) -> EvaluationReport:
         """What came out, on disk before anybody hears of it."""
-        if image_set.error is not None or image_set.lost is not None:
-            return EvaluationReport(order.key, Outcome(error=image_set.error), image_set.lost)
+        if image_set.error is not None:
+            return EvaluationReport(order.key, Outcome(error=image_set.error, cause=image_set.cause or Cause.CONFIGURATION))
         row = {**evaluation_row(order, image_set), **self._objective_of(image_set)}
         try:
             self.records.append_evaluation(row, image_set.image_rows, image_set.images)
         except (SweepError, OSError) as error:
-            return EvaluationReport(order.key, lost=_reason(error, f"evaluation {order.key} could not be recorded"))
+            why = _why(error, f"evaluation {order.key} could not be recorded", passing=(SweepError, OSError))
+            return EvaluationReport(order.key, Outcome(**why))
         return EvaluationReport(order.key, Outcome(dict(image_set.values), dict(image_set.backbones)))
 
     def _objective_of(self, image_set: ScoredImages) -> dict[str, Any]:
@@ -277,8 +279,18 @@ def known_outcomes(records: Records) -> dict[str, Outcome]:
 
 def _ended(key: str, error: Exception, event: str) -> TrainingReport:
     """The report of a training that an error has ended here."""
-    reason = _reason(error, event)
-    return TrainingReport(key, 0, lost=reason) if isinstance(error, PASSING) else TrainingReport(key, 0, failed=reason)
+    return TrainingReport(key, 0, **_why(error, event))
+
+
+def _why(error: Exception, event: str, *, passing: tuple[type[Exception], ...] = PASSING) -> dict[str, Any]:
+    """What a report says of an error.
+
+    Raises:
+        DiskError: the disk takes no more, which ends more than what was being done."""
+    cause = cause_of(error, passing=passing)
+    if cause is Cause.DISK:
+        raise DiskError(_reason(error, event)) from error
+    return {"error": _reason(error, event), "cause": cause}
 
 
 def _reason(error: Exception, event: str) -> str:

@@ -49,10 +49,9 @@ class AdapterStore:
             return folder
         try:
             patiently(lambda: _store(folder, state, resumable=resumable), str(folder.parent))
-        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-            why = reason_of(error) if isinstance(error, OSError) else str(error)
+        except (OSError, SafetensorError) as error:
             raise AdapterError(
-                f"An adapter must be stored before it is used, but {folder.parent} does not take it: {why}. "
+                f"An adapter must be stored before it is used, but {folder.parent} does not take it: {_why(error)}. "
                 f"Make room or change its permissions, and launch the study again: it goes on."
             ) from error
         return folder
@@ -178,9 +177,18 @@ def _layers_of(tensors: Mapping[str, Tensor], part: str, adapter: Adapter) -> di
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    save_file(dict(tensors), path, metadata=metadata)
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:  # it has words of its own for a full disk
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _why(error: OSError | SafetensorError) -> str:
+    return reason_of(error) if isinstance(error, OSError) else str(error)
 
 
 @contextmanager

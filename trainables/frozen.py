@@ -5,9 +5,10 @@ Keyed by what they depend on: (vae, images, flip) and (text encoder, exact strin
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -144,11 +145,11 @@ def _encode_bucketed(parts: ModelParts, images: Sequence[SubjectImage], buckets:
 
 
 def _write(path: Path, value: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"value": value.contiguous()}, temporary)
         os.replace(temporary, path)
-    except (OSError, SafetensorError):  # a full disk, which safetensors tells in its own words: it is only a cache
-        Path(temporary).unlink(missing_ok=True)
+    except (OSError, SafetensorError):  # a full or read-only disk, which safetensors tells in its own words: it is only a cache
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -32,6 +32,7 @@ PATIENCE_S = 60.0
 """How long a storage that does not answer is waited for."""
 
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET}
+REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _PASSING_WORDS = re.compile(r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|HTTP status (5\d\d|429)")
 _PLAIN_NAME = re.compile(r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*")
 _Result = TypeVar("_Result")
@@ -312,6 +313,15 @@ def patiently(
             if wait_s > 0.5:
                 logger.warning(f"{where} answers again after {clock() - started:.0f} s")
             return result
+
+
+def is_refused_write(error: BaseException | None) -> bool:
+    """Whether a disk that is full, over its quota or read-only is behind an error: nothing can be written until somebody makes room."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REFUSED_WRITES:
+            return True
+        error = error.__cause__
+    return False
 
 
 def reason_of(error: OSError) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from ray import tune
 
+from sweep.causes import Cause
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.objective import Objective
 from sweep.searcher import FAIL, RUNNING
@@ -129,7 +130,7 @@ class FakeDevice:
         slot[1] += 1
         if self.diverges(slot[0].config):
             del self._slots[key]
-            return TrainingReport(key, slot[1], failed=f"training diverged in epoch {slot[1]}: the loss is not finite")
+            return TrainingReport(key, slot[1], error=f"training diverged in epoch {slot[1]}: the loss is not finite", cause=Cause.CONFIGURATION)
         return TrainingReport(key, slot[1], mean_loss=1 / slot[1], seconds_per_epoch=self.epoch_s)
 
     def _image_set(self, order: EvaluationOrder) -> ScoredImages:
@@ -228,6 +229,7 @@ def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True, **rest: Any) 
         "controls": {"c"},
         "metrics": {},
         "stopping": None,
+        "stop_cause": None,
         "paused": False,
         "finished": False,
     }

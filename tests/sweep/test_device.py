@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from sweep.causes import Cause
 from sweep.device import PackDevice
 from sweep.errors import DeviceLostError
 from sweep.messages import EvaluationOrder, TrainingOrder
@@ -99,7 +100,7 @@ def test_another_optimizer_and_class_images_take_turns_and_a_stored_prodigy_goes
     device.stop("b")
     later = new_device()
     assert later.start(order("b", dataclasses.replace(config, optimizer="prodigy", learning_rate=1.0), 1, 2)).epoch == 1
-    assert train_to(later, 2)["b"].failed is None and later._packs[0].state("b").prodigy.n_steps == 4
+    assert train_to(later, 2)["b"].error is None and later._packs[0].state("b").prodigy.n_steps == 4
 
 
 def test_a_pack_that_runs_out_of_memory_is_halved_and_nothing_is_lost(new_device, config, monkeypatch):
@@ -144,8 +145,8 @@ def test_a_pack_that_fails_is_told_of_and_the_others_go_on(new_device, config, m
     reasons, lost = {}, {}
     while len(device.held) > 1:
         for report in device.advance():
-            reasons |= {report.key: report.failed} if report.failed else {}
-            lost |= {report.key: report.lost} if report.lost else {}
+            if report.error:
+                (lost if report.is_lost else reasons)[report.key] = report.error
     assert lost.keys() == {"alone"} and "must fit the memory" in lost["alone"] and "smaller batch" in lost["alone"]
     assert reasons["wrong"] == "RuntimeError: shapes do not fit"
     assert device.held == ("fine",) and train_to(device, 1)["fine"].epoch >= 1
@@ -167,8 +168,8 @@ def test_a_training_that_cannot_be_let_in_fails_alone(new_device, config, monkey
     reports = []
     while "late" in device.held:
         reports += device.advance()
-    assert [(r.key, r.failed) for r in reports if r.failed] == [("late", "RuntimeError: no such layer")]
-    assert train_to(device, 2)["early"].failed is None
+    assert [(r.key, r.error) for r in reports if r.error] == [("late", "RuntimeError: no such layer")]
+    assert train_to(device, 2)["early"].error is None
 
 
 def test_an_adapter_that_cannot_be_read_loses_its_evaluation_alone(new_device, config, model, subject):
@@ -176,8 +177,8 @@ def test_an_adapter_that_cannot_be_read_loses_its_evaluation_alone(new_device, c
     evaluation = EvalConfig(infer_model=model, steps=1, images_per_prompt=1)
     orders = [EvaluationOrder("gone", "no-such-training", 1, evaluation, subject), EvaluationOrder("control", None, 0, evaluation, subject)]
     found = {image_set.key: image_set for image_set in device.evaluate(orders)}
-    assert "must be stored" in found["gone"].lost and found["gone"].error is None
-    assert found["control"].lost is found["control"].error is None and found["control"].images is not None
+    assert "must be stored" in found["gone"].error and found["gone"].cause is Cause.LOST
+    assert found["control"].cause is found["control"].error is None and found["control"].images is not None
 
 
 def test_a_damaged_state_is_passed_over_for_the_one_before(new_device, config, tmp_path):
@@ -217,7 +218,7 @@ def test_a_diverged_training_is_reported_and_gone(new_device, config):
     reports = []
     while "wild" in device.held:
         reports += device.advance()
-    assert [r.key for r in reports if r.failed] == ["wild"] and device.held == ("calm",)
+    assert [r.key for r in reports if r.cause is Cause.CONFIGURATION] == ["wild"] and device.held == ("calm",)
 
 
 def test_the_size_of_a_pack_is_measured_once_and_kept(new_device, config, tmp_path, monkeypatch):

@@ -277,6 +277,32 @@ def test_a_budget_starts_no_further_trial_and_ends_those_that_run():
     assert {trial.state for trial in driver.trials.values()} <= {COMPLETE, PRUNED}
 
 
+@pytest.mark.parametrize(
+    "schedule, state",
+    [({}, COMPLETE), ({"schedule_epochs": 12}, COMPLETE), ({"schedule_epochs": None}, PRUNED)],
+)
+def test_a_sampled_length_that_was_stopped_is_a_shorter_training_unless_its_learning_rate_was_that_of_the_longer_one(
+    schedule, state
+):
+    fixed = {"lr_schedule": "cosine", **schedule} if schedule else {}
+    study = a_study(
+        space={**SPACE, "epochs": tune.choice([3, 12])},
+        epochs=Epochs(max=12, rungs=(3, 6)),
+        fixed=fixed,
+    )
+    driver = Bench(study).launch()
+    stopped = [
+        trial
+        for trial in driver.trials.values()
+        if trial.sampled["epochs"] == 12 and trial.epochs < 12
+    ]
+    assert stopped and {trial.state for trial in stopped} == {state}
+    assert all(
+        trial.configuration["epochs"] == (trial.epochs if state == COMPLETE else 12)
+        for trial in stopped
+    )
+
+
 def test_a_sampled_length_that_is_stopped_is_complete_at_the_length_where_it_stopped():
     study = a_study(space={**SPACE, "epochs": tune.choice([3, 6, 12])}, epochs=Epochs(max=12, rungs=(3, 6)))
     driver = Bench(study).launch()

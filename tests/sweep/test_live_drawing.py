@@ -87,6 +87,6 @@ def test_a_heartbeat_names_the_best_and_the_slowest_and_is_short_whatever_runs()
         "5 of 100 trials have ended, 64 running; best 0.4321 (t0003); slowest t0063 at epoch 2.5 of 9, 2 min still; time left about 4 min"
     )
     waiting = tuple(TrialNow(f"t{i}", WAITS, 0.0, 9) for i in range(3))
-    assert heartbeat(a_moment(3, trials=waiting, best=None, left_s=None, mood="paused; `sweep resume` goes on")) == (
+    assert heartbeat(a_moment(3, trials=waiting, best=None, left_s=None, mood="paused; `sweep resume` goes on", paused=True)) == (
         "5 of 100 trials have ended, 3 running; worker-0 scoring 4 image sets, worker-1 training 8 together; paused"
     )

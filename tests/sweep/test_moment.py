@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from sweep.causes import Cause
 from sweep.moment import (
     IS_SCORED,
     MOST_NOTICES,
@@ -35,7 +36,7 @@ def test_a_moment_counts_and_names_the_best_with_the_metrics_of_the_objective():
 
 
 def test_a_trial_that_ended_with_its_launch_has_neither_failed_nor_ended():
-    moment = moment_of(a_driver(a_trial(0, FAIL, reason="interrupted"), a_trial(1, FAIL, reason="loss is NaN")), {}, 1.0)
+    moment = moment_of(a_driver(a_trial(0, FAIL, cause=Cause.INTERRUPTED), a_trial(1, FAIL, cause=Cause.CONFIGURATION)), {}, 1.0)
     assert moment.counts == {UNFINISHED: 1, FAIL: 1} and moment.n_ended == 1
 
 

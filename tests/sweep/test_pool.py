@@ -3,6 +3,7 @@
 import pytest
 
 from sweep.attempts import ELSEWHERE_S, MAX_LOSSES
+from sweep.causes import Cause
 from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Rung, Subscription, Sync, TrainingReport
 from sweep.pool import Pool
 from tests.sweep.fakes import FakeClock
@@ -220,7 +221,7 @@ def test_a_diverged_training_fails_all_its_trials_with_the_reason_and_is_not_ret
     pool.subscribe(subscription("t0", "A"))
     pool.subscribe(subscription("t1", "A"))
     pool.sync("w", held())
-    pool.sync("w", held(trainings=(TrainingReport("A", 2, failed="loss is NaN at learning_rate=9"),)))
+    pool.sync("w", held(trainings=(TrainingReport("A", 2, error="loss is NaN at learning_rate=9", cause=Cause.CONFIGURATION),)))
     for trial in ("t0", "t1"):
         answer = pool.next_rung(trial, 0)
         assert answer.kind == "failed" and "learning_rate=9" in answer.reason
@@ -234,7 +235,7 @@ def test_rungs_before_a_divergence_still_count():
     pool.subscribe(subscription("t0", "A", (3, 6)))
     pool.sync("w", held())
     orders = pool.sync("w", held("A", trainings=(reached("A", 3, 3),)))
-    pool.sync("w", held(trainings=(TrainingReport("A", 5, failed="NaN"),), evaluations=scored(orders)))
+    pool.sync("w", held(trainings=(TrainingReport("A", 5, error="NaN", cause=Cause.CONFIGURATION),), evaluations=scored(orders)))
     assert pool.next_rung("t0", 0).kind == "rung"
     assert pool.next_rung("t0", 3).kind == "failed"
 
@@ -344,11 +345,11 @@ def test_what_a_device_lost_is_kept_for_another_one_for_a_while():
         pool.sync(worker, held(device=f"GPU of {worker}"))
     pool.subscribe(subscription("t0", "A"))
     assert started(pool.sync("w1", held(device="GPU of w1"))) == {"A": (3, 6)}
-    pool.sync("w1", held(device="GPU of w1", trainings=(TrainingReport("A", 0, lost="out of memory"),)))
+    pool.sync("w1", held(device="GPU of w1", trainings=(TrainingReport("A", 0, error="out of memory", cause=Cause.MEMORY),)))
     clock.sleep(3)
     assert pool.sync("w1", held(device="GPU of w1")).start == ()
     assert started(pool.sync("w2", held(device="GPU of w2"))) == {"A": (3, 6)}
-    pool.sync("w2", held(device="GPU of w2", trainings=(TrainingReport("A", 0, lost="out of memory"),)))
+    pool.sync("w2", held(device="GPU of w2", trainings=(TrainingReport("A", 0, error="out of memory", cause=Cause.MEMORY),)))
     clock.sleep(9)
     assert pool.sync("w1", held(device="GPU of w1")).start, "every device has lost it"
 
@@ -358,7 +359,7 @@ def test_what_a_device_lost_comes_back_to_it_where_no_other_one_takes_it():
     pool.sync("w2", Sync(ready=False))  # never gets ready
     pool.subscribe(subscription("t0", "A"))
     assert pool.sync("w1", held()).start
-    pool.sync("w1", held(trainings=(TrainingReport("A", 0, lost="out of memory"),)))
+    pool.sync("w1", held(trainings=(TrainingReport("A", 0, error="out of memory", cause=Cause.MEMORY),)))
     clock.sleep(2 + ELSEWHERE_S - 1)
     assert pool.sync("w1", held()).start == ()
     clock.sleep(1)
@@ -392,10 +393,10 @@ def test_a_lost_evaluation_is_tried_again_and_the_last_time_alone():
     for _ in range(MAX_LOSSES - 1):
         given = pool.sync("w", held()).evaluate
         assert given == tuple(orders)
-        pool.sync("w", held(evaluations=tuple(EvaluationReport(order.key, lost="out of memory") for order in given)))
+        pool.sync("w", held(evaluations=tuple(EvaluationReport(order.key, Outcome(error="out of memory", cause=Cause.MEMORY)) for order in given)))
         clock.sleep(100)
     assert pool.sync("w", held()).evaluate == (orders[0],)
-    pool.sync("w", held(evaluations=(EvaluationReport("a", lost="out of memory"),)))
+    pool.sync("w", held(evaluations=(EvaluationReport("a", Outcome(error="out of memory", cause=Cause.MEMORY)),)))
     assert "tried 4 times, the last time: out of memory" in pool.outcome("a").error
     assert pool.sync("w", held()).evaluate == (orders[1],)
 
@@ -406,7 +407,7 @@ def test_a_worker_that_was_cut_off_is_told_to_end_and_what_it_says_is_not_taken(
     pool.sync("w1", held())
     pool.worker_lost("w1", counts=False)
     assert pool.sync("w2", held()).start
-    assert pool.sync("w1", held(trainings=(TrainingReport("A", 1, failed="no such layer"),))).closed
+    assert pool.sync("w1", held(trainings=(TrainingReport("A", 1, error="no such layer", cause=Cause.CONFIGURATION),))).closed
     assert pool.next_rung("t0", 0).kind == "wait" and "w1" not in pool.snapshot()["workers"]
 
 
@@ -440,7 +441,7 @@ def test_a_request_of_a_training_that_failed_is_not_waited_for():
     pool.subscribe(subscription("t0", "A"))
     pool.request([EvaluationOrder("A@6/other", "A", 6, EvalConfig(), "embedded:subject")])
     pool.sync("w", held())
-    pool.sync("w", held("A", trainings=(TrainingReport("A", 1, failed="diverged"),)))
+    pool.sync("w", held("A", trainings=(TrainingReport("A", 1, error="diverged", cause=Cause.CONFIGURATION),)))
     assert pool.snapshot()["requests_open"] == 0 and pool.outcome("A@6/other").error == "diverged"
 
 
@@ -551,7 +552,7 @@ def test_one_replicate_that_failed_fails_its_trial_and_a_released_trial_leaves_a
     pool.subscribe(replicated("t0", "A", "B"))
     pool.subscribe(subscription("t1", "A"))
     pool.sync("w", held())
-    pool.sync("w", held("A", trainings=(TrainingReport("B", 1, failed="diverged"),)))
+    pool.sync("w", held("A", trainings=(TrainingReport("B", 1, error="diverged", cause=Cause.CONFIGURATION),)))
     answer = pool.next_rung("t0", 0)
     assert (answer.kind, answer.reason) == ("failed", "train_seed 1: diverged") and pool.next_rung("t1", 0).kind == "wait"
     pool.release("t0")

@@ -5,6 +5,7 @@ import time
 
 from rich.console import Console
 
+from sweep.causes import Cause
 from sweep.folder import StudyFolder
 from sweep.live_file import read_moment
 from sweep.progress import Progress, event_line
@@ -77,14 +78,16 @@ def test_an_event_says_how_a_trial_ended():
     assert event_line(a_trial(1, FAIL, reason="loss is NaN"), new_rung=False) == "t0001  failed: loss is NaN"
     assert "stopped early" in event_line(a_trial(1, PRUNED, (3, 0.5)), new_rung=True)
     assert "its best 0.2500 at epoch 3" in event_line(a_trial(1, COMPLETE, (3, 0.25), (6, 0.5)), new_rung=True)
-    assert event_line(a_trial(1), new_rung=False) == event_line(a_trial(1, FAIL, reason="interrupted by `sweep stop`"), new_rung=False) == ""
+    assert event_line(a_trial(1), new_rung=False) == event_line(a_trial(1, FAIL, reason="interrupted by `sweep stop`", cause=Cause.INTERRUPTED), new_rung=False) == ""
 
 
 def test_a_pause_a_stop_and_a_budget_that_is_used_up_are_told_once_each():
     view, said = a_view()
     driver = a_driver(a_trial(0))
-    for paused, stopping in ((False, None), (True, None), (False, None), (False, "the budget of 1 hours is used up"), (False, "interrupted")):
-        driver.paused, driver.stopping = paused, stopping
+    going_on = (False, None, None)
+    used_up, stopped = (False, "the budget of 1 hours is used up", None), (False, "interrupted", Cause.INTERRUPTED)
+    for paused, stopping, cause in (going_on, (True, None, None), going_on, used_up, stopped):
+        driver.paused, driver.stopping, driver.stop_cause = paused, stopping, cause
         for _ in range(3):
             view.update(driver, {})
     driver.live = []

@@ -1,9 +1,12 @@
 """The worker's loop over a device that only computes: what it does in which order, what it records, how it fails. No sleeping."""
 
+import errno
+import os
+
 import pytest
 
 from sweep.attempts import MAX_LOSSES
-from sweep.errors import DeviceLostError, PassingError
+from sweep.errors import DeviceLostError, DiskError, PassingError, RecordsError
 from sweep.messages import EvaluationOrder, Orders, Rung, Subscription, TrainingReport
 from sweep.objective import Objective
 from sweep.pool import Pool
@@ -210,16 +213,16 @@ def test_an_evaluation_without_values_is_not_recorded_and_fails_its_trial():
 
 
 def test_records_that_cannot_be_written_are_tried_again_and_at_last_fail_the_trial_with_the_reason():
-    class Full(MemoryRecords):
+    class Away(MemoryRecords):
         def append_evaluation(self, row, image_rows, pictures) -> None:
-            raise OSError(28, "No space left on device")
+            raise OSError(5, "Input/output error")
 
     setup = Setup()
-    setup.worker.records = Full()
+    setup.worker.records = Away()
     setup.subscribe("t0", "A", 1)
     setup.turns(1000)
     answer = setup.pool.next_rung("t0", 0)
-    assert answer.reason.startswith(f"lost: tried {MAX_LOSSES} times") and "No space left" in answer.reason
+    assert answer.reason.startswith(f"lost: tried {MAX_LOSSES} times") and "Input/output error" in answer.reason
     assert len(setup.events("evaluate")) == MAX_LOSSES and setup.clock.now >= 2 + 8 + 32
 
 
@@ -238,14 +241,14 @@ def test_an_evaluation_whose_record_could_not_be_written_for_a_while_is_scored_a
 
 
 def test_an_adapter_that_cannot_be_stored_has_its_training_tried_again_and_at_last_fails_it():
-    class Full(FakeDevice):
+    class Away(FakeDevice):
         def save(self, key: str) -> None:
-            raise OSError(28, "No space left on device")
+            raise OSError(5, "Input/output error")
 
-    setup = Setup(Full())
+    setup = Setup(Away())
     setup.subscribe("t0", "A", 1)
     setup.turns(1000)
-    assert "No space left" in setup.pool.next_rung("t0", 0).reason and setup.device.held == ()
+    assert "Input/output error" in setup.pool.next_rung("t0", 0).reason and setup.device.held == ()
     assert len(setup.events("start")) == MAX_LOSSES
 
 
@@ -264,6 +267,26 @@ def test_what_is_nobodys_configuration_is_tried_again(place, error):
     setup.turns(200)
     assert setup.pool.next_rung("t0", 0).epoch == 1 and setup.pool.next_rung("t0", 1).kind == "rung"
     assert setup.pool.snapshot()["n_losses"] == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("place", ["start", "advance", "save", "evaluate", "append_evaluation"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_disk_that_takes_no_more_ends_the_worker_at_once_and_nothing_is_tried_again(place, number, wrapped):
+    def refuse(*arguments):
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as error:
+            if wrapped:
+                raise RecordsError("A study's folder must be writable.") from error
+            raise
+
+    setup = Setup()
+    setattr(setup.records if place == "append_evaluation" else setup.device, place, refuse)
+    setup.subscribe("t0", "A", 1)
+    with pytest.raises(DiskError):
+        setup.turns(10)
+    assert setup.pool.snapshot()["n_losses"] == 0 and setup.pool.next_rung("t0", 0).kind == "wait"
 
 
 @pytest.mark.parametrize("place", ["start", "advance", "save", "evaluate"])

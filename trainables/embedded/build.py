@@ -71,7 +71,9 @@ def build_notes(work: Path, out: Path) -> str:
 
 def machine() -> str:
     """The processor in words."""
-    names = [line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, no GPU used"
 
 
@@ -79,10 +81,6 @@ def versions() -> str:
     """Python and the packages that decide the numbers."""
     packages = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy")
     return ", ".join([f"Python {platform.python_version()}", *(f"{p} {importlib.metadata.version(p)}" for p in packages)])
-
-
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 if __name__ == "__main__":

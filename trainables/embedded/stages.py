@@ -5,7 +5,6 @@ A stage that was interrupted goes on from its checkpoint. The command line, the 
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from trainables.cores import n_cores
 from trainables.embedded import denoiser_training as denoising
 from trainables.embedded import vae_training as coding
 from trainables.embedded.corpus import draw_corpus, load_corpus, save_corpus
@@ -245,7 +245,7 @@ def _together(train: Callable, processes: int, work: Path, *args) -> None:
 
 
 def _joined(rank: int, size: int, work: Path) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    torch.set_num_threads(max(1, n_cores() // size))
     dist.init_process_group("gloo", init_method=(work / "rendezvous").resolve().as_uri(), rank=rank, world_size=size)
 
 
