@@ -43,7 +43,7 @@ def _on_a_smaller_card(run: Run, card_gib: int) -> None:
             started = time.perf_counter()
             while time.perf_counter() - started < (1 if run.small else 12) and run.left_s > 0:
                 reports += device.advance()
-            failed = [r for r in reports if r.failed or r.lost]
+            failed = [r for r in reports if r.error]
             evaluation = EvalConfig(
                 infer_model=run.model,
                 images_per_prompt=1 if run.small else 4,
@@ -57,8 +57,8 @@ def _on_a_smaller_card(run: Run, card_gib: int) -> None:
         text = (
             f"{card_gib} GB: {len(failed)} of {len(orders)} failed, (size, steps) {packs}"
         )
-        pictures = scored[0].error or scored[0].lost or "scored"
-        why = f"; {failed[0].failed or failed[0].lost}" if failed else ""
+        pictures = scored[0].error or "scored"
+        why = f"; {failed[0].error}" if failed else ""
         numbers = {"failed": len(failed), "packs": packs, "peak_gib": peak()}
         run.say("memory", f"{text}, peak {peak():.2f} GiB, pictures {pictures}{why}", **numbers)
     finally:
