@@ -13,6 +13,7 @@ import typer
 from sweep import adapter_commands, cluster_commands, launch_commands, storage_commands, study_commands, subject_commands
 from sweep.options import INTERRUPTED_CODE, MENDABLE
 from trainables.errors import SweepError
+from trainables.storage import line_of
 
 _UsageError = typer.BadParameter.__bases__[0]  # typer has brought its own copy of click since 0.20-odd: no import fits all
 
@@ -57,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read it has seen enough: head, less
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except PermissionError as error:
-        return _say_error(f"Files must be readable, but {error.filename} is not: {error.strerror}. Change its permissions.", MENDABLE)
+    except OSError as error:  # what no reader or writer has put into words of its own
+        return _say_error(line_of(error), MENDABLE)
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):

@@ -9,7 +9,8 @@
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
     ├── StudyError                  a study file, or a value in it, that cannot be used
-    │   └── IncomparableStudyError  a study name that already holds records of something else
+    │   ├── IncomparableStudyError  a study name that already holds records of something else
+    │   └── LeaseLostError          another process has taken the study over: nothing more may be written
     ├── DiskError                   a disk that is full, over its quota or read-only: it ends a launch at once
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
@@ -43,6 +44,7 @@ __all__ = [
     "DiskError",
     "EvaluationFailed",
     "IncomparableStudyError",
+    "LeaseLostError",
     "ModelError",
     "ObjectiveError",
     "PassingError",
@@ -61,6 +63,10 @@ class StudyError(SweepError):
 
 class IncomparableStudyError(StudyError):
     """The study's name already holds records that another subject, model, protocol or objective made."""
+
+
+class LeaseLostError(StudyError):
+    """Another process has taken the study over. Whoever gets this writes nothing more into its folder."""
 
 
 class ObjectiveError(EvaluationFailed):

@@ -225,8 +225,12 @@ def _run_in(
 @contextlib.contextmanager
 def _made_once_more(report: LiveReport | None) -> Iterator[None]:
     """At the end of a launch, also of one that could not go on."""
+    from sweep.errors import LeaseLostError
+
     try:
         yield
+    except LeaseLostError:  # the report is the other launch's now
+        raise
     except SweepError:
         if report is not None and report.has_scores:
             typer.echo(report.finish())

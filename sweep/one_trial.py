@@ -58,10 +58,10 @@ def run_trial_here(
     keys = keys or Keys(study)
     keys.check()
     folder = StudyFolder(storage, study.name)
-    with folder.held():
+    with folder.held() as hold:
         made = make_device(folder) if make_device else _real_device(study, folder, device, again=again)
         folder.write_study(study, keys.content_digests())
-        records = Records(folder.root)
+        records = Records(folder.root, guard=hold.require)
         pool = Pool({} if again else known_outcomes(records))
         driver = _driver(study, keys, records, pool)
         worker = Worker("worker-0", pool, made, records, objective=study.objective)
@@ -69,6 +69,8 @@ def run_trial_here(
             view.phase("loading torch and diffusers")
         made.open()
         _run(driver, pool, worker, view)
+    if driver.fatal is not None:
+        raise driver.fatal
     return driver, pool.snapshot()
 
 

@@ -64,7 +64,7 @@ class WorkerActor:
         logging.getLogger(__name__).info("%s, process %d", device_name, os.getpid())
         # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
         os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
-        records = Records(folder.root)
+        records = Records(folder.root, guard=lambda: folder.require_held_by(spec.launch))
         Worker(spec.worker, pool, make_device(spec), records, objective=objective, device_name=device_name).run()
 
 
