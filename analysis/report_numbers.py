@@ -21,6 +21,7 @@ from analysis.pictures import Thumbnails, description_of
 from analysis.report_pictures import ReportPictures
 from analysis.stats import paired_difference
 from analysis.tables import PAIRED_BY, ranked_trials
+from analysis.prompt_groups import label_notes
 from analysis.text import caption_of, notes_of
 from sweep.records import SIMILARITIES, RecordsError, more_is_better
 
@@ -210,7 +211,7 @@ def _cannot_tell(ranked: pd.DataFrame, sets: ImageSets, records: StudyRecords, *
         )
     if pd.isna(best["n_train_seeds"]) or best["n_train_seeds"] < 2:
         lines.append("One training seed: the intervals cover the choice of pictures, not the luck of a training. train_seeds=3 would.")
-    return [*lines, *notes_of(ranked), *front_notes(records)]
+    return [*lines, *notes_of(ranked), *front_notes(records), *label_notes(records.name, records.evaluations)]
 
 
 def _lpips_difference(own: Any, other: Any, sets: ImageSets, *, seed: int) -> Any:

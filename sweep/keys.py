@@ -8,18 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sweep.messages import EvaluationOrder, Rung, Subscription
+from sweep.preconditions import models_of, unmet_by
 from sweep.study import Study
 from trainables.class_images import load_class_images
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
 from trainables.errors import ModelError
 from trainables.metric_weights import find_metric_weights, metric_name_of
-from trainables.model_sources import model_digest, resolve_model
+from trainables.model_sources import model_digest, require_vae, resolve_model
 from trainables.models import PROMPT_TOKENS, least_tokens
+from trainables.network_files import require_network
+from trainables.pipeline_corrections import digest_for_pictures, digest_for_training
 from trainables.subject import Subject, load_subject
 from trainables.tags import without_idle_tags
+
+if TYPE_CHECKING:
+    from sweep.folder import StudyFolder
 
 
 class Content(Protocol):
@@ -29,7 +35,20 @@ class Content(Protocol):
 
     def model_digest(self, model: str, vae: str | None) -> str: ...
 
+    def digest_for_training(self, model: str, vae: str | None) -> str: ...
+
+    def digest_for_pictures(self, model: str, vae: str | None) -> str: ...
+
+    def require_model(self, model: str, vae: str | None) -> None:
+        """Raises: ModelError; NotDownloadedError where a launch would download it first."""
+
+    def require_vae(self, vae: str) -> None:
+        """The same for a VAE alone."""
+
     def class_images_digest(self, folder: str) -> str: ...
+
+    def require_network(self, name: str) -> None:
+        """Raises: ModelError where a scoring network's weights are not there."""
 
 
 class FilesContent:
@@ -38,13 +57,28 @@ class FilesContent:
     def __init__(self) -> None:
         self.subject = cache(load_subject)
         self._class_images = cache(load_class_images)
-        self._digest = cache(lambda model, vae: model_digest(resolve_model(model, vae)))
+        self._digest = cache(lambda digest, model, vae: digest(resolve_model(model, vae)))
 
     def model_digest(self, model: str, vae: str | None) -> str:
-        return self._digest(model, vae)
+        return self._digest(model_digest, model, vae)
+
+    def digest_for_training(self, model: str, vae: str | None) -> str:
+        return self._digest(digest_for_training, model, vae)
+
+    def digest_for_pictures(self, model: str, vae: str | None) -> str:
+        return self._digest(digest_for_pictures, model, vae)
+
+    def require_model(self, model: str, vae: str | None) -> None:
+        model_digest(resolve_model(model, vae, download=False))
+
+    def require_vae(self, vae: str) -> None:
+        require_vae(vae)
 
     def class_images_digest(self, folder: str) -> str:
         return self._class_images(folder).digest
+
+    def require_network(self, name: str) -> None:
+        require_network(name)
 
 
 class Keys:
@@ -54,23 +88,27 @@ class Keys:
         self.study = study
         self.content = content or FilesContent()
 
-    def check(self) -> None:
-        """Read what the study names beforehand, so that a launch fails before anything has started.
+    def check(self, folder: StudyFolder | None = None, *, scores_here: bool = True) -> None:
+        """Read what the study names, so that a launch fails before anything has started.
 
-        Raises: StudyError, SubjectError, ModelError for what cannot be used."""
-        if any(train.uses_masks for train in self.study.telling_trainings("mask_weight")):
-            self.content.subject(self.study.subject).require_masks()
-        self.content_digests()
-        self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
-        for text in self.study.metrics:
-            if metric_name_of(text) in self.study.needed_metrics:  # the others are skipped, with the reason in the records
-                find_metric_weights(text)
+        Raises: SweepError for what cannot be used; UnmetError for several things."""
+        unmet_by(self, folder, scores_here=scores_here).require_none()
+        # Gigabytes are downloaded only when nothing else is amiss.
+        for model, vae in models_of(self.study):
+            self.content.model_digest(model, vae)
 
     def cut_captions(self) -> list[str]:
         """A line for every caption version of the study of which CLIP surely does not read some to their end."""
         versions = {train.caption for train in self.study.telling_trainings("caption")}
         subject = self.content.subject(self.study.subject)
         return [line for version in sorted(versions) for line in _cut_of_version(subject, version)]
+
+    def passed_over(self) -> list[str]:
+        """A line for every kind of file in the folders of the subject and of class images that is not read."""
+        prior = [train.prior_images for train in self.study.telling_trainings("prior_images") if train.prior_preservation]
+        folders = {self.study.subject: self.content.subject(self.study.subject).passed_over}
+        folders |= {folder: load_class_images(folder).passed_over for folder in prior}
+        return [f"{folder}: {line}" for folder, lines in folders.items() for line in lines]
 
     def idle_tags(self) -> list[str]:
         """A line for every caption version of the study in which there are no tags to shuffle or drop."""
@@ -88,23 +126,19 @@ class Keys:
 
     def content_digests(self) -> dict[str, str]:
         """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
-        digests: dict[str, str] = {}
-        for parameter in ("subject", "train_model", "train_vae", "infer_model", "infer_vae"):
-            for configuration in self.study.telling_configurations(parameter):
-                train, _, evaluation = self.study.split(configuration)
-                self.content.subject(train.subject)
-                for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
-                    digests[f"model {model}" + (f" with vae {vae}" if vae else "")] = self.content.model_digest(model, vae)
+        name = self.study.subject
+        subject = self.content.subject(name)
+        digests = {
+            name_of_model(model, vae): self.content.model_digest(model, vae)
+            for model, vae in models_of(self.study)
+        }
         digests |= _metric_digests(self.study.metrics)
-        subject = self.content.subject(train.subject)
-        digests[f"images of {train.subject}"] = subject.reference_digest
-        versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
+        if "clip_t" in map(metric_name_of, self.study.metrics):
+            digests[f"class word of {name}"] = subject.class_word
         trainings = self.study.telling_trainings("mask_weight", "prior_images")
-        if any(train.uses_masks for train in trainings):
-            digests[f"masks of {train.subject}"] = subject.training_digest("v1", masks=True)
+        digests |= subject_digests(name, subject, masks=any(train.uses_masks for train in trainings))
         folders = {train.prior_images for train in trainings if train.prior_preservation}
-        digests |= {f"class images {folder}": self.content.class_images_digest(folder) for folder in sorted(folders)}
-        return {**digests, **versions}
+        return {**digests, **{name_of_class_images(folder): self.content.class_images_digest(folder) for folder in sorted(folders)}}
 
     def subscription(self, trial: str, configuration: Mapping[str, Any]) -> Subscription:
         """What a trial with this configuration asks of the pool.
@@ -116,22 +150,22 @@ class Keys:
 
     def controls(self, subscription: Subscription) -> list[EvaluationOrder]:
         """The same evaluation, and its further values, without an adapter."""
-        evaluation, subject = subscription.rungs[0].config, subscription.config.subject
+        evaluation, subject, caption = subscription.rungs[0].config, subscription.config.subject, subscription.config.caption
         every = (evaluation, *self.study.fan_out_configs(evaluation))
-        return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject) for config in every]
+        return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject, caption) for config in every]
 
     def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
         """The further evaluations of a trial that ended at this epoch."""
-        keys, subject = [one.training_key for one in subscription.under_each_seed], subscription.config.subject
+        keys, subject, caption = [one.training_key for one in subscription.under_each_seed], subscription.config.subject, subscription.config.caption
         further = self.study.fan_out_configs(subscription.rungs[0].config)
-        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for key in keys for c in further]
+        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject, caption) for key in keys for c in further]
 
     def _of_one_training(self, trial: str, config: TrainConfig, epochs: tuple[int, ...], evaluation: EvalConfig) -> Subscription:
         subject = self.content.subject(config.subject)
         config = _as_trained(config, subject)
         key = training_key(
             config,
-            model_digest=self.content.model_digest(config.train_model, config.train_vae),
+            model_digest=self.content.digest_for_training(config.train_model, config.train_vae),
             subject_digest=subject.training_digest(config.caption, masks=config.uses_masks),
             prior_digest=self.content.class_images_digest(config.prior_images) if config.prior_preservation else None,
             epochs=epochs[-1],
@@ -145,10 +179,25 @@ class Keys:
             config,
             training=training,
             epoch=epoch,
-            model_digest=self.content.model_digest(config.infer_model, config.infer_vae),
+            model_digest=self.content.digest_for_pictures(config.infer_model, config.infer_vae),
             reference_digest=read.reference_digest,
             trigger=read.trigger,
         )
+
+
+def name_of_model(model: str, vae: str | None) -> str:
+    return f"model {model}" + (f" with vae {vae}" if vae else "")
+
+
+def name_of_class_images(folder: str) -> str:
+    return f"class images {folder}"
+
+
+def subject_digests(name: str, subject: Subject, *, masks: bool) -> dict[str, str]:
+    """What a subject holds, by what it is: images, each version of captions and, where they are used, masks."""
+    versions = {f"captions {version} of {name}": subject.training_digest(version) for version in subject.caption_versions}
+    of_masks = {f"masks of {name}": subject.training_digest("v1", masks=True)} if masks else {}
+    return {f"images of {name}": subject.reference_digest, **of_masks, **versions}
 
 
 def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:

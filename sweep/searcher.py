@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweep.distributions import Dimension, dimensions_of, in_optuna
+from sweep.journal import JournalView
 from sweep.pareto import directions_of, generation_size
 from sweep.space import drawn_from, is_define_by_run
 from sweep.values import json_text
@@ -90,6 +91,7 @@ class Searcher:
         self._distributions = {name: dimension.distribution for name, dimension in self._dimensions.items()}
         self._waiting: deque[Suggestion] = deque()
         self._open: dict[str, optuna.Trial] = {}
+        self._outside: set[str] = set()  # listed trials that the space does not hold: no news for the sampler
         self._asked: dict[str, Mapping[str, Any]] = {}  # configurations of the open ones
         self._rungs: dict[str, dict[int, float]] = {}  # values of the open ones, by epoch
         self._n_created = 0  # in Optuna's study, those that wait included
@@ -179,6 +181,9 @@ class Searcher:
             else:
                 self._set_param(optuna_trial, "epochs", result.epochs)
                 value, vector = result.value, result.vector or vector
+        if trial in self._outside:
+            state = FAIL
+            optuna_trial.set_user_attr("reason", reason or "outside of the space")
         values = list(vector) if self._study.pareto else value
         self._optuna.tell(optuna_trial, values=values if state == COMPLETE else None, state=_optuna_state(state))
 
@@ -248,8 +253,10 @@ class Searcher:
             drawn = {
                 name: in_optuna(value)
                 for name, value in configuration.items()
-                if name in self._dimensions
+                if name in self._dimensions and self._dimensions[name].holds(value)
             }
+            if self._study.kind != "rows" and len(drawn) < len(configuration):
+                self._outside.add(trial_id(self._n_created))
         else:
             drawn = dict(sampled or configuration)
         self._optuna.enqueue_trial(drawn, user_attrs={"labels": json_text(dict(labels))})
@@ -316,6 +323,9 @@ class Searcher:
             dimension.holds(drawn.get(name)) for name, dimension in self._dimensions.items()
         ):
             return None, {}, None
+        if past.labels.get("baseline") and self._study.kind != "rows":
+            if not set(past.configuration) <= set(self._dimensions):  # it alone may set others
+                return None, {}, None
         return {name: in_optuna(drawn.get(name)) for name in self._dimensions}, self._distributions, drawn
 
 
@@ -327,8 +337,7 @@ def _new_optuna_study(name: str, journal: Path | None, *, axes: Sequence[str]) -
     if journal is None:
         storage: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
     else:
-        journal.unlink(missing_ok=True)
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+        storage = optuna.storages.JournalStorage(JournalView(journal))
     if not axes:
         return storage, optuna.create_study(study_name=name, storage=storage)
     study = optuna.create_study(study_name=name, storage=storage, directions=directions_of(axes))

@@ -110,7 +110,7 @@ class Study:
     epochs: Epochs | int | Sequence[int] | None = None  # None: DEFAULT_EPOCHS, or no rungs below a sampled length
     rows: Sequence[Row | Mapping[str, Any]] = ()  # instead of a space; "labels" in a mapping is free
     try_first: Sequence[Row | Mapping[str, Any]] = ()
-    baseline: Row | Mapping[str, Any] | None = None  # tried before everything else; the others are paired with it
+    baseline: Row | Mapping[str, Any] | None = None  # tried before everything else, also outside of the space; the others are paired with it
     fan_out: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # evaluation values scored at each trial's last epoch
     sampler: str = "tpe"  # "tpe", "random", "grid"; with `pareto` also "nsga2"
     samples: int | None = None  # None: 16 where sampled, all where listed
@@ -132,6 +132,7 @@ class Study:
     file: str = field(default="", compare=False)
     source: str = field(default="", compare=False, repr=False)
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # the texts that load_study applied
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what these texts left out
 
     def __post_init__(self) -> None:
         for name, value in _normalised(self).items():
@@ -229,12 +230,19 @@ class Study:
 
     def require_captions(self, available: Sequence[str]) -> None:
         """Raises: StudyError where the study names a caption version that the subject does not have."""
-        for version in dict.fromkeys(self.split(c)[0].caption for c in self.telling_configurations("caption")):
-            if version not in available:
-                raise StudyError(
-                    f"A study sweeps only the caption versions that its subject has, but it asks for {version!r} and {self.subject} "
-                    f"has {', '.join(available)}. Use --set space.caption={','.join(available)}, or write the captions."
-                )
+        trainings = self.telling_trainings("caption")
+        versions = dict.fromkeys(training.caption for training in trainings)
+        missing = [repr(version) for version in versions if version not in available]
+        if missing:
+            baseline = self.split(self.baseline.configuration)[0].caption if self.baseline else ""  # type: ignore[union-attr]
+            is_searched = not is_define_by_run(self.space) and "caption" in self.space
+            narrowed = is_searched and baseline in ("", *available)  # a baseline stays as it is
+            way_out = f"space.caption={','.join(available)}" if narrowed else f"caption={available[-1]}"
+            raise StudyError(
+                f"A study sweeps only the caption versions that its subject has, but it asks for "
+                f"{', '.join(missing)} and {self.subject} has {', '.join(available)}. "
+                f"Use --set {way_out}, or write the captions."
+            )
 
     def telling_configurations(self, name: str) -> list[Mapping[str, Any]]:
         """Configurations that together take every value of `name` that can be told beforehand; never empty."""

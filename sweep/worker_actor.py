@@ -38,6 +38,7 @@ class DeviceSpec:
     most_slots: int
     slots_file: Path  # where it keeps what it found
     pack_options: Mapping[str, bool]  # keyword arguments of trainables.pack.Pack
+    content: Mapping[str, str]  # what the study's keys were made of, as Keys.content_digests
 
 
 class WorkerActor:
@@ -96,6 +97,7 @@ def real_device(spec: DeviceSpec) -> Device:
         backbones=spec.backbones,
         metrics=spec.metrics,
         pack_options=spec.pack_options,
+        content=spec.content,
         worker=spec.worker,
         launch=spec.launch,
     )
@@ -104,7 +106,10 @@ def real_device(spec: DeviceSpec) -> Device:
 def _log_to(path: Path) -> None:
     import faulthandler
 
-    file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
+    try:
+        file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
+    except OSError:  # no worker ends for want of a log
+        file = open(os.devnull, "a")  # noqa: SIM115
     faulthandler.enable(file)
     logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     logging.captureWarnings(True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.digests import file_digest
-from trainables.errors import ModelError
+from trainables.errors import ModelError, NotDownloadedError
 from trainables.hub import HUB_ID, snapshot
 from trainables.model_folders import read_config
 
@@ -61,6 +61,12 @@ class MetricWeights:
     digest: str
 
 
+def network_and_word(metric: str, network: str, class_word: str) -> str:
+    """What, beside pictures and reference images, a metric's value depends on: its network and, of clip_t, the word that stands for the
+    trigger in the prompts."""
+    return f"{network}, class word {class_word!r}" if metric == "clip_t" and class_word else network
+
+
 def metric_name_of(text: str) -> str:
     """The name in "dinov2" or "dinov2=FOLDER".
 
@@ -99,7 +105,7 @@ def _find(metric: FurtherMetric, place: str) -> tuple[Path, str]:
     try:
         return snapshot(place, local_files_only=True), place
     except ModelError:
-        raise ModelError(
+        raise NotDownloadedError(
             f"{metric.name} needs the weights of {place}, which are neither a folder here nor in the local hub cache; nothing is downloaded "
             f"silently. Run `hf download {place}` once, or name a folder: {metric.name}=FOLDER."
         ) from None

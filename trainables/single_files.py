@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from trainables.errors import ModelError
+from trainables.errors import ModelError, NotDownloadedError
 from trainables.hub import snapshot
 from trainables.model_folders import (
     PICKLES,
@@ -40,7 +40,8 @@ _TOKENIZERS = {  # Web UIs and diffusers leave the same two files in one of thes
 }
 _CONV_IN, _CONV_OUT = "model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight"
 _ATTENDED = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-_CLIP = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
+_CLIP_PREFIX = "cond_stage_model.transformer."
+_CLIP = f"{_CLIP_PREFIX}text_model.embeddings.position_embedding.weight"
 _OPEN_CLIP = "cond_stage_model.model.token_embedding.weight"
 _OTHERS = {  # by what a name begins with; the first that occurs tells
     "conditioner.": "is an SDXL checkpoint",
@@ -55,13 +56,22 @@ _OTHERS = {  # by what a name begins with; the first that occurs tells
 }
 
 
+def usual_name(name: str) -> str:
+    """A weight's name as Stable Diffusion 1.x has it: files made with an older transformers leave out the text encoder's `text_model.`."""
+    for part in ("embeddings.", "encoder.", "final_layer_norm."):
+        if name.startswith(_CLIP_PREFIX + part):
+            return name.replace(_CLIP_PREFIX, f"{_CLIP_PREFIX}text_model.", 1)
+    return name
+
+
 def looks_like_a_file(name: str) -> bool:
     """Whether a model's name can only be that of a file of weights."""
     return Path(name).suffix.lower() in (".safetensors", *PICKLES)
 
 
-def single_file_parts(name: str, file: Path) -> dict[str, PartFiles]:
-    """The parts of the base model in a file, but for its VAE.
+def single_file_parts(name: str, file: Path, *, download: bool = True) -> dict[str, PartFiles]:
+    """The parts of the base model in a file, but for its VAE. `download`: its tokenizer, too, where the
+    hub cache has none.
 
     Raises: ModelError if it is damaged or of another family, or if something is missing that the file cannot hold."""
     shapes = _shapes(file)
@@ -73,7 +83,7 @@ def single_file_parts(name: str, file: Path) -> dict[str, PartFiles]:
         require_class(parts[part].folder, part)
     require_scheduler(name, parts["scheduler"].folder)
     _require_sizes(name, file, shapes)
-    return {**parts, "tokenizer": _tokenizer(name, file)}
+    return {**parts, "tokenizer": _tokenizer(name, file, download=download)}
 
 
 def single_file_vae(name: str, file: Path) -> PartFiles:
@@ -101,7 +111,7 @@ def _shapes(file: Path) -> Mapping[str, tuple[int, ...]]:
         )
     if not file.is_file():
         raise ModelError(f"A model must be there to be read, but there is no file {file}. Check the spelling.")
-    return tensor_shapes(file)
+    return {usual_name(name): shape for name, shape in tensor_shapes(file).items()}
 
 
 def _refuse_other_families(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -146,12 +156,12 @@ def _require_sizes(name: str, file: Path, shapes: Mapping[str, tuple[int, ...]])
             )
 
 
-def _tokenizer(name: str, file: Path) -> PartFiles:
+def _tokenizer(name: str, file: Path, *, download: bool) -> PartFiles:
     for folder in (_beside(file) / "tokenizer", file.parent / "tokenizer"):
         if folder.is_dir():
             require_tokenizer(folder)
             return PartFiles(folder)
-    for local_files_only in (True, False):
+    for local_files_only in (True, False) if download else (True,):
         for repository, folder in _TOKENIZERS.items():
             wanted = [str(PurePosixPath(folder, file_name)) for file_name in TOKENIZER_FILES]
             try:
@@ -160,6 +170,11 @@ def _tokenizer(name: str, file: Path) -> PartFiles:
                 continue
             if all((found / file_name).exists() for file_name in wanted):
                 return PartFiles(found / folder, names=TOKENIZER_FILES)
+    if not download:
+        raise NotDownloadedError(
+            f"{name} needs the tokenizer of Stable Diffusion 1.x, which is not downloaded yet. "
+            f"A launch downloads it; beforehand: `hf download {next(iter(_TOKENIZERS))} {' '.join(TOKENIZER_FILES)}`."
+        )
     raise ModelError(
         f"{name} needs the tokenizer of Stable Diffusion 1.x, which a single file does not hold, and neither the hub cache nor the hub has "
         f"it. Put a tokenizer/ with {' and '.join(TOKENIZER_FILES)} into {file.parent}, "
