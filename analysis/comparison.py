@@ -27,8 +27,10 @@ def compare_studies(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.Dat
     """One row per study, in the order given: its trials, the one with the lowest objective, that one's metrics with n and networks, and
     `vs_first`, its LPIPS less that of the first study's best over n common prompts and noises, with a 95 % interval and `p_holm`.
 
-    Without common pictures, over another network or of another subject, differences are missing. Each best was picked from its own study: see
-    `optimism_of_the_best`. Student's t of the pairs, and of what training seeds do in either study where it has several (joint.py); p is
+    Without common pictures, over another network or of another subject, differences are missing.
+    Each best was picked from its own study: see
+    `optimism_of_the_best`. Student's t of the pairs, and of what training seeds do in either study
+    where it has several (joint.py); p is
     Holm-corrected for the studies. `seed` draws the intervals of `lpips`.
 
     Raises:
@@ -48,7 +50,8 @@ def compare_studies(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.Dat
 def ranked_together(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.DataFrame:
     """One row per trial of any of the studies, as `ranked_trials` gives it, with its `study`, the lowest objective first.
 
-    A rank across studies means something only where subject, objective and networks are the same: `subject` and `objective_formula` stand
+    A rank across studies means something only where subject, objective and networks are the same:
+    `subject` and `objective_formula` stand
     beside it."""
     frames = []
     for records, subject in zip(studies, subjects_of(studies), strict=True):
@@ -61,39 +64,66 @@ def ranked_together(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.Dat
 
 
 def subjects_of(studies: Sequence[StudyRecords]) -> list[str]:
-    """The subject of each study, by name; where one name stands for several sets of images, by these too; UNKNOWN where it is not known."""
+    """The subject of each study, by name; where one name stands for several sets of images, by
+    these too; UNKNOWN where it is not known."""
     described = [description_of(records) for records in studies]
     names = [str(one.get("subject") or UNKNOWN) for one in described]
-    images = [str((one.get("content") or {}).get(f"images of {name}", "")) for one, name in zip(described, names, strict=True)]
-    changed = {name for name in names if len({i for n, i in zip(names, images, strict=True) if n == name and i}) > 1}
-    return [f"{name} (images {i[:8] or UNKNOWN})" if name in changed else name for name, i in zip(names, images, strict=True)]
+    images = [
+        str((one.get("content") or {}).get(f"images of {name}", ""))
+        for one, name in zip(described, names, strict=True)
+    ]
+    changed = {
+        name
+        for name in names
+        if len({i for n, i in zip(names, images, strict=True) if n == name and i}) > 1
+    }
+    return [
+        f"{name} (images {i[:8] or UNKNOWN})" if name in changed else name
+        for name, i in zip(names, images, strict=True)
+    ]
 
 
 def protocol_notes(studies: Sequence[StudyRecords]) -> list[str]:
-    """What a reader must know before comparing values of these studies: other subjects, objectives, and ways to generate that neither
+    """What a reader must know before comparing values of these studies: other subjects,
+    objectives, and ways to generate that neither
     study searched."""
     names, subjects = [records.name for records in studies], subjects_of(studies)
     notes = []
     if len(set(subjects) - {UNKNOWN}) > 1:
-        notes.append(f"No value can be compared: {_listed('the subject', names, subjects)}. The subjects have other images.")
+        notes.append(
+            f"No value can be compared: {_listed('the subject', names, subjects)}. The subjects have other images."
+        )
     elif UNKNOWN in subjects:
-        unknown = [name for name, subject in zip(names, subjects, strict=True) if subject == UNKNOWN]
-        notes.append(f"Compare values of one subject only: {', '.join(unknown)} has no study.json, which names it.")
-    formulas = ["; ".join(sorted(records.trials["objective_formula"].dropna().unique())) for records in studies]
+        unknown = [
+            name for name, subject in zip(names, subjects, strict=True) if subject == UNKNOWN
+        ]
+        notes.append(
+            f"Compare values of one subject only: {', '.join(unknown)} has no study.json, which names it."
+        )
+    formulas = [
+        "; ".join(sorted(records.trials["objective_formula"].dropna().unique()))
+        for records in studies
+    ]
     if len({formula for formula in formulas if formula}) > 1:
         notes.append(f"objective cannot be compared: {_listed('it', names, formulas)}.")
     return notes + _evaluation_notes(studies)
 
 
 def _evaluation_notes(studies: Sequence[StudyRecords]) -> list[str]:
-    columns = dict.fromkeys(name for records in studies for name in records.evaluations if name.startswith("eval."))
+    columns = dict.fromkeys(
+        name for records in studies for name in records.evaluations if name.startswith("eval.")
+    )
     differing = []
     for column in columns:
         name = column.removeprefix("eval.")
         is_searched = any(name in records.parameters for records in studies)
         values = [_values_of(records, column) for records in studies]
         if not is_searched and len(set(values) - {UNKNOWN}) > 1:
-            differing.append(name if name == "prompts" else _listed(name, [records.name for records in studies], values))
+            differing.append(
+                name
+                if name == "prompts"
+                else _listed(name, [records.name for records in studies], values)
+            )
     return [f"Pictures were generated in other ways: {'; '.join(differing)}."] if differing else []
 
 
@@ -104,7 +134,9 @@ def _values_of(records: StudyRecords, column: str) -> str:
 
 
 def _listed(what: str, names: Sequence[str], values: Sequence[str]) -> str:
-    return f"{what} is " + ", ".join(f"{value or '-'} in {name}" for name, value in zip(names, values, strict=True))
+    return f"{what} is " + ", ".join(
+        f"{value or '-'} in {name}" for name, value in zip(names, values, strict=True)
+    )
 
 
 def comparison_notes(table: pd.DataFrame) -> list[str]:
@@ -144,19 +176,35 @@ def _difference(studies: Sequence[StudyRecords], bests: Sequence[pd.Series | Non
         images = studies[k].images
         images = images[images["evaluation_key"].isin(bests[k]["evaluation_keys"])]
         sides.append(images.assign(evaluation_key=f"{k}/" + images["evaluation_key"]))
-    seeds = [] if _is_one_training(first, own) else [part for k in (0, i) for part in _seeds_of(studies[k], bests[k]["trial"])]
+    seeds = (
+        []
+        if _is_one_training(first, own)
+        else [part for k in (0, i) for part in _seeds_of(studies[k], bests[k]["trial"])]
+    )
     found = differences_with(image_values(pd.concat(sides, ignore_index=True), keys), 0, seeds)
     if not found.n[1]:
         return nothing
-    return {"vs_first": found.mean[1], "vs_first_low": found.low[1], "vs_first_high": found.high[1], "vs_first_n": int(found.n[1]), "p": found.p[1]}
+    return {
+        "vs_first": found.mean[1],
+        "vs_first_low": found.low[1],
+        "vs_first_high": found.high[1],
+        "vs_first_n": int(found.n[1]),
+        "p": found.p[1],
+    }
 
 
 def _seeds_of(records: StudyRecords, trial: str) -> list[Component]:
-    """What training seeds do to the mean of this trial, by all trials of its study; two rows, as the difference to the first has them."""
+    """What training seeds do to the mean of this trial, by all trials of its study; two rows, as
+    the difference to the first has them."""
     trials = best_evaluations(records)
-    parts = seeds_of_means(image_values(records.images, list(trials["evaluation_keys"])), trainings_of(trials))
+    parts = seeds_of_means(
+        image_values(records.images, list(trials["evaluation_keys"])), trainings_of(trials)
+    )
     row = int(trials["trial"].eq(trial).to_numpy().argmax())
-    return [Component(np.array([0.0, part.variance[row]]), np.full(2, part.freedom[row])) for part in parts]
+    return [
+        Component(np.array([0.0, part.variance[row]]), np.full(2, part.freedom[row]))
+        for part in parts
+    ]
 
 
 def _is_one_training(first: pd.Series, own: pd.Series) -> bool:

@@ -95,7 +95,9 @@ def test_two_studies_are_compared_on_common_pictures(study_dir, tmp_path, capsys
     assert main(["compare", str(study_dir)]) == 2 and "two studies or more" in capsys.readouterr().err
 
 
-def written(folder, subject, images, *, name="a", steps=20, prompts=("p",), searched=None, formula="lpips"):
+def written(
+    folder, subject, images, *, name="a", steps=20, prompts=("p",), searched=None, formula="lpips"
+):
     """A study of one trial, with as much in study.json as names its subject; None: it has none."""
     records = Records(folder / name, clock=lambda: 1.0)
     (folder / name).mkdir()
@@ -105,7 +107,11 @@ def written(folder, subject, images, *, name="a", steps=20, prompts=("p",), sear
     rows = [{"prompt": "p", "seen": True, "seed": s, "lpips": 0.1 * s} for s in range(4)]
     configuration = {"steps": steps, "prompts": list(prompts), "guidance": searched or 3.0}
     row = {"evaluation_key": "e", "training_key": "k", "epoch": 3, "configuration": configuration}
-    networks = {"perceptual_backbone": "lpips:alex", "pooled_backbone": "inception", "n_images": 4096}
+    networks = {
+        "perceptual_backbone": "lpips:alex",
+        "pooled_backbone": "inception",
+        "n_images": 4096,
+    }
     records.append_evaluation({**row, **networks, "lpips": 0.15, "fid": 20.0}, rows)
     trial = {"trial": "t0000", "number": 0, "state": "COMPLETE", "best_epoch": 3, "objective": 0.2}
     given = {"rank": 4} | ({"guidance": searched} if searched else {})
@@ -115,7 +121,9 @@ def written(folder, subject, images, *, name="a", steps=20, prompts=("p",), sear
 
 
 @pytest.mark.parametrize("form", [[], ["--trials"]])
-def test_values_of_two_subjects_stand_side_by_side_with_a_word_and_without_a_difference(tmp_path, capsys, form):
+def test_values_of_two_subjects_stand_side_by_side_with_a_word_and_without_a_difference(
+    tmp_path, capsys, form
+):
     first = written(tmp_path, "anna", "1234567890")
     other = written(tmp_path, "bert", "abcdef0123", name="b")
     assert main(["compare", first, other, *form, "--csv"]) == 0
@@ -127,14 +135,27 @@ def test_values_of_two_subjects_stand_side_by_side_with_a_word_and_without_a_dif
 
 
 def test_a_subject_whose_images_have_changed_is_another_one(tmp_path, capsys):
-    studies = [written(tmp_path, "anna", images, name=name) for name, images in (("a", "1234567890"), ("b", "abcdef0123"))]
+    studies = [
+        written(tmp_path, "anna", images, name=name)
+        for name, images in (("a", "1234567890"), ("b", "abcdef0123"))
+    ]
     assert main(["compare", *studies, "--csv"]) == 0
-    assert "the subject is anna (images 12345678) in a, anna (images abcdef01) in b" in capsys.readouterr().err
+    assert (
+        "the subject is anna (images 12345678) in a, anna (images abcdef01) in b"
+        in capsys.readouterr().err
+    )
 
 
-def test_studies_of_one_protocol_are_compared_without_a_word_and_what_differs_is_named(tmp_path, capsys):
+def test_studies_of_one_protocol_are_compared_without_a_word_and_what_differs_is_named(
+    tmp_path, capsys
+):
     first = written(tmp_path, "anna", "12")
-    assert main(["compare", first, written(tmp_path, "anna", "12", name="same", searched=5.0), "--csv"]) == 0
+    assert (
+        main(
+            ["compare", first, written(tmp_path, "anna", "12", name="same", searched=5.0), "--csv"]
+        )
+        == 0
+    )
     printed = capsys.readouterr()
     assert printed.err == "" and pd.read_csv(io.StringIO(printed.out))["vs_first"].tolist()[1] == 0
     other = written(tmp_path, "anna", "12", name="b", steps=9, prompts=("q",), formula="fid")
