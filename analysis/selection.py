@@ -13,9 +13,9 @@ import pandas as pd
 from analysis.image_values import ImageValues, image_values
 from analysis.joint import joint_differences, joint_differences_of, seed_scatter
 from analysis.load import FAILED, StudyRecords
-from analysis.resampling import N_RESAMPLES, holm, resample_weights
+from analysis.resampling import holm
 from analysis.tables import best_evaluations, trainings_of
-from sweep.records import RecordsError
+from sweep.records import N_RESAMPLES, RecordsError, resample_weights
 
 LEVEL = 0.05
 N_RIVALS = 50

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.resampling import N_RESAMPLES, row_intervals
-from sweep.records import CONFIDENCE
+from analysis.resampling import row_intervals
+from sweep.records import CONFIDENCE, N_RESAMPLES
 
 
 @dataclass(frozen=True)

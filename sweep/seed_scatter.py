@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from trainables.mean_intervals import CONFIDENCE
 
 STANDS_ALONE = 0.001
 """A trial that scatters so improbably more than the others is judged by its own seeds, and the others without it."""

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from analysis.resampling import holm, resample_weights, row_intervals
+from analysis.resampling import holm, row_intervals
 from analysis.stats import mean_interval
+from trainables.mean_intervals import resample_weights
 
 
 def test_many_intervals_at_once_are_those_of_each():

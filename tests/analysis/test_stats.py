@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, t
 
-from analysis.resampling import FEWEST, MANY, row_intervals
+from analysis.resampling import FEWEST, row_intervals
 from analysis.stats import mean_interval, mean_intervals
+from trainables.mean_intervals import MANY
 
 from .simulated import LAWS, draws
 
