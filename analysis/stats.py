@@ -35,8 +35,8 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, *, seed: int = 0, confidence: float = CONFIDENCE, n_resamples: int = N_RESAMPLES) -> Interval:
-    """The mean of `values` (n,) and its interval, see `row_intervals`. What is not finite is left
-    out of both."""
+    """The mean of `values` (n,) and its interval, see `row_intervals`. What is not finite is
+    left out of both."""
     return mean_intervals([values], seed=seed, confidence=confidence, n_resamples=n_resamples)[0]
 
 
