@@ -32,6 +32,10 @@ DEFAULT_STORAGE = Path("sweeps")
 ADAPTERS = "adapters"
 
 
+_DESCRIPTION = {"subject": str, "fixed": dict, "objective": dict, "samples": int}
+"""What commands read of a description, in every version of this program, and its type."""
+
+
 class StudyFolder:
     """Paths only: making one touches no disk and sends no request.
 
@@ -143,9 +147,16 @@ class StudyFolder:
         Raises:
             StudyError: the file is damaged."""
         try:
-            return json.loads(self.description.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise StudyError(f"A study's description must be JSON, but {self.description} is damaged: {error}. Restore it, or launch anew.") from error
+            description = json.loads(self.description.read_text(encoding="utf-8"))
+            for name, kind in _DESCRIPTION.items():
+                if not isinstance(description[name], kind) or isinstance(description[name], bool):
+                    raise TypeError(f"`{name}` is {description[name]!r:.60}")
+            return description
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise StudyError(
+                f"A study's description must be JSON with all its fields, but {self.description} is damaged: {error}. "
+                f"`sweep repair {self.root.name}` writes it again from study.py."
+            ) from error
 
     def write_study(self, study: Study, content: Mapping[str, str]) -> None:
         """Store the study as it is launched now, with the digests of what its names stand for."""
