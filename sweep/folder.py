@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -131,6 +132,16 @@ class StudyFolder:
         stem, first = (stem, int(number) + 1) if stem and number.isdecimal() else (self.root.name, 2)
         return next(name for i in count(first) if not (self.storage / (name := f"{stem}-{i}")).exists())
 
+    def require_writable(self) -> None:
+        """Try, and leave nothing behind, whether a folder can be made here; of a store nothing is asked.
+
+        Raises: RecordsError: the folder, or the one that it would be made in, cannot be written."""
+        there = next(path for path in (self.here, *self.here.parents) if os.path.lexists(path))
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
+
     def require_comparable(self, study: Study, content: Mapping[str, str]) -> list[Verdict]:
         """The fields in which `study` extends what the folder holds; none for a new folder. `content`: as Keys.content_digests.
 
@@ -175,7 +186,7 @@ class StudyFolder:
 
     def _remove_if_empty(self) -> None:
         """A launch that never began leaves nothing behind."""
-        if self.here.is_dir() and not any(self.here.iterdir()):
+        if os.path.isdir(self.here) and not any(self.here.iterdir()):
             self.here.rmdir()
 
     def worker_log(self, worker: str) -> Path:

@@ -25,7 +25,6 @@ from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request, new_launch_id, read_launches
 from sweep.logger_feed import Feeds
-from sweep.loggers import require_loggers
 from sweep.messages import Outcome
 from sweep.pareto import add_vectors
 from sweep.pool import Pool
@@ -85,9 +84,8 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         SweepError: nothing was started, or the study could not go on; what is recorded stays valid."""
     folder = StudyFolder(how.storage, study.name)
     keys = how.keys or Keys(study)
-    keys.check()
+    keys.check(folder, scores_here=how.address is None)
     launch_id = new_launch_id()
-    require_loggers(study.loggers)
     watched = how.view.during(folder, launch_id) if how.view else nullcontext()
     with folder.held(launch_id) as hold, Feeds(study.loggers, folder) as feeds, watched:
         content = keys.content_digests()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweep.distributions import Dimension, dimensions_of, in_optuna
+from sweep.journal import JournalView
 from sweep.pareto import directions_of, generation_size
 from sweep.space import drawn_from, is_define_by_run
 from sweep.values import json_text
@@ -339,8 +340,7 @@ def _new_optuna_study(name: str, journal: Path | None, *, axes: Sequence[str]) -
     if journal is None:
         storage: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
     else:
-        journal.unlink(missing_ok=True)
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+        storage = optuna.storages.JournalStorage(JournalView(journal))
     if not axes:
         return storage, optuna.create_study(study_name=name, storage=storage)
     study = optuna.create_study(study_name=name, storage=storage, directions=directions_of(axes))

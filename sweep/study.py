@@ -229,12 +229,17 @@ class Study:
 
     def require_captions(self, available: Sequence[str]) -> None:
         """Raises: StudyError where the study names a caption version that the subject does not have."""
-        for version in dict.fromkeys(self.split(c)[0].caption for c in self.telling_configurations("caption")):
-            if version not in available:
-                raise StudyError(
-                    f"A study sweeps only the caption versions that its subject has, but it asks for {version!r} and {self.subject} "
-                    f"has {', '.join(available)}. Use --set space.caption={','.join(available)}, or write the captions."
-                )
+        trainings = self.telling_trainings("caption")
+        versions = dict.fromkeys(training.caption for training in trainings)
+        missing = [repr(version) for version in versions if version not in available]
+        if missing:
+            is_searched = not is_define_by_run(self.space) and "caption" in self.space
+            searched, fixed = f"space.caption={','.join(available)}", f"caption={available[-1]}"
+            raise StudyError(
+                f"A study sweeps only the caption versions that its subject has, but it asks for "
+                f"{', '.join(missing)} and {self.subject} has {', '.join(available)}. "
+                f"Use --set {searched if is_searched else fixed}, or write the captions."
+            )
 
     def telling_configurations(self, name: str) -> list[Mapping[str, Any]]:
         """Configurations that together take every value of `name` that can be told beforehand; never empty."""

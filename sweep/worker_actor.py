@@ -104,7 +104,10 @@ def real_device(spec: DeviceSpec) -> Device:
 def _log_to(path: Path) -> None:
     import faulthandler
 
-    file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
+    try:
+        file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
+    except OSError:  # no worker ends for want of a log
+        file = open(os.devnull, "a")  # noqa: SIM115
     faulthandler.enable(file)
     logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     logging.captureWarnings(True)
