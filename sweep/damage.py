@@ -5,7 +5,7 @@ adapters, optimiser states, and what is kept of frozen networks. sweep/repair.py
 
 from __future__ import annotations
 
-import json
+import ast
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -20,6 +20,7 @@ from sweep.disk import NO_ADAPTER, STATE, WEIGHTS
 from sweep.errors import StudyError
 from sweep.folder import ADAPTERS, StudyFolder
 from sweep.launches import read_launches
+from sweep.record_files import read_view
 from sweep.records import EVALUATIONS, IMAGES, TRIALS, Records, as_rows
 from sweep.searcher import FAIL, trial_id
 from sweep.study_file import read_source
@@ -157,17 +158,15 @@ def _of_texts(folder: StudyFolder) -> Iterator[Damage]:
 
 def _require_python(path: Place) -> None:
     try:
-        compile(read_source(path), str(path), "exec")
-    except (SyntaxError, ValueError) as error:  # ValueError: a null byte
+        is_empty = not ast.parse(read_source(path)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # ValueError: a null byte
         raise StudyError(f"A study file must be valid Python, but {path} is not: {error}.") from error
+    if is_empty:
+        raise StudyError(f"A study file must define a study, but {path} is empty.")
 
 
 def _require_object(path: Path) -> None:
-    try:
-        is_object = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except ValueError:
-        is_object = False
-    if not is_object:
+    if read_view(path) is None:
         raise StudyError(f"{path} must be a JSON object, but it is not.")
 
 
@@ -244,8 +243,9 @@ class _Rows:
     @classmethod
     def of(cls, folder: StudyFolder, damaged: Collection[Place]) -> _Rows:
         records = Records(folder.root, leave_out=damaged)
-        images = records.images()[["evaluation_key", "index", "path"]]
-        return cls(as_rows(records.latest_trials(), TRIALS), as_rows(records.evaluations(), EVALUATIONS), as_rows(images, IMAGES))
+        # In this order: of a study that runs, what a row refers to was written before it.
+        trials, evaluations = as_rows(records.latest_trials(), TRIALS), as_rows(records.evaluations(), EVALUATIONS)
+        return cls(trials, evaluations, as_rows(records.images()[["evaluation_key", "index", "path"]], IMAGES))
 
 
 def _again(row: Mapping[str, Any]) -> Remedy:

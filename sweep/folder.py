@@ -215,8 +215,8 @@ class Hold:
             raise lost
 
 
-def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE) -> StudyFolder:
-    """The folder of a study that was launched, by its name or its path.
+def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE, *, damaged: bool = False) -> StudyFolder:
+    """The folder of a study that was launched, by its name or its path. `damaged`: also one without its description.
 
     Raises:
         StudyError: there is none."""
@@ -225,6 +225,10 @@ def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE) 
     for there, name in (*named, (as_path.parent, as_path.name)):
         if (there / name / "study.json").exists():
             return StudyFolder(there, name)
+        if name != ADAPTERS and any((there / name / part).exists() for part in ("study.py", "records")):
+            if damaged:
+                return StudyFolder(there, name)
+            raise StudyError(f"A study has its description, but {there / name} has no study.json. `sweep repair {name}` writes it again.")
     known = sorted(path.parent.name for path in storage.glob("*/study.json"))
     there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
     raise StudyError(f"There is no study {name_or_dir!r}: {there}. Use one of these, or --storage DIR.")

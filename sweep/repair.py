@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sweep.record_files import write_atomically
 from sweep.records import TRIALS, Records, as_rows
 from sweep.study import Study, load_study
 from sweep.study_file import read_source
-from trainables.storage import Place, reason_of
+from trainables.storage import Place, line_of, reason_of
 
 ASIDE = "damaged"
 COMPUTED = (Remedy.TRIED, Remedy.SCORED, Remedy.TRAINED)
@@ -81,6 +81,8 @@ def restore_texts(folder: StudyFolder, damages: Iterable[Damage]) -> list[str]:
                 restore(folder)
             except SweepError as error:
                 problems.append(str(error))
+            except OSError as error:
+                problems.append(line_of(error))
     return problems
 
 
@@ -92,6 +94,14 @@ def to_compute(checkup: Checkup) -> ToCompute:
         frozenset(damage.adapter for damage in computed if damage.adapter is not None),
         bool(computed),
     )
+
+
+def request_of(folder: StudyFolder) -> Request:
+    """How the study was asked for; nothing where that is damaged."""
+    try:
+        return read_launches(folder.launches).request
+    except StudyError:  # nor put aside yet
+        return Request()
 
 
 # ---- private
@@ -114,21 +124,14 @@ def _move(file: Place, target: Place) -> None:
         file.unlink(missing_ok=True)
 
 
-def _request_of(folder: StudyFolder) -> Request:
-    try:
-        return read_launches(folder.launches).request
-    except StudyError:  # damaged as well, and not yet put aside
-        return Request()
-
-
 def _study_of(folder: StudyFolder, source: str) -> Study:
-    request = _request_of(folder)
+    request = request_of(folder)
     return load_study(request.file or str(folder.source), {**request.overrides, "name": folder.root.name}, source=source)
 
 
 def _restore_source(folder: StudyFolder) -> None:
     """From the file that was launched, if it still says what the description does."""
-    request, name = _request_of(folder), folder.root.name
+    request, name = request_of(folder), folder.root.name
     way_out = f"Launch it with `sweep launch STUDY.py --name {name}`, which stores it."
     if not request.file or not Path(request.file).is_file():
         raise StudyError(f"study.py is copied from the study's file, but {request.file or 'its place'} is not there any more. {way_out}")
