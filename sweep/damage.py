@@ -178,9 +178,9 @@ def _of_parts(damaged: Iterable[Place]) -> Iterator[Damage]:
 
 def _of_records(rows: _Rows) -> Iterator[Damage]:
     trials, evaluations, images = rows.trials, rows.evaluations, rows.images
-    numbers = {row["number"] for row in trials}
+    numbers, are_numbered = {row["number"] for row in trials}, all(row["trial"] == trial_id(row["number"]) for row in trials)
     for number in sorted(set(range(max(numbers, default=-1))) - numbers):
-        yield Damage(f"trial {trial_id(number)}", True, Remedy.TRIED)
+        yield Damage(f"trial {trial_id(number)}" if are_numbered else f"trial number {number}", True, Remedy.TRIED)
     scored = {key for row in trials if row["state"] != FAIL for _, _, *keys in row["rung_values"] or [] for key in keys}
     for key in sorted(scored - {row["evaluation_key"] for row in evaluations}):
         yield Damage(f"evaluation {key}", True, Remedy.SCORED, evaluation_keys=frozenset([key]))
