@@ -28,9 +28,7 @@ class ClassImages:
 
     root: Path
     images: tuple[SubjectImage, ...]
-    passed_over: tuple[
-        str, ...
-    ] = ()  # a line for each kind of what lies in the folder and is not read
+    passed_over: tuple[str, ...] = ()  # a line for each kind of file that is not read
 
     @cached_property
     def digest(self) -> str:

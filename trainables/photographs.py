@@ -122,9 +122,8 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     Raises: SubjectError for what `why_unusable` tells."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of 90 to 180 megapixels, and of damaged EXIF and TIFF tags; beyond, Pillow raises
+            # Of 90 to 180 megapixels, damaged EXIF and TIFF tags; beyond, Pillow raises.
+            warnings.simplefilter("ignore")
             with Image.open(path) as opened:
                 if problem := _side_problem(path, opened):
                     raise SubjectError(problem)
@@ -137,9 +136,8 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) upright, by its EXIF orientation, of an image that is not decoded yet."""
-    turns_itself = (
-        image.format == "TIFF"
-    )  # Pillow gives a TIFF's size upright, and turns it while it decodes
+    # Pillow gives a TIFF's size upright, and turns it while it decodes.
+    turns_itself = image.format == "TIFF"
     return image.size[::-1] if _orientation_of(image) in _LYING and not turns_itself else image.size
 
 

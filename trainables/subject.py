@@ -44,9 +44,7 @@ class Subject:
     trigger: str
     class_word: str
     images: tuple[SubjectImage, ...]
-    passed_over: tuple[
-        str, ...
-    ] = ()  # a line for each kind of what lies in the folder and is not read
+    passed_over: tuple[str, ...] = ()  # a line for each kind of file that is not read
     n_system_files: int = 0  # hidden and system files, which are passed over as well
 
     @cached_property
