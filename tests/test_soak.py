@@ -1,17 +1,41 @@
-"""A few kills of the soak (tests/soak.py); it has many more. Each is a study or two through a real Ray: a quarter of a minute each."""
+"""A few faults of the soak (tests/soak.py); it has many more. Each is a study or two through a real Ray: a quarter of a minute each."""
 
+import math
 import signal
 
 import pytest
 
 from tests import soak
 
-pytestmark = pytest.mark.ray
 
-
+@pytest.mark.ray
 @pytest.mark.parametrize(("target", "moment"), [("driver", "record"), ("worker", "record"), ("trial", "middle")])
 def test_a_study_whose_process_is_killed_ends_as_if_nothing_had_happened(tmp_path, target, moment):
-    assert soak.kill(tmp_path / "storage", target, signal.SIGKILL, moment) == []
+    assert list(soak.kill(tmp_path / "storage", target, signal.SIGKILL, moment)) == []
+
+
+@pytest.mark.ray
+def test_a_driver_that_is_asked_to_end_says_so_and_leaves_nothing_running(tmp_path):
+    assert list(soak.kill(tmp_path / "storage", "driver", signal.SIGTERM, "middle")) == []
+
+
+@pytest.mark.ray
+def test_a_launch_that_slept_and_was_replaced_leaves_the_study_alone(tmp_path):
+    assert list(soak.stop(tmp_path / "storage", "driver", 65.0)) == []
+
+
+@pytest.mark.ray
+def test_a_worker_that_is_stopped_without_end_is_replaced(tmp_path):
+    assert list(soak.stop(tmp_path / "storage", "worker", math.inf)) == []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("fault", [soak.full_disk, soak.refusing_journal])
+def test_a_study_whose_disk_or_journal_refuses_ends_as_if_nothing_had_happened(tmp_path, fault):
+    try:
+        assert list(fault(tmp_path / "storage")) == []
+    except soak.Skipped as error:
+        pytest.skip(str(error))
 
 
 def test_a_soak_sees_what_is_lost_and_doubled(tmp_path):
@@ -23,3 +47,11 @@ def test_a_soak_sees_what_is_lost_and_doubled(tmp_path):
     other.unlink()
     found = list(soak.differences(tmp_path, before))
     assert found[:2] == ["1 evaluations are lost", "1 evaluations are there twice"] and "image sets are others" in found
+
+
+def test_a_soak_has_every_kind_of_fault_among_its_first_forty():
+    what = [fault.what for fault in soak.faults()]
+    assert len(what) >= 40 and len(set(what)) == len(what)
+    kinds = [f"{target:6}  SIGSTOP  for inf" for target in ("worker", "driver", "pool")]
+    kinds += ["the disk is full", "memory is short", "the journal refuses", "no record", *(f"driver  {s.name}" for s in soak.SIGNALS)]
+    assert [kind for kind in kinds if not any(line.startswith(kind) for line in what[:40])] == []
