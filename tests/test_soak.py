@@ -1,6 +1,5 @@
-"""A few faults of the soak (tests/soak.py); it has many more. Each is a study or two through a real Ray: a quarter of a minute each."""
+"""A few faults of the soak (tests/soak.py); it has many more. Each is a study or two through a real Ray: half a minute to one and a half."""
 
-import math
 import signal
 
 import pytest
@@ -15,25 +14,14 @@ def test_a_study_whose_process_is_killed_ends_as_if_nothing_had_happened(tmp_pat
 
 
 @pytest.mark.ray
-def test_a_driver_that_is_asked_to_end_says_so_and_leaves_nothing_running(tmp_path):
-    assert list(soak.kill(tmp_path / "storage", "driver", signal.SIGTERM, "middle")) == []
-
-
-@pytest.mark.ray
 def test_a_launch_that_slept_and_was_replaced_leaves_the_study_alone(tmp_path):
     assert list(soak.stop(tmp_path / "storage", "driver", 65.0)) == []
 
 
 @pytest.mark.ray
-def test_a_worker_that_is_stopped_without_end_is_replaced(tmp_path):
-    assert list(soak.stop(tmp_path / "storage", "worker", math.inf)) == []
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("fault", [soak.full_disk, soak.refusing_journal])
-def test_a_study_whose_disk_or_journal_refuses_ends_as_if_nothing_had_happened(tmp_path, fault):
+def test_a_study_whose_disk_is_full_ends_at_once_and_goes_on_when_there_is_room(tmp_path):
     try:
-        assert list(fault(tmp_path / "storage")) == []
+        assert list(soak.full_disk(tmp_path / "storage")) == []
     except soak.Skipped as error:
         pytest.skip(str(error))
 
