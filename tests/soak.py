@@ -122,7 +122,6 @@ def lower_threshold(marks: Path) -> None:
 
 def launch_here(storage: Path) -> int:
     """As `sweep launch` does it, with a device and content that only compute; returns the exit code."""
-    from sweep.cli import _say_error
     from sweep.launch_commands import _exit_code
     from sweep.options import console
     from sweep.progress import Progress
@@ -139,9 +138,11 @@ def launch_here(storage: Path) -> int:
             driver, snapshot = launch(study, how)
         return _exit_code(driver, snapshot)
     except SweepError as error:
-        return _say_error(str(error), MENDABLE)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return MENDABLE
     except KeyboardInterrupt:
-        return _say_error("interrupted", INTERRUPTED)
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def marks_of(storage: Path) -> Path:
@@ -174,7 +175,7 @@ class Launched:
         if "Traceback" in text:
             yield "it printed a traceback"
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
-        if len(errors) != (code == MENDABLE):
+        if code is not None and code >= 0 and len(errors) != (code == MENDABLE):
             yield f"it printed {len(errors)} lines of error and ended with {code}"
 
     def find(self, target: str) -> psutil.Process | None:
