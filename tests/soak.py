@@ -175,7 +175,7 @@ class Launched:
         if "Traceback" in text:
             yield "it printed a traceback"
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
-        if code is not None and code >= 0 and len(errors) != (code == MENDABLE):
+        if code in (0, MENDABLE) and len(errors) != (code == MENDABLE):
             yield f"it printed {len(errors)} lines of error and ended with {code}"
 
     def find(self, target: str) -> psutil.Process | None:
