@@ -99,8 +99,3 @@ class DeviceLostError(PassingError):
 
 class WorkerError(SweepError):
     """Workers were lost more often than is retried."""
-
-
-def last_line(error: Exception) -> str:
-    """What an error of Ray says, without its stack."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
