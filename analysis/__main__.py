@@ -18,7 +18,7 @@ from rich.console import Console
 from analysis.load import DEFAULT_STORAGE, StudyRecords, load_study_records
 from analysis.table_commands import add_table_commands
 from analysis.text import print_frame
-from sweep.records import SweepError
+from sweep.records import SweepError, line_of
 
 EXAMPLES = {
     "tables": "python -m analysis tables captions --table pivot --by caption guidance --value lpips -o pivot.md",
@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # whoever read it has seen enough: head, less
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # what no reader or writer has put into words of its own
+        print(f"error: {line_of(error)}", file=sys.stderr)
+        return 2
     return 0
 
 

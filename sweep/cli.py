@@ -11,8 +11,10 @@ import sys
 import typer
 
 from sweep import adapter_commands, cluster_commands, launch_commands, storage_commands, study_commands, subject_commands
+from sweep.errors import UnmetError
 from sweep.options import INTERRUPTED_CODE, MENDABLE
 from trainables.errors import SweepError
+from trainables.storage import line_of
 
 _UsageError = typer.BadParameter.__bases__[0]  # typer has brought its own copy of click since 0.20-odd: no import fits all
 
@@ -53,22 +55,23 @@ def main(arguments: list[str] | None = None) -> int:
         result = app(arguments, standalone_mode=False, prog_name="sweep")
         return result if isinstance(result, int) else 0
     except SweepError as error:
-        return _say_error(str(error), MENDABLE)
+        return _say_error(*(error.problems if isinstance(error, UnmetError) else [str(error)]), code=MENDABLE)
     except BrokenPipeError:  # whoever read it has seen enough: head, less
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except PermissionError as error:
-        return _say_error(f"Files must be readable, but {error.filename} is not: {error.strerror}. Change its permissions.", MENDABLE)
+    except OSError as error:  # what no reader or writer has put into words of its own
+        return _say_error(line_of(error), code=MENDABLE)
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _say_error("interrupted", INTERRUPTED_CODE)
+        return _say_error("interrupted", code=INTERRUPTED_CODE)
     except _UsageError as error:
         said = error.format_message().rstrip(".")
         way_out = f"{said}. Use --help to see what there is." if said else "A command is missing. Use e.g. launch STUDY.py."
-        return _say_error(way_out, MENDABLE)
+        return _say_error(way_out, code=MENDABLE)
 
 
-def _say_error(text: str, code: int) -> int:
-    typer.echo(f"error: {' '.join(text.split())}", err=True)
+def _say_error(*texts: str, code: int) -> int:
+    for text in texts:
+        typer.echo(f"error: {' '.join(text.split())}", err=True)
     return code

@@ -48,10 +48,13 @@ def submit(
     """Run a study on a Ray cluster, and follow its log: `sweep submit search_spaces/captions.py`. The exit code is the launch's.
 
     Ctrl+C ends only the following. Submitting it again goes on where its records stop."""
+    from sweep.keys import Keys
+    from sweep.preconditions import unmet_elsewhere
     from sweep.study import load_study
 
     overrides = overrides_of(sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent, "loggers": logger})
     study = load_study(study_file, overrides)
+    unmet_elsewhere(Keys(study)).require_none()
     options = [f"--set={key}={value}" for key, value in overrides.items() if key != "name"]
     options += [f"--device={device}", *([f"--pack-size={pack_size}"] if pack_size else [])]
     options += ["--compile"] * compile + ["--gradient-checkpointing"] * gradient_checkpointing

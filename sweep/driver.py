@@ -15,7 +15,7 @@ from sweep.attendance import Attendance
 from sweep.budgets import Usage, UsageOfThisLaunch, used_up
 from sweep.causes import Cause, sentence
 from sweep.clocks import AwakeClock
-from sweep.errors import DiskError, ObjectiveError, StudyError, SweepError
+from sweep.errors import DiskError, LeaseLostError, ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
 from sweep.messages import Answer, EvaluationOrder, Subscription
 from sweep.pareto import vector_of
@@ -83,7 +83,7 @@ class Driver:
         self.max_concurrent = max_concurrent  # it may change while the study runs
         self._clock = clock
         self._usage = usage or UsageOfThisLaunch(clock)
-        self._over_budget = self._winding_down = False
+        self._over_budget = self._winding_down = self._is_abandoned = False
         self.metrics: dict[str, Mapping[str, float]] = {}  # of scored adapters, by evaluation key
         self._live: dict[str, Subscription] = {}
         self._held: set[str] = set()  # live trials that wait for the end of a pause
@@ -220,7 +220,8 @@ class Driver:
         """End the study early, each trial at its next rung; at once those that are not under way to one."""
         self.stopping, self.stop_cause, self._winding_down = str(reason), Cause.INTERRUPTED, True
         for name in self._live.keys() - set(under_way) | self._held:
-            self._end(name, FAIL, reason=self.stopping, cause=Cause.INTERRUPTED)
+            if name in self._live:  # else the study was abandoned meanwhile
+                self._end(name, FAIL, reason=str(reason), cause=Cause.INTERRUPTED)
 
     def stop(self, reason: str = Cause.INTERRUPTED, cause: Cause = Cause.INTERRUPTED) -> None:
         """End the study early: live trials hear of it from the pool, no new one starts."""
@@ -229,9 +230,9 @@ class Driver:
 
     def abandon(self, error: SweepError) -> None:
         """Another launch has this study now, and its records: write nothing more."""
-        self.fatal, self.stopping = error, str(error)
-        self._live.clear()
-        self._unfinished.clear()
+        self.fatal, self.stopping, self._is_abandoned = error, str(error), True
+        for of_this_launch in (self._live, self._held, self._unfinished):
+            of_this_launch.clear()
         self._pool.close(str(error))
 
     def fail(self, error: SweepError) -> None:
@@ -245,9 +246,9 @@ class Driver:
         """End what is still live, without waiting for anybody: nothing stays RUNNING, and nothing that a killed launch left so."""
         if self._live and self.stopping is None:
             self.stopping, self.stop_cause = str(reason), cause  # before the first one ends, which would start another
-        for name in list(self._live):
-            self._end(name, FAIL, reason=str(reason), cause=cause)
-        for trial in self._unfinished.values():
+        while self._live:
+            self._end(next(iter(self._live)), FAIL, reason=str(reason), cause=cause)
+        for trial in list(self._unfinished.values()):
             if trial.cause is None:
                 trial.state, trial.cause = FAIL, Cause.INTERRUPTED
                 trial.reason = sentence(trial.cause, "its launch ended unexpectedly")
@@ -352,8 +353,13 @@ class Driver:
         subscription = self._live.pop(name)
         self._held.discard(name)
         self._attendance.forget(name)
-        if state == PRUNED and "epochs" in trial.configuration:
-            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100 epochs.
+        if (
+            state == PRUNED
+            and "epochs" in trial.configuration
+            and not subscription.config.length_dependent
+        ):
+            # The length was sampled: 300 epochs that were stopped at 100 are a result of 100
+            # epochs, unless the learning rate was that of 300.
             state, trial.configuration["epochs"] = COMPLETE, trial.epochs
         self._record_end(trial, state, reason=reason, cause=cause)
         if state != FAIL:
@@ -365,17 +371,21 @@ class Driver:
     def _record_end(self, trial: Trial, state: str, *, reason: str, cause: Cause | None) -> None:
         trial.state, trial.reason, trial.cause = state, reason, cause
         self._write(trial)
-        shortened = trial.configuration.get("epochs") if state == COMPLETE else None
         value = trial.objective if state == COMPLETE else None
-        self._searcher.finish(trial.id, state, value=value, vector=trial.vector, epochs=shortened, reason=reason)
+        self._searcher.finish(trial.id, state, value=value, vector=trial.vector, vectors=trial.vectors, reason=reason)
 
     def _write(self, trial: Trial) -> None:
         trial.seconds = self._clock() - trial.started_at
         self._append(trial)
 
     def _append(self, trial: Trial) -> None:
-        self._records.append_trial(trial_row(trial, self.study.name))
-        trial.n_rows += 1
+        if self._is_abandoned:
+            return
+        try:
+            self._records.append_trial(trial_row(trial, self.study.name))
+            trial.n_rows += 1
+        except LeaseLostError as error:
+            self.abandon(error)
 
     def _stop_if_over_budget(self) -> None:
         if self.stopping is None and (reason := used_up(self.study, self._usage)) is not None:

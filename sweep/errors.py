@@ -4,12 +4,15 @@
     ├── ConfigError                 trainables: a value of TrainConfig or EvalConfig that breaks a rule
     ├── SubjectError                trainables: a folder of images and captions that cannot be used as it is
     ├── ModelError                  trainables: a base model or feature network that is unknown, missing or damaged
+    │   └── NotDownloadedError      one that is published and merely not on this machine yet
     ├── AdapterError                trainables: an adapter file that is missing, damaged or of another layout
     ├── StorageError                trainables: a place for files that cannot be used, or a name that would lead out of it
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
     ├── StudyError                  a study file, or a value in it, that cannot be used
-    │   └── IncomparableStudyError  a study name that already holds records of something else
+    │   ├── IncomparableStudyError  a study name that already holds records of something else
+    │   ├── LeaseLostError          another process has taken the study over: nothing more may be written
+    │   └── UnmetError              several things that a study needs and lacks, a line for each
     ├── DiskError                   a disk that is full, over its quota or read-only: it ends a launch at once
     ├── RecordsError                a storage place or a part of the records that cannot be written or read
     ├── DeviceError                 no free device
@@ -22,12 +25,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sweep.causes import Cause
 from trainables.errors import (
     AdapterError,
     ConfigError,
     EvaluationFailed,
     ModelError,
+    NotDownloadedError,
     StorageError,
     SubjectError,
     SweepError,
@@ -43,7 +49,9 @@ __all__ = [
     "DiskError",
     "EvaluationFailed",
     "IncomparableStudyError",
+    "LeaseLostError",
     "ModelError",
+    "NotDownloadedError",
     "ObjectiveError",
     "PassingError",
     "RecordsError",
@@ -51,6 +59,7 @@ __all__ = [
     "StudyError",
     "SubjectError",
     "SweepError",
+    "UnmetError",
     "WorkerError",
 ]
 
@@ -61,6 +70,21 @@ class StudyError(SweepError):
 
 class IncomparableStudyError(StudyError):
     """The study's name already holds records that another subject, model, protocol or objective made."""
+
+
+class LeaseLostError(StudyError):
+    """Another process has taken the study over. Whoever gets this writes nothing more into its folder."""
+
+
+class UnmetError(StudyError):
+    """Several things that a study needs are not there, or cannot be used."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(" ".join(problems))
+        self.problems = tuple(problems)  # one line each
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
 
 
 class ObjectiveError(EvaluationFailed):

@@ -15,18 +15,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sweep.comparison import Verdict, require_comparable
-from sweep.errors import RecordsError, StudyError
+from sweep.errors import LeaseLostError, RecordsError, StudyError
 from sweep.record_files import write_atomically
 from sweep.study import Study
 from trainables.leases import STALE_S, Holder, Leases
-from trainables.storage import Place, StorePath, place, reason_of, require_plain_name
+from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
 
 DEFAULT_STORAGE = Path("sweeps")
 ADAPTERS = "adapters"
@@ -65,7 +66,7 @@ class StudyFolder:
         return Leases(self.storage).holder(self.root.name)
 
     @contextmanager
-    def held(self, launch: str = "") -> Iterator[Leases]:
+    def held(self, launch: str = "") -> Iterator[Hold]:
         """Keep every other launch of this study out, on every machine that shares the storage. `launch`: what others call this one.
 
         Raises:
@@ -73,16 +74,44 @@ class StudyFolder:
         lease = Leases(self.storage, note={"launch": launch})
         try:
             self.here.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable_here(error) from error
+        try:
             mine = lease.acquire(self.root.name)
         except OSError as error:
             raise _unwritable(self.root, error) from error
         if not mine:
             raise self._in_use()
         try:
-            yield lease
+            yield Hold(self, lease)
         finally:
             lease.release(self.root.name)
             self._remove_if_empty()
+
+    def require_held_by(self, launch: str) -> None:
+        """For the other processes of a launch, which do not hold its lease themselves.
+
+        Raises:
+            LeaseLostError: the lease is not that launch's any more.  RecordsError: the storage does not answer."""
+        claimants = self._answered(lambda: Leases(self.storage).claimants(self.root.name))
+        if not any(claimant.note.get("launch") == launch for claimant in claimants):
+            raise self.lease_lost()
+
+    def lease_lost(self) -> LeaseLostError:
+        """What to say where another process has the study now, or had it meanwhile."""
+        name, holder = self.root.name, self.holder
+        who = f"process {holder.pid} on {holder.host} has taken {name} over" if holder else f"this one holds {name} no longer"
+        way_out = f"`sweep watch {name}` shows the other one" if holder else f"`sweep resume {name}` goes on where the records stop"
+        return LeaseLostError(
+            f"A study has one launch at a time, and one that is silent for {STALE_S:.0f} s may be replaced: {who}. "
+            f"This one writes nothing more, and nothing recorded is lost: {way_out}."
+        )
+
+    def _answered(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return patiently(ask, str(self.root))
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
 
     def _in_use(self) -> StudyError:
         name, holder = self.root.name, self.holder
@@ -98,6 +127,16 @@ class StudyFolder:
         stem, _, number = self.root.name.rpartition("-")
         stem, first = (stem, int(number) + 1) if stem and number.isdecimal() else (self.root.name, 2)
         return next(name for i in count(first) if not (self.storage / (name := f"{stem}-{i}")).exists())
+
+    def require_writable(self) -> None:
+        """Try, and leave nothing behind, whether a folder can be made here; of a store nothing is asked.
+
+        Raises: RecordsError: the folder, or the one that it would be made in, cannot be written."""
+        there = next(path for path in (self.here, *self.here.parents) if os.path.lexists(path))
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
 
     def require_comparable(self, study: Study, content: Mapping[str, str]) -> list[Verdict]:
         """The fields in which `study` extends what the folder holds; none for a new folder. `content`: as Keys.content_digests.
@@ -125,13 +164,44 @@ class StudyFolder:
         for path, text in ((self.source, study.source), (self.description, json.dumps(description, indent=1))):
             write_atomically(path, lambda file, text=text: file.write(text.encode()))
 
+    def _unwritable_here(self, error: OSError) -> RecordsError:
+        """That of the two which is meant: the study's own folder, or this machine's for a study in a store."""
+        if self.here == self.root:
+            return _unwritable(self.root, error)
+        return RecordsError(
+            f"What belongs to a study in a store, but cannot lie there, is kept on this machine, but {self.here} cannot be "
+            f"written: {reason_of(error)}. Set XDG_CACHE_HOME to a folder that can be."
+        )
+
     def _remove_if_empty(self) -> None:
         """A launch that never began leaves nothing behind."""
-        if self.here.is_dir() and not any(self.here.iterdir()):
+        if os.path.isdir(self.here) and not any(self.here.iterdir()):
             self.here.rmdir()
 
     def worker_log(self, worker: str) -> Path:
         return self.here / f"{worker}.log"
+
+
+class Hold:
+    """The right to write into a study's folder, which the process that entered `held` has until another takes the study over."""
+
+    def __init__(self, folder: StudyFolder, leases: Leases) -> None:
+        self._folder, self._leases = folder, leases
+
+    def loss(self) -> LeaseLostError | None:
+        """Why nothing more may be written; None while this process holds the study.
+
+        Raises:
+            OSError: the storage does not answer."""
+        return self._folder.lease_lost() if self._leases.is_lost(self._folder.root.name) else None
+
+    def require(self) -> None:
+        """To be called before anything is written.
+
+        Raises:
+            LeaseLostError: another process has the study.  RecordsError: the storage does not answer."""
+        if (lost := self._folder._answered(self.loss)) is not None:
+            raise lost
 
 
 def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE) -> StudyFolder:

@@ -8,18 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sweep.messages import EvaluationOrder, Rung, Subscription
+from sweep.preconditions import models_of, unmet_by
 from sweep.study import Study
 from trainables.class_images import load_class_images
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
 from trainables.errors import ModelError
-from trainables.metric_weights import find_metric_weights, metric_name_of
-from trainables.model_sources import model_digest, resolve_model
+from trainables.metric_weights import find_metric_weights
+from trainables.model_sources import model_digest, require_vae, resolve_model
 from trainables.models import PROMPT_TOKENS, least_tokens
+from trainables.network_files import require_network
 from trainables.subject import Subject, load_subject
 from trainables.tags import without_idle_tags
+
+if TYPE_CHECKING:
+    from sweep.folder import StudyFolder
 
 
 class Content(Protocol):
@@ -29,7 +34,16 @@ class Content(Protocol):
 
     def model_digest(self, model: str, vae: str | None) -> str: ...
 
+    def require_model(self, model: str, vae: str | None) -> None:
+        """Raises: ModelError; NotDownloadedError where a launch would download it first."""
+
+    def require_vae(self, vae: str) -> None:
+        """The same for a VAE alone."""
+
     def class_images_digest(self, folder: str) -> str: ...
+
+    def require_network(self, name: str) -> None:
+        """Raises: ModelError where a scoring network's weights are not there."""
 
 
 class FilesContent:
@@ -43,8 +57,17 @@ class FilesContent:
     def model_digest(self, model: str, vae: str | None) -> str:
         return self._digest(model, vae)
 
+    def require_model(self, model: str, vae: str | None) -> None:
+        model_digest(resolve_model(model, vae, download=False))
+
+    def require_vae(self, vae: str) -> None:
+        require_vae(vae)
+
     def class_images_digest(self, folder: str) -> str:
         return self._class_images(folder).digest
+
+    def require_network(self, name: str) -> None:
+        require_network(name)
 
 
 class Keys:
@@ -54,17 +77,14 @@ class Keys:
         self.study = study
         self.content = content or FilesContent()
 
-    def check(self) -> None:
-        """Read what the study names beforehand, so that a launch fails before anything has started.
+    def check(self, folder: StudyFolder | None = None, *, scores_here: bool = True) -> None:
+        """Read what the study names, so that a launch fails before anything has started.
 
-        Raises: StudyError, SubjectError, ModelError for what cannot be used."""
-        if any(train.uses_masks for train in self.study.telling_trainings("mask_weight")):
-            self.content.subject(self.study.subject).require_masks()
-        self.content_digests()
-        self.study.require_captions(self.content.subject(self.study.subject).caption_versions)
-        for text in self.study.metrics:
-            if metric_name_of(text) in self.study.needed_metrics:  # the others are skipped, with the reason in the records
-                find_metric_weights(text)
+        Raises: SweepError for what cannot be used; UnmetError for several things."""
+        unmet_by(self, folder, scores_here=scores_here).require_none()
+        # Gigabytes are downloaded only when nothing else is amiss.
+        for model, vae in models_of(self.study):
+            self.content.model_digest(model, vae)
 
     def cut_captions(self) -> list[str]:
         """A line for every caption version of the study of which CLIP surely does not read some to their end."""
@@ -88,20 +108,18 @@ class Keys:
 
     def content_digests(self) -> dict[str, str]:
         """What the study's names stand for now, by name: the subject's images and each of its caption versions, and the models."""
-        digests: dict[str, str] = {}
-        for parameter in ("subject", "train_model", "train_vae", "infer_model", "infer_vae"):
-            for configuration in self.study.telling_configurations(parameter):
-                train, _, evaluation = self.study.split(configuration)
-                self.content.subject(train.subject)
-                for model, vae in ((train.train_model, train.train_vae), (evaluation.infer_model, evaluation.infer_vae)):
-                    digests[f"model {model}" + (f" with vae {vae}" if vae else "")] = self.content.model_digest(model, vae)
+        name = self.study.subject
+        subject = self.content.subject(name)
+        digests = {
+            f"model {model}" + (f" with vae {vae}" if vae else ""): self.content.model_digest(model, vae)
+            for model, vae in models_of(self.study)
+        }
         digests |= _metric_digests(self.study.metrics)
-        subject = self.content.subject(train.subject)
-        digests[f"images of {train.subject}"] = subject.reference_digest
-        versions = {f"captions {v} of {train.subject}": subject.training_digest(v) for v in subject.caption_versions}
+        digests[f"images of {name}"] = subject.reference_digest
+        versions = {f"captions {v} of {name}": subject.training_digest(v) for v in subject.caption_versions}
         trainings = self.study.telling_trainings("mask_weight", "prior_images")
         if any(train.uses_masks for train in trainings):
-            digests[f"masks of {train.subject}"] = subject.training_digest("v1", masks=True)
+            digests[f"masks of {name}"] = subject.training_digest("v1", masks=True)
         folders = {train.prior_images for train in trainings if train.prior_preservation}
         digests |= {f"class images {folder}": self.content.class_images_digest(folder) for folder in sorted(folders)}
         return {**digests, **versions}

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 RayAddress = Annotated[
     str | None, typer.Option("--address", metavar="ADDRESS", help="A Ray that runs, with all its nodes: auto, or HOST:PORT. Otherwise this machine.")
 ]
+Name = Annotated[str | None, typer.Option(help="Name of the study; its file's otherwise.")]
 Report = Annotated[bool, typer.Option("--report", help="Keep report.html in the study's folder up to date while it runs.")]
 LostAfter = Annotated[
     float | None,
@@ -51,7 +52,7 @@ PackSize = Annotated[int | None, typer.Option(min=1, help="Trainings that advanc
 def launch(
     study_file: StudyFile,
     samples: Samples = None,
-    name: Annotated[str | None, typer.Option(help="Name of the study; its file's otherwise.")] = None,
+    name: Name = None,
     storage: Storage = DEFAULT_STORAGE,
     sets: Sets = None,
     max_concurrent: MaxConcurrent = None,
@@ -146,17 +147,34 @@ def confirm(
     raise typer.Exit(code)
 
 
-def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None, storage: Storage = DEFAULT_STORAGE) -> None:
+def plan(
+    study_file: StudyFile,
+    samples: Samples = None,
+    name: Name = None,
+    storage: Storage = DEFAULT_STORAGE,
+    sets: Sets = None,
+    max_concurrent: MaxConcurrent = None,
+    logger: Loggers = None,
+) -> None:
     """Say what a study will cost: trials, distinct trainings, epochs, evaluations; and how long, once it was launched here. Does no work.
+
+    It refuses what `sweep launch` would refuse, all of it at once, and names what is to be downloaded.
 
     `sweep plan search_spaces/captions.py --samples 64`"""
     from sweep.folder import StudyFolder
+    from sweep.keys import Keys
     from sweep.plan import make_plan, measured_rates, render_plan
+    from sweep.preconditions import unmet_before_launch
 
-    study = load(study_file, sets, {"samples": samples})
+    given = {"samples": samples, "name": name, "max_concurrent": max_concurrent, "loggers": logger}
+    study = load(study_file, sets, given)
     folder = StudyFolder(storage, study.name)
+    unmet = unmet_before_launch(Keys(study), folder)
+    unmet.require_none()
     rates = measured_rates(folder)
     typer.echo(render_plan(make_plan(study, rates=rates)), nl=False)
+    for note in unmet.notes:
+        typer.echo(f"note: {note}")
     if folder.exists:
         from sweep.disk import disk_of, use_of
         from sweep.status import disk_text
@@ -166,8 +184,9 @@ def plan(study_file: StudyFile, sets: Sets = None, samples: Samples = None, stor
 
 def trial(
     study_file: StudyFile,
-    sets: Sets = None,
+    name: Name = None,
     storage: Storage = DEFAULT_STORAGE,
+    sets: Sets = None,
     device: Device = "auto",
     again: Annotated[bool, typer.Option("--again", help="Train and score even what is stored already.")] = False,
 ) -> None:
@@ -177,7 +196,7 @@ def trial(
     from sweep.one_trial import one_trial_study, run_trial_here
     from sweep.progress import Progress
 
-    study = one_trial_study(load(study_file, sets, {}))
+    study = one_trial_study(load(study_file, sets, {"name": name}))
     screen = console()
     with Progress(screen, study=study.name) as view:
         driver, snapshot = run_trial_here(study, storage, device=device, again=again, view=view)
@@ -195,10 +214,8 @@ def _run_to_end(
 ) -> tuple[Driver, int]:
     """Launch a study, print how it ended, and return its driver and the exit code."""
     from sweep.live_report import LiveReport
-    from sweep.loggers import require_loggers
     from sweep.progress import Progress
 
-    require_loggers(study.loggers)
     screen, report = console(), LiveReport() if with_report else None
     with _made_once_more(report):
         with Progress(screen, study=study.name, started_at=started_at, report=report) as view:
@@ -210,11 +227,13 @@ def _run_to_end(
 def _run_in(
     view: Progress, screen: Any, study: Study, storage: Place, options: Mapping[str, Any], address: str | None
 ) -> tuple[Driver, Mapping[str, Any]]:
+    from sweep.folder import StudyFolder
     from sweep.keys import Keys
     from sweep.pareto import notes_on
 
     keys = Keys(study)
-    keys.check()  # what can be wrong with a subject or a model is said before Ray is waited for
+    # Said before Ray is waited for.
+    keys.check(StudyFolder(storage, study.name), scores_here=address is None)
     for line in (*keys.cut_captions(), *keys.idle_tags()):
         screen.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
     for line in notes_on(study):
@@ -231,8 +250,12 @@ def _run_in(
 @contextlib.contextmanager
 def _made_once_more(report: LiveReport | None) -> Iterator[None]:
     """At the end of a launch, also of one that could not go on."""
+    from sweep.errors import LeaseLostError
+
     try:
         yield
+    except LeaseLostError:  # the report is the other launch's now
+        raise
     except SweepError:
         if report is not None and report.has_scores:
             typer.echo(report.finish())

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -21,7 +22,13 @@ from trainables.storage import Place
 logger = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 10.0
+_ID_DIGITS = 11  # of milliseconds since 1970, in hexadecimal: until the year 2527
 RUNNING, PAUSED, FINISHED = "running", "paused", "finished"
+
+
+def new_launch_id(clock: Callable[[], float] = time.time) -> str:
+    """The id of a launch that begins now. Ids sort by the time at which launches began."""
+    return f"{int(1000 * clock()):0{_ID_DIGITS}x}{uuid.uuid4().hex[:5]}"
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,18 @@ def with_overrides(launches: Launches, overrides: Mapping[str, str]) -> Launches
 class LaunchLog:
     """The entry of a launch that is live: it beats while it runs, and is told how it ended."""
 
-    def __init__(self, path: Place, launch: str, request: Request, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Place,
+        launch: str,
+        request: Request,
+        *,
+        guard: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`guard` is called before each write, and raises where another launch has the study now: the list is that one's."""
         self.launch = launch
+        self._guard = guard
         self._path = path
         self._clock = clock
         self._entry = LaunchEntry(launch, socket.gethostname(), os.getpid(), clock(), clock())
@@ -137,4 +154,5 @@ class LaunchLog:
 
     def _write(self) -> None:
         self._written_at = self._clock()
+        self._guard()
         write_launches(self._path, replace(self._launches, entries=(*self._launches.entries, self._entry)))

@@ -38,7 +38,8 @@ class LiveFile:
         self._writer.join(CLOSE_WITHIN_S)
         if not self._writer.is_alive():  # else it is in the middle of waiting for the storage
             with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+                if read_moment(self._path, self._launch) is not None:  # else it is of a launch that has replaced this one
+                    self._path.unlink(missing_ok=True)
 
     def write(self, moment: Moment) -> None:
         """The moment will be in the file in a few seconds, unless there is a newer one by then."""

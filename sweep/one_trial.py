@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sweep.driver import Driver, run_here
@@ -14,6 +14,7 @@ from sweep.pool import Pool
 from sweep.records import TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import RUNNING, Searcher, trial_id
+from sweep.space import is_define_by_run
 from sweep.study import Row, Study
 from sweep.trial_rows import Trial
 from sweep.worker import Device, Worker, known_outcomes
@@ -29,15 +30,25 @@ def one_trial_study(study: Study) -> Study:
         study,
         name=f"{study.name}-trial",
         space={},
-        rows=(Row(chosen),),
+        rows=(Row({**_shown(study, chosen), **chosen}),),
         try_first=(),
         baseline=None,
         samples=None,
         sampler="random",
         early_stopping=None,
         pareto=(),  # one trial is beaten by none
+        loggers=(),
         max_concurrent=1,
     )
+
+
+def _shown(study: Study, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of what the study searches, and of what `--set` gave instead."""
+    train, _, evaluation = study.split(chosen)
+    values = {**asdict(train), **asdict(evaluation)}
+    searched = () if is_define_by_run(study.space) else study.space
+    names = expand(dict.fromkeys((*searched, *study.overrides)))
+    return {name: values[name] for name in names if name in values and name != "subject"}
 
 
 def run_trial_here(
@@ -56,12 +67,12 @@ def run_trial_here(
 
     Raises: SweepError as a launch does."""
     keys = keys or Keys(study)
-    keys.check()
     folder = StudyFolder(storage, study.name)
-    with folder.held():
+    keys.check()
+    with folder.held() as hold:
         made = make_device(folder) if make_device else _real_device(study, folder, device, again=again)
         folder.write_study(study, keys.content_digests())
-        records = Records(folder.root)
+        records = Records(folder.root, guard=hold.require)
         pool = Pool({} if again else known_outcomes(records))
         driver = _driver(study, keys, records, pool)
         worker = Worker("worker-0", pool, made, records, objective=study.objective)
@@ -69,6 +80,8 @@ def run_trial_here(
             view.phase("loading torch and diffusers")
         made.open()
         _run(driver, pool, worker, view)
+    if driver.fatal is not None:
+        raise driver.fatal
     return driver, pool.snapshot()
 
 

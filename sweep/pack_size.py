@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sweep.device_facts import device_name
-from sweep.record_files import write_atomically
+from sweep.errors import RecordsError
+from sweep.record_files import read_view, write_atomically
 from trainables.config import TrainConfig, pack_signature
 from trainables.frozen import FrozenWork
 from trainables.probe import probe_pack_size
@@ -32,10 +33,10 @@ class PackSize:
 
     def known(self) -> int | None:
         """The size that an earlier launch measured on such a device."""
-        if self._file is None or not self._file.exists():
+        said = read_view(self._file) if self._file is not None else None
+        if said is None or {name: said.get(name) for name in self._holds_for} != self._holds_for:
             return None
-        said = json.loads(self._file.read_text(encoding="utf-8"))
-        return said["n_slots"] if {name: said.get(name) for name in self._holds_for} == self._holds_for else None
+        return said.get("n_slots")
 
     def measured(self, frozen: FrozenWork, subject_of: Callable[[str], Subject]) -> int:
         """Measure it, and write it down.
@@ -53,7 +54,10 @@ class PackSize:
         }
         logger.info("pack size %s", found)
         if self._file is not None:
-            write_atomically(self._file, lambda file: file.write(json.dumps(found, indent=1).encode()))
+            try:
+                write_atomically(self._file, lambda file: file.write(json.dumps(found, indent=1).encode()))
+            except RecordsError as error:  # the next launch measures it again
+                logger.warning("the pack's size was not stored: %s", error)
         return probe.best
 
     @cached_property

@@ -6,14 +6,14 @@ subject, model nor device. Time is stated only where an earlier launch of the st
 from __future__ import annotations
 
 import io
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from sweep.folder import StudyFolder
 from sweep.pareto import notes_on
+from sweep.record_files import read_view
 from sweep.space import choices_of, is_define_by_run, random_configurations
 from sweep.study import Row, Study
 from trainables.config import PACK_PARAMETERS, TRAIN_PARAMETERS, TrainConfig, pack_signature
@@ -73,15 +73,14 @@ def measured_rates(folder: StudyFolder) -> Rates | None:
     """What the last launch of the study measured of its device; None where there was none, or it scored nothing."""
     from sweep.records import Records  # pandas, which no other plan needs
 
-    if not folder.pack_size.exists():
+    if (measured := read_view(folder.pack_size)) is None:
         return None
-    measured = json.loads(folder.pack_size.read_text(encoding="utf-8"))
     evaluations = Records(folder.root).evaluations()
     seconds = (evaluations["seconds_generate"] + evaluations["seconds_score"]).mean()
-    if "epochs_per_hour_alone" not in measured or not seconds > 0:
+    rates = {name: measured.get(name) for name in ("epochs_per_hour", "epochs_per_hour_alone")}
+    if not all(isinstance(rate, (int, float)) and rate > 0 for rate in (*rates.values(), seconds)):
         return None
-    rates = {name: measured[name] for name in ("device", "epochs_per_hour", "epochs_per_hour_alone")}
-    return Rates(**rates, evaluations_per_hour=3600 / seconds)
+    return Rates(device=str(measured.get("device")), **rates, evaluations_per_hour=3600 / seconds)
 
 
 def make_plan(study: Study, *, rates: Rates | None = None) -> Plan:
@@ -144,7 +143,8 @@ def _costs(study: Study, configurations: Iterable[dict]) -> Costs:
 
 def training_identity(train: TrainConfig, rungs: Sequence[int]) -> tuple[TrainConfig, int | None]:
     """What trials must have in common to share one training: all that changes weights, and the length where the schedule needs it."""
-    return train, rungs[-1] if train.length_dependent else None
+    length = (train.schedule_epochs or rungs[-1]) if train.schedule_has_length else None
+    return replace(train, schedule_epochs=None), length
 
 
 def pack_note(trainings: Iterable[TrainConfig], *, exact: bool) -> str:

@@ -6,23 +6,28 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 
 from sweep.errors import DeviceError, WorkerError
+from sweep.options import MENDABLE
 from sweep.pool_actor import NAMESPACE
 from sweep.ray_errors import SHORT_OF_MEMORY, is_out_of_memory, said_by
 from trainables.cores import n_cores
 
+SHOW_CURSOR = "\x1b[?25h"
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 ANSWER_WITHIN_S = 10.0
 
@@ -36,13 +41,22 @@ RAY_SETTINGS = {
 }
 
 
+OF_OUR_OWN = {"RAY_gcs_rpc_server_reconnect_timeout_s": "86400"}
+"""Without it Ray ends this process on the spot, a minute after its GCS has gone; `lost_process` notices that at once."""
+
+NEEDED = ("gcs_server", "raylet")
+LOOK_EVERY_S = 2.0
+GRACE_S = 10.0
+"""How long a launch has to end by itself once its Ray is gone. A call into Ray may never return then."""
+
+
 @contextmanager
 def ray_session(address: str | None, *, device: str) -> Iterator[str]:
     """A Ray of our own on this machine, or the one at `address`; gives the kind of device to use, "cpu" or "cuda". device: as of --device.
 
     Raises:
         DeviceError: the wanted device is not there."""
-    os.environ.update(RAY_SETTINGS)
+    os.environ.update(RAY_SETTINGS | (OF_OUR_OWN if address is None else {}))
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters of it we say ourselves
     # Sockets lie in there, whose paths may have 107 characters.
     session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
@@ -50,10 +64,12 @@ def ray_session(address: str | None, *, device: str) -> Iterator[str]:
     ray._private.worker.print_to_stdstream = _pass_over  # log_to_driver does not cover a paragraph for each process that ends
     try:
         if address is None:
+            _provide_token()
             _start_ray(session)
         else:
             _join_ray(address)
-        yield _device_kind(device, is_cluster=address is not None)
+        with _watched(session, not_ray) if address is None else nullcontext():
+            yield _device_kind(device, is_cluster=address is not None)
     except ray.exceptions.RayError as error:
         why = SHORT_OF_MEMORY if is_out_of_memory(error) else said_by(error)
         raise WorkerError(f"A study needs its Ray until it has ended, but lost it ({why}). Launch it again: it goes on.") from error
@@ -68,6 +84,52 @@ def ray_session(address: str | None, *, device: str) -> Iterator[str]:
 
 def _pass_over(data: Any, ignore_prefix: bool) -> None:
     """What Ray has to say of its processes: the fleet says what matters of it."""
+
+
+def lost_process() -> WorkerError | None:
+    """What a launch says once a process that its own Ray cannot do without has gone; None while all of them run."""
+    running = {process.name() for process in psutil.Process().children(recursive=True) if _runs(process)}
+    lost = [name for name in NEEDED if name not in running]
+    if not lost:
+        return None
+    return WorkerError(f"A study needs its Ray until it has ended, but Ray's {lost[0]} was killed. Launch the study again: it goes on.")
+
+
+@contextmanager
+def _watched(session: str, not_ray: Collection[psutil.Process]) -> Iterator[None]:
+    """Meanwhile a thread looks after a Ray of our own, and ends this process where it cannot end by itself any more."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            if (lost := lost_process()) is not None:
+                if not ended.wait(GRACE_S):
+                    _leave(lost, session, not_ray)
+                return
+
+    threading.Thread(target=watch, name="watch-ray", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _leave(lost: WorkerError, session: str, not_ray: Collection[psutil.Process]) -> None:
+    """End this process from another thread than its own: that one waits for an answer that never comes.
+
+    The records are as after a kill: the next launch goes on with them."""
+    _kill(_processes() - set(not_ray))
+    shutil.rmtree(session, ignore_errors=True)
+    sys.stderr.write(f"{SHOW_CURSOR if sys.stderr.isatty() else ''}error: {lost}\n")
+    sys.stderr.flush()
+    os._exit(MENDABLE)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _processes() -> set[psutil.Process]:
@@ -102,6 +164,20 @@ def _require_listener(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN_S).close()
+
+
+def _provide_token() -> None:
+    """A token for a Ray of our own in this launch's environment, where Ray cannot keep one in the home folder."""
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        can_keep_one = os.access(folder, os.W_OK) or os.access(folder / "auth_token", os.R_OK)
+    except (OSError, RuntimeError):  # it cannot be written, or this user has none
+        can_keep_one = False
+    if not can_keep_one:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
 
 
 def _start_ray(session: str) -> None:

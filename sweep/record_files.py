@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import IO, Any
@@ -11,6 +13,8 @@ import numpy as np
 from sweep.errors import RecordsError
 from trainables import storage
 from trainables.storage import Place, reason_of, require_plain_name
+
+logger = logging.getLogger(__name__)
 
 LEADS_OUT = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"
 """Of a path relative to a study's folder: that it is none, or leads out of it. A regular expression of RE2, too."""
@@ -28,6 +32,18 @@ def write_atomically(path: Place, write: Callable[[IO[bytes]], Any], *, last_in_
             f"A study's folder must be writable, but {path.parent} is not: {reason_of(error)}. "
             f"Make room or change its permissions, or choose another place with --storage DIR."
         ) from error
+
+
+def read_view(path: Place) -> dict[str, Any] | None:
+    """The JSON object in a file that is made anew where it lacks; None where there is none, or it cannot be read or is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("%s is passed over: %s", path, error)
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def write_pictures(study_dir: Place, key: str, pictures: np.ndarray) -> list[str]:  # pictures (n, h, w, 3) uint8

@@ -17,6 +17,7 @@ from sweep.parameters import MODEL_PARAMETERS, expand
 from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
 from sweep.searcher import FAIL
 from sweep.space import nearest
+from sweep.values import with_prompts_read
 from trainables.config import EVAL_PARAMETERS, TRAIN_PARAMETERS, EvalConfig, TrainConfig
 from trainables.storage import Place
 from trainables.subject import Subject, load_subject
@@ -146,7 +147,7 @@ class RecordedStudy:
 
     def configs_of(self, row: Mapping[str, Any]) -> tuple[TrainConfig, EvalConfig]:
         """What a trial trains, under its first seed, and how it is evaluated."""
-        values = {**self.description["fixed"], **expand(row["configuration"] or {}), "subject": self.description["subject"]}
+        values = {**self.description["fixed"], **expand(with_prompts_read(row["configuration"] or {})), "subject": self.description["subject"]}
         aliases = self.description.get("aliases", {})
         values |= {name: aliases.get(values[name], values[name]) for name in MODEL_PARAMETERS if isinstance(values.get(name), str)}
         train = {name: values[name] for name in TRAIN_PARAMETERS if name in values}

@@ -5,6 +5,8 @@ keys: a reader never meets half a part, and writing twice is writing once. Nothi
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import json
 import time
@@ -13,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +41,8 @@ from sweep.record_schema import (
     Table,
     as_arrow,
 )
-from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
+from trainables import checksums
+from trainables.storage import Place, StorePath, line_of, patiently, place, reason_of, require_plain_name
 
 __all__ = [
     "EVALUATIONS",
@@ -54,6 +58,7 @@ __all__ = [
     "SweepError",
     "as_rows",
     "best_of",
+    "line_of",
     "more_is_better",
     "place",
 ]
@@ -71,8 +76,19 @@ class Records:
     A part is complete before it has its name, so a damaged one means that a disk or a copy failed. Reading then raises rather
     than let a ranking change silently; skip_damaged=True reads the rest, with a warning for each part."""
 
-    def __init__(self, study_dir: str | Place, *, skip_damaged: bool = False, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        study_dir: str | Place,
+        *,
+        skip_damaged: bool = False,
+        launch: str = "",
+        guard: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`launch`: whose rows of trials are written, so that two launches never write the same part; ids sort by the time at which launches
+        began. `guard` is called before anything is written, and raises where another launch has the study now."""
         self.study_dir = place(study_dir)
+        self._launch, self._guard = launch, guard
         self._skip_damaged = skip_damaged
         self._clock = clock
         self._sequences: dict[str, int] = {}
@@ -87,7 +103,8 @@ class Records:
         sequence = row["sequence"] if "sequence" in row else self._next_sequence(trial)
         self._sequences[trial] = sequence
         full = {"updated_at": self._clock(), "schema_version": SCHEMA_VERSION, **row, "sequence": sequence}
-        self._write_part(TRIALS, f"{trial}-{sequence:06d}", [full])
+        name = f"{trial}-{sequence:06d}"
+        self._write_part(TRIALS, f"{name}-{self._launch}" if self._launch else name, [full])
 
     def append_evaluation(
         self, row: Mapping[str, Any], image_rows: Sequence[Mapping[str, Any]] = (), pictures: np.ndarray | None = None
@@ -101,6 +118,7 @@ class Records:
         key = str(row["evaluation_key"])
         if pictures is not None and len(pictures) != len(image_rows):
             raise RecordsError(f"Every picture has an image row, but evaluation {key} gives {len(pictures)} and {len(image_rows)}.")
+        self._guard()
         paths = write_pictures(self.study_dir, key, pictures) if pictures is not None else [None] * len(image_rows)
         images = [
             {"index": index, "path": path, **image, "evaluation_key": key}
@@ -152,10 +170,10 @@ class Records:
         return self.study_dir / "records" / table.name
 
     def _parts(self, table: Table) -> list[Place]:
-        """Compacted parts first: where a key is in two parts, the single one was written later."""
+        """Compacted parts first: where a key is in two parts, the single one was written later; of two single ones, the later launch's."""
         folder = self._folder(table)
         try:
-            parts = sorted(folder.glob("*.parquet"), key=lambda part: (not _is_compact(part), part.name))
+            parts = sorted(folder.glob("*.parquet"), key=lambda part: (not _is_compact(part), part.stem))
         except OSError as error:
             raise RecordsError(f"The records must be readable, but {folder} is not: {reason_of(error)}.") from error
         return [part for part in parts if not part.name.startswith(".")]
@@ -184,13 +202,15 @@ class Records:
 
     def _write_part(self, table: Table, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         require_plain_name(name, f"The key of a row of {table.name}")
+        self._guard()
         self._write_table(table, name, _within_the_study(as_arrow(table, rows), table))
         self._n_written[table.name] += 1
         if self._n_written[table.name] % MOST_PARTS == 0:
             self._compact(table, MOST_PARTS)
 
     def _write_table(self, table: Table, name: str, rows: pa.Table) -> None:
-        write_atomically(self._folder(table) / f"{name}.parquet", lambda file: pq.write_table(rows, file, compression="zstd"))
+        content = part_bytes(rows)
+        write_atomically(self._folder(table) / f"{name}.parquet", lambda file: file.write(content))
 
     def _read(self, table: Table) -> pd.DataFrame:
         for attempt in itertools.count(1):
@@ -213,6 +233,7 @@ class Records:
         if not parts:
             return table.schema.empty_table()
         try:
+            _require_intact(parts)
             return _checked(patiently(lambda: _dataset(table, parts).to_table(), str(parts[0].parent)), table)
         except FileNotFoundError:
             raise
@@ -223,14 +244,27 @@ class Records:
         yield table.schema.empty_table()
         for part in parts:
             try:
+                _require_intact([part])
                 yield _dataset(table, [part]).to_table()
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException) as error:
                 message = f"A part of the records must be readable parquet, but {part} is damaged ({part.stat().st_size} bytes)."
                 if not self._skip_damaged:
-                    raise RecordsError(f"{message} Restore it, or move it away: what it held is then computed again.") from error
+                    name = self.study_dir.name
+                    raise RecordsError(
+                        f"{message} Restore it, or use `sweep repair {name}`, which computes what it held again."
+                    ) from error
                 warnings.warn(f"{message} It was left out.", stacklevel=2)
+
+
+def part_bytes(rows: pa.Table) -> bytes:
+    """A part of the records as a file, with its checksum."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, rows.schema, compression="zstd") as writer:
+        writer.write_table(rows)
+        writer.add_key_value_metadata({checksums.NAME: checksums.BLANK})
+    return checksums.sealed(buffer.getvalue())
 
 
 def as_rows(frame: pd.DataFrame, table: Table, *, shared: bool = False) -> list[dict[str, Any]]:
@@ -255,6 +289,13 @@ def _cells(values: pd.Series, column: Column, json_of: Callable[[str], Any]) -> 
 
 def _is_compact(part: Place) -> bool:
     return part.name.startswith(_COMPACT)
+
+
+def _require_intact(parts: Sequence[Place]) -> None:
+    """Raises: OSError where a part has another checksum than its content. Stores keep checksums of their own."""
+    for part in parts:
+        if isinstance(part, Path) and checksums.is_damaged(part):
+            raise OSError(errno.EIO, "its content is not that of its checksum", str(part))
 
 
 def _dataset(table: Table, parts: Sequence[Place]) -> ds.Dataset:

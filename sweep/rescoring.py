@@ -38,8 +38,8 @@ def rescore(
         StudyError: the study is running, or its subject has changed.  DeviceError: there is no such device."""
     networks = {kind: name for kind, name in ((PERCEPTUAL, perceptual), (POOLED, pooled)) if name}
     similarities = {weights.name: weights.label for weights in map(find_metric_weights, metrics)}
-    with folder.held():
-        records = Records(folder.root)
+    with folder.held() as hold:
+        records = Records(folder.root, guard=hold.require)
         pictures = _pictures_by_evaluation(records)
         rows = [row for row in as_rows(records.evaluations(), EVALUATIONS) if row["evaluation_key"] in pictures]
         rows = [row for row in rows if _lacks(row, networks) or _lacks_similarity(row, similarities)]

@@ -20,19 +20,18 @@ from sweep.control import Control
 from sweep.disk import drop_states_of_stopped
 from sweep.driver import Driver, TrialRecords
 from sweep.clocks import AwakeClock
-from sweep.errors import RecordsError, SweepError, WorkerError
+from sweep.errors import LeaseLostError, RecordsError, SweepError, WorkerError
 from sweep.fleet import LOST_AFTER_S, Fleet
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
-from sweep.launches import LaunchLog, Request, read_launches
+from sweep.launches import LaunchLog, Request, new_launch_id, read_launches
 from sweep.logger_feed import Feeds
-from sweep.loggers import require_loggers
 from sweep.messages import Outcome
 from sweep.moment import SILENT_AFTER_S
 from sweep.pareto import add_vectors
 from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
-from sweep.ray_session import ray_session
+from sweep.ray_session import lost_process, ray_session
 from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
 from sweep.scheduler import Asha
 from sweep.searcher import RUNNING, Searcher
@@ -48,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY_S = 0.5
 ANSWER_WITHIN_S = 5.0
+LOOK_AT_RAY_EVERY_S = 2.0
 PARTS_LEFT = 200  # of a table, that a launch leaves as they are
 
 
@@ -86,16 +86,15 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         SweepError: nothing was started, or the study could not go on; what is recorded stays valid."""
     folder = StudyFolder(how.storage, study.name)
     keys = how.keys or Keys(study)
-    keys.check()
-    launch_id = uuid.uuid4().hex[:12]
-    require_loggers(study.loggers)
+    keys.check(folder, scores_here=how.address is None)
+    launch_id = new_launch_id()
     watched = how.view.during(folder, launch_id) if how.view else nullcontext()
-    with folder.held(launch_id) as lease, Feeds(study.loggers, folder) as feeds, watched:
+    with folder.held(launch_id) as hold, Feeds(study.loggers, folder) as feeds, watched:
         content = keys.content_digests()
         folder.require_comparable(study, content)
         read_launches(folder.launches)  # before anything starts: a damaged one is said
         _say(how, "starting Ray")
-        records = Records(folder.root)
+        records = Records(folder.root, launch=launch_id, guard=hold.require)
         rows = as_rows(records.latest_trials(), TRIALS)
         past = [trial_of_row(row) for row in rows]
         known = known_outcomes(records)
@@ -106,13 +105,14 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
             return done
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
         with ray_session(how.address, device=how.device) as device, interruptions() as interrupted:
+            hold.require()
             folder.write_study(study, content)
-            log = LaunchLog(folder.launches, launch_id, _request(study, how))
+            log = LaunchLog(folder.launches, launch_id, _request(study, how), guard=hold.require)
             orders = StandingOrders(
                 Control(folder.control, launch_id),
                 log,
                 interrupted,
-                lost=lambda: lease.is_lost(study.name),
+                loss=hold.loss,
                 changed=lambda changed: folder.write_study(changed, content),
             )
             return _run(study, folder, keys, how, device, orders, records, known, past, feeds)
@@ -177,7 +177,8 @@ def _run(
     heard = feeds.over(records)
     driver = _new_driver(study, keys, past, pool, heard, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
     driver.metrics.update({key: outcome.values for key, outcome in known.items()})
-    watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda", lost_after_s=how.lost_after_s or LOST_AFTER_S)
+    lost_after_s = how.lost_after_s or LOST_AFTER_S
+    watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda", own_ray=how.address is None, lost_after_s=lost_after_s)
     try:
         watch.wait_until_up()
         driver.ask_for_what_is_missing()
@@ -193,6 +194,8 @@ def _run(
         fleet.join(timeout_s=2.0)
         orders.ended(driver)
         watch.show()
+    if isinstance(driver.fatal, LeaseLostError):
+        raise driver.fatal
     _compact(records)
     if driver.fatal is not None:
         raise driver.fatal
@@ -247,10 +250,12 @@ class _Watch:
         view: View | None,
         *,
         on_gpus: bool,
+        own_ray: bool,
         lost_after_s: float,
     ) -> None:
         self._driver, self._pool, self._fleet, self._orders, self._view = driver, pool, fleet, orders, view
-        self._on_gpus = on_gpus
+        self._on_gpus, self._own_ray = on_gpus, own_ray
+        self._looked_at_ray_at = time.monotonic()
         self._lost_after_s = lost_after_s
         self._clock = AwakeClock()
         self._asked: Any = None
@@ -261,7 +266,7 @@ class _Watch:
         self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
-        self._driver.fatal = self._driver.fatal or self._fleet.check(self.latest) or self._pool_is_lost()
+        self._driver.fatal = self._driver.fatal or self._lost_ray() or self._fleet.check(self.latest) or self._pool_is_lost()
         self._driver.max_concurrent = self._fleet.n_concurrent(self._driver.study)
         self._orders.obey(self._driver, self._under_way, self._silent_s, n_gpus=self._fleet.n_devices if self._on_gpus else 0)
         if self._driver.fatal is not None and not self._failed:
@@ -284,6 +289,13 @@ class _Watch:
     def show(self) -> None:
         if self._view is not None:
             self._view.update(self._driver, self.latest)
+
+    def _lost_ray(self) -> SweepError | None:
+        now = time.monotonic()
+        if not self._own_ray or now - self._looked_at_ray_at < LOOK_AT_RAY_EVERY_S:
+            return None
+        self._looked_at_ray_at = now
+        return lost_process()
 
     def _under_way(self) -> list[str]:
         """Trials whose training has a slot, or has come past the last rung that they heard of."""

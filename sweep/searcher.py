@@ -5,21 +5,22 @@ sampler and for optuna-dashboard; it is never read back. A seeded study repeats 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweep.errors import StudyError
+from sweep.distributions import Dimension, dimensions_of, in_optuna
+from sweep.journal import JournalView
 from sweep.pareto import directions_of, generation_size
-from sweep.space import is_define_by_run, is_grid
+from sweep.space import drawn_from, is_define_by_run
+from sweep.values import json_text
 
 if TYPE_CHECKING:
     import optuna
@@ -59,6 +60,23 @@ class PastTrial:
     labels: Mapping[str, Any] = field(default_factory=dict)
     rungs: tuple[tuple[int, float], ...] = ()
     vector: tuple[float, ...] = ()  # on the axes of the study's `pareto`; empty where that is not known
+    vectors: Mapping[int, tuple[float, ...]] = field(
+        default_factory=dict
+    )  # the same of every rung, by epoch
+
+    @property
+    def asked_epochs(self) -> int | None:
+        """The length that was drawn for it; its configuration has the one where it was stopped."""
+        return self.sampled.get("epochs", self.configuration.get("epochs"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial is told by: a value, and the epochs at which it was reached."""
+
+    epochs: int
+    value: float
+    vector: tuple[float, ...] = ()
 
 
 class Searcher:
@@ -69,9 +87,12 @@ class Searcher:
         """`journal`: where Optuna's view is written, replacing one that is there; None keeps it in memory."""
         self._study = study
         self._storage, self._optuna = _new_optuna_study(study.name or "study", journal, axes=study.pareto)
-        self._distributions = _distributions_of(study)
+        self._dimensions = dimensions_of(study)
+        self._distributions = {name: dimension.distribution for name, dimension in self._dimensions.items()}
         self._waiting: deque[Suggestion] = deque()
         self._open: dict[str, optuna.Trial] = {}
+        self._asked: dict[str, Mapping[str, Any]] = {}  # configurations of the open ones
+        self._rungs: dict[str, dict[int, float]] = {}  # values of the open ones, by epoch
         self._n_created = 0  # in Optuna's study, those that wait included
         past = sorted(past, key=lambda trial: trial.number)
         for trial in past:
@@ -117,11 +138,13 @@ class Searcher:
         self._n_taken = max(self._n_taken, number + 1)
         self._open[trial_id(number)] = trial
         configuration = {**self._drawn(trial), **(queued.configuration if queued else {})}
+        self._asked[trial_id(number)], self._rungs[trial_id(number)] = configuration, {}
         return Suggestion(trial_id(number), number, configuration, queued.labels if queued else {}, dict(trial.params))
 
     def report(self, trial: str, epoch: int, value: float) -> None:
         """A rung's value, by epoch."""
         assert math.isfinite(value), (trial, epoch, value)
+        self._rungs[trial][epoch] = value
         if not self._study.pareto:  # Optuna takes rungs only where there is one objective, to stop by it
             self._open[trial].report(value, epoch)
 
@@ -132,34 +155,75 @@ class Searcher:
         *,
         value: float | None = None,
         vector: Sequence[float] = (),
-        epochs: int | None = None,
+        vectors: Mapping[int, Sequence[float]] | None = None,
         reason: str = "",
     ) -> None:
         """The end of a trial: COMPLETE with its best value, PRUNED by its rungs, or FAIL.
 
-        `vector`: what counts instead of `value` in a study with `pareto`. `epochs` tells where it stopped, for a study that samples its
-        length."""
-        optuna_trial = self._open.pop(trial)
+        `vector`: what counts instead of `value` in a study with `pareto`; `vectors`: the same at
+        each rung. Where the length is sampled,
+        Optuna gets a rung's value with that rung's epochs as the length, or, where the space has
+        no such length, a PRUNED trial."""
+        optuna_trial, asked, rungs = self._open.pop(trial), self._asked.pop(trial), self._rungs.pop(trial)
         if reason:
             optuna_trial.set_user_attr("reason", reason)
-        if epochs is not None:
-            self._shorten(optuna_trial, epochs)
+        if state == COMPLETE and "epochs" in asked and rungs:
+            result = self._result(
+                asked,
+                asked["epochs"],
+                optuna_trial.distributions.get("epochs"),
+                rungs,
+                vectors or {},
+            )
+            if result is None:
+                state = PRUNED
+            else:
+                self._set_param(optuna_trial, "epochs", result.epochs)
+                value, vector = result.value, result.vector or vector
         values = list(vector) if self._study.pareto else value
         self._optuna.tell(optuna_trial, values=values if state == COMPLETE else None, state=_optuna_state(state))
 
-    def _drawn(self, trial: optuna.Trial) -> dict[str, Any]:
-        if not is_define_by_run(self._study.space):
-            return dict(trial.params)
-        drawn = self._study.space(trial)
-        if not isinstance(drawn, Mapping):
-            raise StudyError(f"A define-by-run space must return a dict of parameters, but it returned {drawn!r}.")
-        return dict(drawn)
+    def _result(
+        self,
+        configuration: Mapping[str, Any],
+        asked_epochs: int,
+        lengths: optuna.distributions.BaseDistribution | None,
+        rungs: Mapping[int, float],
+        vectors: Mapping[int, Sequence[float]],
+    ) -> Result | None:
+        """The best of a trial's results that are those of a trial of the space; None where no
+        rung's epochs are a length there.
 
-    def _shorten(self, trial: optuna.Trial, epochs: int) -> None:
-        """A trial of 300 epochs that was stopped at 100 is a trial of 100 epochs, where the space has such a thing."""
-        distribution = trial.distributions.get("epochs")
-        if distribution is not None and _fits(distribution, epochs):
-            self._storage.set_trial_param(trial._trial_id, "epochs", distribution.to_internal_repr(epochs), distribution)
+        A rung of a longer training is the result of a training of that length, unless the learning
+        rate depends on the length."""
+        train = self._study.split(configuration)[0]
+        results = {epoch: value for epoch, value in rungs.items() if math.isfinite(value)}
+        fits = [
+            e
+            for e in results
+            if e == asked_epochs
+            or (not train.length_dependent and lengths is not None and _fits(lengths, e))
+        ]
+        best = min(fits, key=results.__getitem__, default=None)
+        return None if best is None else Result(best, results[best], tuple(vectors.get(best, ())))
+
+    def _set_param(self, trial: optuna.Trial, name: str, param: Any) -> None:
+        """Let Optuna know the trial by this value of a parameter that it drew; where it drew none
+        of that name, there is nothing to set."""
+        distribution = trial.distributions.get(name)
+        if distribution is not None and trial.params[name] != param:
+            self._storage.set_trial_param(
+                trial._trial_id, name, distribution.to_internal_repr(param), distribution
+            )
+
+    def _drawn(self, trial: optuna.Trial) -> dict[str, Any]:
+        if is_define_by_run(self._study.space):
+            return drawn_from(self._study.space, trial)
+        drawn = {name: self._dimensions[name].drawn(param) for name, param in trial.params.items()}
+        for name, value in drawn.items():  # of what Optuna cannot quantise it knows what was tried
+            if self._dimensions[name].range is not None:
+                self._set_param(trial, name, value)
+        return drawn
 
     def _sampler_for(self, number: int) -> optuna.samplers.BaseSampler:
         # A sampler with the same seed repeats its first draws after a relaunch: hence one seed per trial number.
@@ -181,9 +245,15 @@ class Searcher:
     # ---- what is known beforehand
 
     def _enqueue(self, configuration: Mapping[str, Any], labels: Mapping[str, Any], sampled: Mapping[str, Any] | None = None) -> None:
-        known = is_define_by_run(self._study.space) or self._distributions
-        drawn = sampled or {name: value for name, value in configuration.items() if known is True or name in known}
-        self._optuna.enqueue_trial(dict(drawn), user_attrs={"labels": json.dumps(dict(labels), default=str)})
+        if not is_define_by_run(self._study.space):
+            drawn = {
+                name: in_optuna(value)
+                for name, value in configuration.items()
+                if name in self._dimensions
+            }
+        else:
+            drawn = dict(sampled or configuration)
+        self._optuna.enqueue_trial(drawn, user_attrs={"labels": json_text(dict(labels))})
         self._waiting.append(Suggestion(trial_id(self._n_created), self._n_created, dict(configuration), dict(labels)))
         self._n_created += 1
 
@@ -205,24 +275,49 @@ class Searcher:
     def _past_in_optuna(self, past: PastTrial) -> optuna.trial.FrozenTrial:
         import optuna
 
-        params, distributions = self._params_of(past)
-        values = [value for _, value in past.rungs if math.isfinite(value)]
-        # Outside of the space as it is now, or of the axes, it is no news for the sampler.
-        state = past.state if params is not None and (past.vector if self._study.pareto else values) else FAIL
+        params, distributions, drawn = self._params_of(past)
+        state, value, vector = (
+            past.state,
+            min((v for _, v in past.rungs if math.isfinite(v)), default=None),
+            past.vector,
+        )
+        if state == PRUNED:
+            value = next((v for _, v in reversed(past.rungs) if math.isfinite(v)), None)
+        if params is None or value is None:
+            state = FAIL  # outside of the space as it is now, it is no news for the sampler
+        elif state == COMPLETE and drawn is not None and "epochs" in drawn:
+            result = self._result(
+                drawn, drawn["epochs"], distributions.get("epochs"), dict(past.rungs), past.vectors
+            )
+            if result is None:
+                state, value = PRUNED, past.rungs[-1][1]
+            else:
+                params |= {"epochs": result.epochs} if "epochs" in params else {}
+                value, vector = result.value, result.vector or vector
+        if self._study.pareto and not vector:
+            state = FAIL  # nor is it where its place on the axes is not known
+        found: dict[str, Any]
         if self._study.pareto:
-            found: dict[str, Any] = {"values": list(past.vector) if state == COMPLETE else None}
+            found = {"values": list(vector) if state == COMPLETE else None}
         else:
-            value = {COMPLETE: min(values, default=None), PRUNED: values[-1] if values else None, FAIL: None}[state]
-            found = {"value": value, "intermediate_values": dict(past.rungs) if state != FAIL else {}}
+            found = {"value": None if state == FAIL else value, "intermediate_values": dict(past.rungs) if state != FAIL else {}}
         return optuna.trial.create_trial(state=_optuna_state(state), params=params or {}, distributions=distributions, **found)
 
-    def _params_of(self, past: PastTrial) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Its parameters under the space as it is now; None where they do not fit it."""
+    def _params_of(
+        self, past: PastTrial
+    ) -> tuple[dict[str, Any] | None, dict[str, Any], Mapping[str, Any] | None]:
+        """Its parameters under the space as it is now, their distributions, and the configuration
+        as it was drawn; None for parameters
+        that do not fit."""
+        asked = {} if past.asked_epochs is None else {"epochs": past.asked_epochs}
         if is_define_by_run(self._study.space):
             return _rerun(self._study.space, past.sampled)
-        params = {name: past.configuration.get(name) for name in self._distributions}
-        fits = all(_fits(self._distributions[name], value) for name, value in params.items())
-        return (params, self._distributions) if fits else (None, {})
+        drawn = {**past.configuration, **asked}
+        if not all(
+            dimension.holds(drawn.get(name)) for name, dimension in self._dimensions.items()
+        ):
+            return None, {}, None
+        return {name: in_optuna(drawn.get(name)) for name in self._dimensions}, self._distributions, drawn
 
 
 def _new_optuna_study(name: str, journal: Path | None, *, axes: Sequence[str]) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
@@ -233,8 +328,7 @@ def _new_optuna_study(name: str, journal: Path | None, *, axes: Sequence[str]) -
     if journal is None:
         storage: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
     else:
-        journal.unlink(missing_ok=True)
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+        storage = optuna.storages.JournalStorage(JournalView(journal))
     if not axes:
         return storage, optuna.create_study(study_name=name, storage=storage)
     study = optuna.create_study(study_name=name, storage=storage, directions=directions_of(axes))
@@ -242,43 +336,6 @@ def _new_optuna_study(name: str, journal: Path | None, *, axes: Sequence[str]) -
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(axes))
     return storage, study
-
-
-def _distributions_of(study: Study) -> dict[str, optuna.distributions.BaseDistribution]:
-    """Optuna's distribution for every parameter; a listed one is categorical over the values that the rows give it."""
-    import optuna
-
-    if is_define_by_run(study.space):
-        return {}
-    if study.space:
-        from ray.tune.search.optuna import OptunaSearch
-
-        as_choice = {n: _categorical(d["grid_search"]) for n, d in study.space.items() if is_grid(d)}
-        others = {name: domain for name, domain in study.space.items() if name not in as_choice}
-        converted = {**as_choice, **OptunaSearch.convert_search_space(others)}
-        return {name: converted[name] for name in study.space}
-    # All of them, however few are wanted now: Optuna has no way to widen a choice while a study runs.
-    listed = [row.configuration for row in replace(study, samples=None).listed]
-    values = {name: list({json.dumps(c[name], default=str): c[name] for c in listed}.values()) for name in _common_names(listed)}
-    scalars = (bool, int, float, str, type(None))
-    return {
-        name: optuna.distributions.CategoricalDistribution(choices)
-        for name, choices in values.items()
-        if all(isinstance(choice, scalars) for choice in choices)
-    }
-
-
-def _categorical(choices: Iterable[Any]) -> optuna.distributions.CategoricalDistribution:
-    import optuna
-
-    return optuna.distributions.CategoricalDistribution(list(choices))
-
-
-def _common_names(configurations: list[Mapping[str, Any]]) -> list[str]:
-    """Names that every row gives; what only some give is the others' default, and Optuna need not know it."""
-    if not configurations:
-        return []
-    return [name for name in configurations[0] if all(name in c for c in configurations)]
 
 
 def _not_yet_tried(study: Study, past: list[PastTrial]) -> list[Any]:
@@ -296,7 +353,7 @@ def _not_yet_tried(study: Study, past: list[PastTrial]) -> list[Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a == b or json.dumps(a, default=str, sort_keys=True) == json.dumps(b, default=str, sort_keys=True)
+    return a == b or json_text(a) == json_text(b)
 
 
 def _fits(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
@@ -306,17 +363,21 @@ def _fits(distribution: optuna.distributions.BaseDistribution, value: Any) -> bo
         return False
 
 
-def _rerun(space: Callable[[Any], Any], sampled: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def _rerun(
+    space: Callable[[Any], Any], sampled: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, dict[str, Any], Mapping[str, Any] | None]:
     import optuna
 
     trial = optuna.trial.FixedTrial(dict(sampled))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a value outside of its range only warns
-            space(trial)
-    except Exception:  # the function has changed: whatever it raises, the old draw is none of its own any more
-        return None, {}
-    return trial.params, trial.distributions
+            drawn = drawn_from(space, trial)
+    except (
+        Exception
+    ):  # the function has changed: whatever it raises, the old draw is none of its own any more
+        return None, {}, None
+    return trial.params, trial.distributions, drawn
 
 
 def _optuna_state(state: str) -> optuna.trial.TrialState:

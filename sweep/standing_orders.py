@@ -14,7 +14,7 @@ from typing import Any
 
 from sweep.control import AT_RUNGS, NOW, Control, Wishes
 from sweep.driver import Driver
-from sweep.errors import StudyError
+from sweep.errors import LeaseLostError
 from sweep.launches import FINISHED, PAUSED, RUNNING, LaunchLog
 from sweep.causes import Cause
 from sweep.study import Study
@@ -64,13 +64,13 @@ class StandingOrders:
         log: LaunchLog,
         heard: Interruptions,
         *,
-        lost: Callable[[], bool],
+        loss: Callable[[], LeaseLostError | None],
         changed: Callable[[Study], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`lost`: whether another launch has this study now. `changed`: told of the study when its limits have changed."""
+        """`loss`: what to say where another launch has this study now. `changed`: told of the study when its limits have changed."""
         self.log = log
-        self._control, self._heard, self._lost, self._changed, self._clock = control, heard, lost, changed, clock
+        self._control, self._heard, self._loss, self._changed, self._clock = control, heard, loss, changed, clock
         self._looked_at = -LOOK_EVERY_S
         self._urgency = 0
         self._stopped_at = 0.0
@@ -79,6 +79,17 @@ class StandingOrders:
     def obey(self, driver: Driver, under_way: Callable[[], Iterable[str]], silent_s: Callable[[], float], *, n_gpus: int) -> None:
         """`under_way`: ids of the trials that are on their way to a rung. `silent_s`: for how long a worker whom they need has shown no
         progress. Both are asked for only where it matters."""
+        try:
+            self._obey(driver, under_way, silent_s, n_gpus=n_gpus)
+        except LeaseLostError as error:
+            driver.abandon(error)
+
+    def ended(self, driver: Driver) -> None:
+        """Note how the launch ended. One that another has replaced leaves its log to that."""
+        with suppress(LeaseLostError):
+            self.log.end(driver.stopping or (FINISHED if driver.finished else "ended unexpectedly"))
+
+    def _obey(self, driver: Driver, under_way: Callable[[], Iterable[str]], silent_s: Callable[[], float], *, n_gpus: int) -> None:
         if self._clock() - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = self._clock()
             with suppress(OSError):  # the storage is away: it is looked at again
@@ -91,15 +102,9 @@ class StandingOrders:
         if driver.fatal is None:
             self.log.beat(n_gpus=n_gpus, state=driver.stopping or (PAUSED if driver.paused else RUNNING))
 
-    def ended(self, driver: Driver) -> None:
-        """Note how the launch ended. One that another has replaced leaves its log to that."""
-        if not self._lost():
-            self.log.end(driver.stopping or (FINISHED if driver.finished else "ended unexpectedly"))
-
     def _look(self, driver: Driver) -> None:
-        if self._lost():
-            name = driver.study.name
-            driver.abandon(StudyError(f"A study has one launch at a time, but another has taken {name} over, because this one was silent too long."))
+        if (lost := self._loss()) is not None:
+            raise lost
         asked = self._control.wishes()
         if asked is not None and asked != self._asked:
             self._asked = asked

@@ -21,9 +21,10 @@ from sweep.objective import METRICS, Objective, is_similarity
 from sweep.overrides import changes_of
 from sweep.parameters import MODEL_PARAMETERS, expand, require_known, spellings
 from sweep.scale import AUTO, Scale, at_scale, chosen_scale
-from sweep.space import Space, describe_space, grid_of, is_define_by_run, plain, probes_of, random_configurations
+from sweep.space import Space, describe_space, grid_of, is_define_by_run, probes_of, random_configurations
 from sweep.study_file import execute, only_instance, read_source
 from sweep.study_rules import check_study
+from sweep.values import carried, carried_values, plain
 from trainables.config import EVAL_PARAMETERS, NUMERICS_VERSION, TRAIN_PARAMETERS, EvalConfig, TrainConfig
 from trainables.metric_weights import metric_name_of
 
@@ -199,7 +200,14 @@ class Study:
         rungs = self._rungs_of(values.pop("epochs", None))
         train = {name: values[name] for name in TRAIN_PARAMETERS if name in values}
         evaluation = {name: values[name] for name in EVAL_PARAMETERS if name in values}
-        return TrainConfig(**train), rungs, EvalConfig(**evaluation)
+        training = TrainConfig(**train)
+        if training.schedule_epochs is not None and training.schedule_epochs < rungs[-1]:
+            raise StudyError(
+                f"A learning-rate schedule cannot be shorter than its training, but "
+                f"`schedule_epochs` is {training.schedule_epochs} for "
+                f"{rungs[-1]} epochs. Use schedule_epochs={rungs[-1]} or more, or leave it out."
+            )
+        return training, rungs, EvalConfig(**evaluation)
 
     def replicates(self, train: TrainConfig) -> tuple[TrainConfig, ...]:
         """The training under each of its seeds, its own first."""
@@ -221,12 +229,17 @@ class Study:
 
     def require_captions(self, available: Sequence[str]) -> None:
         """Raises: StudyError where the study names a caption version that the subject does not have."""
-        for version in dict.fromkeys(self.split(c)[0].caption for c in self.telling_configurations("caption")):
-            if version not in available:
-                raise StudyError(
-                    f"A study sweeps only the caption versions that its subject has, but it asks for {version!r} and {self.subject} "
-                    f"has {', '.join(available)}. Use --set space.caption={','.join(available)}, or write the captions."
-                )
+        trainings = self.telling_trainings("caption")
+        versions = dict.fromkeys(training.caption for training in trainings)
+        missing = [repr(version) for version in versions if version not in available]
+        if missing:
+            is_searched = not is_define_by_run(self.space) and "caption" in self.space
+            searched, fixed = f"space.caption={','.join(available)}", f"caption={available[-1]}"
+            raise StudyError(
+                f"A study sweeps only the caption versions that its subject has, but it asks for "
+                f"{', '.join(missing)} and {self.subject} has {', '.join(available)}. "
+                f"Use --set {searched if is_searched else fixed}, or write the captions."
+            )
 
     def telling_configurations(self, name: str) -> list[Mapping[str, Any]]:
         """Configurations that together take every value of `name` that can be told beforehand; never empty."""
@@ -305,6 +318,11 @@ class Study:
 def _normalised(study: Study) -> dict[str, Any]:
     """The fields in the one form that everything else reads, however the file wrote them."""
     values: dict[str, Any] = {name: tuple(_as_row(row, name) for row in getattr(study, name)) for name in ("rows", "try_first")}
+    values |= {
+        name: carried_values(getattr(study, name), f"`{name}`")
+        for name in ("fixed", "fan_out", "aliases")
+    }
+    values |= {name: carried(getattr(study, name), f"`{name}`") for name in ("subject", "model")}
     if study.baseline is not None:
         baseline = _as_row(study.baseline, "baseline")
         values["baseline"] = Row(baseline.configuration, {**baseline.labels, "baseline": True})
@@ -325,11 +343,13 @@ def _normalised(study: Study) -> dict[str, Any]:
 
 
 def _as_row(row: Any, place: str) -> Row:
-    if isinstance(row, Row):
-        return row
-    if not isinstance(row, Mapping):
+    if isinstance(row, Mapping):
+        row = Row(
+            {name: value for name, value in row.items() if name != "labels"}, row.get("labels", {})
+        )
+    if not (isinstance(row, Row) and isinstance(row.configuration, Mapping) and isinstance(row.labels, Mapping)):
         raise StudyError(f"`{place}` lists configurations, but one is {row!r}. Use e.g. {{'rank': 16, 'labels': {{'note': 'mine'}}}}.")
-    return Row({name: value for name, value in row.items() if name != "labels"}, dict(row.get("labels", {})))
+    return Row(carried_values(row.configuration, f"`{place}`"), carried(row.labels, f"a label in `{place}`"))
 
 
 def _as_epochs(epochs: Any) -> Epochs:

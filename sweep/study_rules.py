@@ -26,6 +26,7 @@ from sweep.space import (
 )
 from trainables.config import EVAL_PARAMETERS
 from trainables.metric_weights import metric_name_of
+from trainables.storage import require_plain_name
 
 if TYPE_CHECKING:
     from sweep.study import Row, Study
@@ -54,6 +55,8 @@ def _check_fields(study: Study) -> None:
         raise StudyError(
             f"A study's name is made of A-Z a-z 0-9 . _ - and begins with a letter or digit, but it is {study.name!r}. Use e.g. --name mine."
         )
+    if study.name:
+        require_plain_name(study.name, "A study's name")
     if study.sampler not in SAMPLERS:
         raise StudyError(f"`sampler` must be one of {', '.join(SAMPLERS)}, but it is {study.sampler!r}.{nearest(study.sampler, SAMPLERS)}")
     if not isinstance(study.objective, Objective):

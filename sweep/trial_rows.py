@@ -11,6 +11,7 @@ from typing import Any
 from sweep.causes import Cause
 from sweep.record_schema import TRIALS
 from sweep.searcher import FAIL, RUNNING, PastTrial
+from sweep.values import with_prompts_read
 
 
 def is_unfinished(row: Mapping[str, Any]) -> bool:
@@ -107,7 +108,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
     trial = Trial(
         id=row["trial"],
         number=int(row["number"]),
-        configuration=row["configuration"] or {},
+        configuration=with_prompts_read(row["configuration"] or {}),
         labels=row["labels"] or {},
         sampled=row.get("sampled") or {},
         state=row["state"],
@@ -130,7 +131,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
 def past_of(trial: Trial) -> PastTrial:
     """What the searcher has to know of it."""
     rungs = tuple((epoch, value) for epoch, value, *_ in trial.rungs)
-    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs, trial.vector)
+    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs, trial.vector, trial.vectors)
 
 
 def _is_unfinished(state: str, cause: Cause | None) -> bool:

@@ -78,7 +78,7 @@ class WorkerActor:
         logging.getLogger(__name__).info("%s, process %d", device_name, os.getpid())
         # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
         os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
-        records, watch = Records(folder.root), Watch()
+        records, watch = Records(folder.root, guard=lambda: folder.require_held_by(spec.launch)), Watch()
         pool.sync(spec.worker, first_sync(watch, device_name))
         Reporter(pool, spec.worker, watch)
         with watch.watching():
@@ -122,7 +122,10 @@ def real_device(spec: DeviceSpec) -> Device:
 def _log_to(path: Path) -> None:
     import faulthandler
 
-    file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
+    try:
+        file = open(path, "a", buffering=1)  # noqa: SIM115  open as long as the process lives
+    except OSError:  # no worker ends for want of a log
+        file = open(os.devnull, "a")  # noqa: SIM115
     faulthandler.enable(file)
     logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     logging.captureWarnings(True)

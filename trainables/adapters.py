@@ -3,6 +3,8 @@
     <root>/<key>/epoch-00012/adapter.safetensors     the weights, in peft's layout and names
     <root>/<key>/epoch-00012/state.safetensors       the optimizer's moments, only for trainings that may go on
 
+Each has a checksum of its own, which is compared when it is read; those of before there were checksums have none.
+
 In a folder each is renamed into place when it is complete; in a store the weights are put last, and what has none is not there. A
 reader never sees half of one. Not here: who may train a key."""
 
@@ -21,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables import checksums
 from trainables.errors import AdapterError
 from trainables.lora import TEXT_ENCODER, Adapter
 from trainables.optimisers import ProdigyState
@@ -74,12 +77,10 @@ class AdapterStore:
         folder = self._folder(key, epoch)
         adapter = read_adapter(folder / WEIGHTS)
         tensors, metadata = _read(folder / STATE)
-        first, second = (_layers_of(tensors, name, adapter) for name in _MOMENTS)
-        prodigy = None
-        if "prodigy" in metadata:
-            start, gradient_sum = (_layers_of(tensors, name, adapter) for name in _OF_PRODIGY)
-            prodigy = ProdigyState(start, gradient_sum, **json.loads(metadata["prodigy"]))
-        return TrainingState(adapter, first, second, epoch=int(metadata["epoch"]), step=int(metadata["step"]), prodigy=prodigy)
+        try:
+            return _state_of(adapter, tensors, metadata)
+        except (KeyError, ValueError, TypeError) as error:
+            raise _damaged(folder / STATE, f"it lacks {error}") from error
 
     def drop_states(self, key: str) -> None:
         """Forget the moments of a training that will not go on; its adapters stay."""
@@ -104,10 +105,27 @@ def read_adapter(path: Place) -> Adapter:
         rank, alpha = int(metadata["rank"]), float(metadata["alpha"])
         names = [name.removesuffix(_A) for name in tensors if name.endswith(_A)]
         pairs = {_path_of(name): (tensors[name + _A], tensors[name + _B]) for name in names}
+        _require_rank(rank, pairs)
     except (KeyError, ValueError) as error:
-        raise AdapterError(f"An adapter file must hold rank, alpha and pairs of lora_A and lora_B, but {path} lacks {error}. Train it again.") from error
+        raise _damaged(path, f"it lacks {error} of rank, alpha and pairs of lora_A and lora_B") from error
     layers = {p: (a.flatten(1).T.contiguous(), b.flatten(1).T.contiguous()) for p, (a, b) in pairs.items()}
     return Adapter(rank, alpha, layers, kernels={p: tuple(a.shape[2:]) for p, (a, _) in pairs.items() if a.ndim == 4})
+
+
+def _require_rank(rank: int, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Raises: ValueError where a pair of factors is not of this rank."""
+    for path, (a, b) in pairs.items():
+        if a.ndim not in (2, 4) or b.ndim != a.ndim or len(a) != rank or b.shape[1] != rank:
+            raise ValueError(f"{path} of rank {rank}")
+
+
+def _state_of(adapter: Adapter, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> TrainingState:
+    first, second = (_layers_of(tensors, name, adapter) for name in _MOMENTS)
+    prodigy = None
+    if "prodigy" in metadata:
+        start, gradient_sum = (_layers_of(tensors, name, adapter) for name in _OF_PRODIGY)
+        prodigy = ProdigyState(start, gradient_sum, **json.loads(metadata["prodigy"]))
+    return TrainingState(adapter, first, second, epoch=int(metadata["epoch"]), step=int(metadata["step"]), prodigy=prodigy)
 
 
 def _store(folder: Place, state: TrainingState, *, resumable: bool) -> None:
@@ -178,12 +196,14 @@ def _layers_of(tensors: Mapping[str, Tensor], part: str, adapter: Adapter) -> di
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     try:
-        save_file(dict(tensors), path, metadata=metadata)
+        save_file(dict(tensors), path, metadata={**metadata, checksums.NAME: checksums.BLANK})
     except SafetensorError as error:  # it has words of its own for a full disk
         if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-    with open(path, "rb") as file:
+    with open(path, "r+b") as file:
+        checksums.seal(file)
+        file.flush()
         os.fsync(file.fileno())
 
 
@@ -206,17 +226,24 @@ def _local(path: Place) -> Iterator[Path]:
 
 def _read(path: Place) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with _local(path) as local, safe_open(local, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        with _local(path) as local:
+            if checksums.is_damaged(local):
+                raise _damaged(path, "its content is not that of its checksum")
+            with safe_open(local, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except FileNotFoundError as error:
         raise AdapterError(f"An adapter must be stored before it is used, but there is no {path}. Launch the study again to train it.") from error
     except SafetensorError as error:
-        raise AdapterError(
-            f"An adapter must be an intact safetensors file (a pickle, which could run code, is never read), but {path} is not ({error}). "
-            f"Delete it and launch the study again."
-        ) from error
+        raise _damaged(path, str(error)) from error
     except OSError as error:
         raise AdapterError(f"An adapter must be readable, but {path} is not: {reason_of(error)}. Restore it, or launch the study again.") from error
+
+
+def _damaged(path: Place, why: str) -> AdapterError:
+    return AdapterError(
+        f"An adapter must be an intact safetensors file (a pickle, which could run code, is never read), but {path} is "
+        f"damaged ({why}). `sweep repair` with the study's name trains it again."
+    )
 
 
 def _move_into_place(temporary: Path, folder: Path) -> None:

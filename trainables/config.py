@@ -38,8 +38,12 @@ class Prompt:
     seen: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ConfigError(f"A prompt must be text, but one is {self.text!r}. Use e.g. '{{trigger}}, close-up'.")
         if not self.text.strip():
             raise ConfigError("A prompt's text must not be empty, but one is ''. Use e.g. '{trigger}, close-up'.")
+        if not isinstance(self.seen, bool):
+            raise ConfigError(f"`seen` of a prompt must be True or False, but it is {self.seen!r}.")
 
     def filled(self, trigger: str) -> str:
         """The prompt for one subject; without a trigger word, what is left of it."""
@@ -96,6 +100,7 @@ class TrainConfig:
     prior_weight: float = _later(1.0)
     train_text_encoder: bool = _later(False)  # an update for CLIP's attention, too
     text_encoder_learning_rate: float | None = _later(None)  # None: learning_rate
+    schedule_epochs: int | None = _later(None)  # length of the schedules that have one; None: the training's own
     buckets: bool = _later(False)  # images keep their aspect ratio, each batch of one size; False: the square in their middle
 
     def __post_init__(self) -> None:
@@ -123,6 +128,8 @@ class TrainConfig:
         _require_optimizer(self.optimizer)
         _require_integer("lr_cycles", self.lr_cycles, minimum=1, example=3)
         _require_number("lr_power", self.lr_power, above=0, example=1.0)
+        if self.schedule_epochs is not None:
+            _require_integer("schedule_epochs", self.schedule_epochs, minimum=1, example=300)
         if self.lr_schedule == "polynomial":
             _require_number("learning_rate", self.learning_rate, above=POLYNOMIAL_END, example=1e-3)
         _require_boolean("shuffle_tags", self.shuffle_tags)
@@ -155,7 +162,14 @@ class TrainConfig:
 
     @property
     def length_dependent(self) -> bool:
-        """Whether the learning-rate sequence depends on the total length, so that epochs join the key."""
+        """Whether a training of another length has another learning-rate sequence, so that epochs
+        join the key."""
+        return self.schedule_has_length and self.schedule_epochs is None
+
+    @property
+    def schedule_has_length(self) -> bool:
+        """Whether the schedule is laid out over a number of epochs: the training's own, or
+        `schedule_epochs`."""
         return self.lr_schedule in LENGTH_DEPENDENT_SCHEDULES
 
     @property
@@ -183,6 +197,7 @@ class TrainConfig:
             "lr_warmup_steps": (self.lr_schedule == "constant", 0),
             "lr_cycles": (self.lr_schedule != "cosine_with_restarts", 1),
             "lr_power": (self.lr_schedule != "polynomial", 1.0),
+            "schedule_epochs": (not self.schedule_has_length, None),
             "keep_tags": (not self.draws_tags, 1),
             "prior_prompt": (not self.prior_preservation, ""),
             "text_encoder_learning_rate": (not self.train_text_encoder or self.text_encoder_learning_rate == self.learning_rate, None),
@@ -257,12 +272,14 @@ def training_key(
     Names become digests, so that a moved folder is the same content and a changed one is not; `prior_digest` is that of the class
     images, where there are any. `epochs` is needed only where the learning rate depends on the length."""
     later = {f.name for f in fields(config) if f.metadata.get("later") and getattr(config, f.name) == f.default}
-    names = {"train_model", "train_vae", "subject", "prior_images"}
+    # A schedule's length has one place in the key: the first epochs of a training and a training
+    # that ends there are one.
+    names = {"train_model", "train_vae", "subject", "prior_images", "schedule_epochs"}
     values = {name: value for name, value in asdict(config).items() if name not in later | names}
     if config.prior_preservation:
         assert prior_digest is not None, "class images are content, so they need their digest"
         values["prior_digest"] = prior_digest
-    length = epochs if config.length_dependent else None
+    length = (config.schedule_epochs or epochs) if config.schedule_has_length else None
     if config.length_dependent and epochs is None:
         raise ConfigError(f"lr_schedule={config.lr_schedule!r} depends on the length, so its key needs `epochs`; none is given.")
     return content_key("training", NUMERICS_VERSION, values, model_digest, subject_digest, length)

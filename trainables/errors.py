@@ -4,6 +4,7 @@
     ├── ConfigError             a value of TrainConfig or EvalConfig that breaks a rule
     ├── SubjectError            a folder of images and captions that cannot be used as it is
     ├── ModelError              a base model or feature network that is unknown, missing or damaged
+    │   └── NotDownloadedError  one that is published and merely not on this machine yet
     ├── AdapterError            an adapter file that is missing, damaged or of another layout
     ├── StorageError            a place for files that cannot be used, or a name that would lead out of it
     └── EvaluationFailed        an image set that cannot be scored, such as an all-black one; never retried
@@ -26,6 +27,10 @@ class SubjectError(SweepError):
 
 class ModelError(SweepError):
     """A base model or feature network cannot be found, read or used."""
+
+
+class NotDownloadedError(ModelError):
+    """A published model or feature network is not here yet. The message names what fetches it."""
 
 
 class AdapterError(SweepError):

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainables import checksums
 from trainables.activity import Phase, note
 from trainables.buckets import Buckets, Size
 from trainables.class_images import ClassImages
@@ -120,11 +121,13 @@ class FrozenWork:
             return compute()
         path = self.folder / f"{key}.safetensors"
         try:
-            return load_file(path)["value"]
-        except (FileNotFoundError, SafetensorError, KeyError):  # absent, or damaged: it is only a cache
-            value = compute()
-            _write(path, value)
-            return value
+            if not checksums.is_damaged(path):
+                return load_file(path)["value"]
+        except (OSError, SafetensorError, KeyError):  # absent, or damaged: it is only a cache
+            pass
+        value = compute()
+        _write(path, value)
+        return value
 
 
 def _encode(parts: ModelParts, images: Sequence[SubjectImage], *, flip: bool, size: Size | None = None) -> Tensor:
@@ -150,7 +153,9 @@ def _write(path: Path, value: Tensor) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"value": value.contiguous()}, temporary)
+        save_file({"value": value.contiguous()}, temporary, metadata={checksums.NAME: checksums.BLANK})
+        with open(temporary, "r+b") as file:
+            checksums.seal(file)
         os.replace(temporary, path)
     except (OSError, SafetensorError):  # a full or read-only disk, which safetensors tells in its own words: it is only a cache
         with suppress(OSError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from trainables.errors import ModelError
+from trainables.errors import ModelError, NotDownloadedError
 from trainables.model_folders import WEIGHTS
 
 T = TypeVar("T")
@@ -17,14 +17,23 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 """How a repository of the hub is called: owner/name."""
 
 
-def from_hub(name: str, parts: Sequence[str], use: Callable[[Path], T], *, refuse: Callable[[Path], None] = lambda _: None) -> T:
+def from_hub(
+    name: str,
+    parts: Sequence[str],
+    use: Callable[[Path], T],
+    *,
+    refuse: Callable[[Path], None] = lambda _: None,
+    download: bool = True,
+) -> T:
     """What `use` makes of a snapshot that has these parts: of the cached one, or of one with the small files, then the weights in
     full precision, then those in fp16. `refuse` is asked before weights are downloaded.
+    Without `download` only the cached one is used.
 
-    Raises: ModelError of the last attempt, or of `refuse`."""
+    Raises: ModelError of the last attempt, or of `refuse`; NotDownloadedError without `download`."""
     problem = ""
     # A cached snapshot may hold either precision: asking for one of them would make the client call it incomplete.
-    for local_files_only, weights in ((True, None), (False, None), (False, ""), (False, ".fp16")):
+    attempts = ((True, None), (False, None), (False, ""), (False, ".fp16"))
+    for local_files_only, weights in attempts if download else attempts[:1]:
         try:
             folder = snapshot(name, _patterns(parts, weights), local_files_only=local_files_only)
         except ModelError as error:
@@ -35,6 +44,11 @@ def from_hub(name: str, parts: Sequence[str], use: Callable[[Path], T], *, refus
             return use(folder)
         except ModelError as error:  # a partial snapshot is no error to the client: the next attempt may complete it
             problem = str(error)
+    if not download:
+        command = _fetching(name, parts)
+        raise NotDownloadedError(
+            f"{name} is no folder here and not downloaded yet. A launch downloads it; beforehand: `{command}`."
+        )
     raise ModelError(problem)
 
 
@@ -53,6 +67,13 @@ def snapshot(name: str, patterns: list[str] | None = None, *, local_files_only: 
             f"{name} is no folder here and not in the local hub cache, and the hub gave no copy ({reason}). "
             "Check the spelling, download it once while online, or give a folder."
         ) from None
+
+
+def _fetching(name: str, parts: Sequence[str]) -> str:
+    """The command that downloads these parts in full precision, and no copies beside them."""
+    weights = [pattern for pattern in _patterns(parts, "") if pattern.endswith(".safetensors")]
+    included = [f'--include "{pattern}"' for pattern in ("*.json", "*.txt", *weights)]
+    return " ".join(["hf download", name, *included])
 
 
 def _patterns(parts: Sequence[str], weights: str | None) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.digests import file_digest
-from trainables.errors import ModelError
+from trainables.errors import ModelError, NotDownloadedError
 from trainables.hub import HUB_ID, snapshot
 from trainables.model_folders import read_config
 
@@ -99,7 +99,7 @@ def _find(metric: FurtherMetric, place: str) -> tuple[Path, str]:
     try:
         return snapshot(place, local_files_only=True), place
     except ModelError:
-        raise ModelError(
+        raise NotDownloadedError(
             f"{metric.name} needs the weights of {place}, which are neither a folder here nor in the local hub cache; nothing is downloaded "
             f"silently. Run `hf download {place}` once, or name a folder: {metric.name}=FOLDER."
         ) from None

@@ -44,24 +44,33 @@ class ModelSource:
     vae: PartFiles
 
 
-def resolve_model(name: str, vae: str | None = None) -> ModelSource:
+def resolve_model(name: str, vae: str | None = None, *, download: bool = True) -> ModelSource:
     """The checked files of a base model and of its VAE.
 
     `name`: "embedded:base", "embedded:realistic", "sd15", "realistic-vision", a folder in diffusers' layout, a .safetensors file in
     the original layout, or a hub id.
     `vae`: None for the model's usual one, otherwise any of these names, a folder that is or holds a vae/, a VAE's file or hub id.
     A hub id is looked for in the local cache first: a cached model needs no network.
+    Without `download` it is looked for only there.
 
-    Raises: ModelError if it cannot be found, is incomplete or damaged, or is of another family."""
+    Raises: ModelError if it cannot be found, is incomplete or damaged, or is of another family;
+    NotDownloadedError for a hub id that the cache lacks, without `download`."""
     name = _current_name(name)
     vae_name = _current_name(vae) if vae else PARTNER_VAES.get(name, name)
     if vae_name == name:
         _warn_of_a_lesser_vae(name)
-        parts = _parts(name, with_vae=True)
+        parts = _parts(name, with_vae=True, download=download)
     else:
-        parts = {**_parts(name, with_vae=False), "vae": _vae(vae_name)}
+        parts = {**_parts(name, with_vae=False, download=download), "vae": _vae(vae_name, download=download)}
     require_matching_sizes(name, parts, vae_name)
     return ModelSource(name=name, vae_name=vae_name, **parts)
+
+
+def require_vae(name: str) -> None:
+    """The VAE of that name alone, downloading nothing: for when its base model is not there.
+
+    Raises: ModelError, as `resolve_model` without `download`."""
+    _vae(_current_name(name), download=False)
 
 
 def model_digest(source: ModelSource) -> str:
@@ -84,14 +93,14 @@ def _current_name(name: str) -> str:
     return SHORT_NAMES.get(name) or MOVED_NAMES.get(name, name)
 
 
-def _parts(name: str, *, with_vae: bool) -> dict[str, PartFiles]:
+def _parts(name: str, *, with_vae: bool, download: bool) -> dict[str, PartFiles]:
     """The parts of a base model, its own VAE among them or not."""
     in_folder = partial(_folder_parts, name, with_vae=with_vae)
     if (path := _local_path(name)) is None:
-        return from_hub(name, PARTS if with_vae else PARTS[:-1], in_folder, refuse=partial(refuse_other_families, name))
+        return from_hub(name, PARTS if with_vae else PARTS[:-1], in_folder, refuse=partial(refuse_other_families, name), download=download)
     if path.is_dir():
         return in_folder(path)
-    parts = single_file_parts(name, path)
+    parts = single_file_parts(name, path, download=download)
     return {**parts, "vae": single_file_vae(name, path)} if with_vae else parts
 
 
@@ -100,9 +109,9 @@ def _folder_parts(name: str, folder: Path, *, with_vae: bool) -> dict[str, PartF
     return {**parts, "vae": vae_part(name, folder, own=True)} if with_vae else parts
 
 
-def _vae(name: str) -> PartFiles:
+def _vae(name: str, *, download: bool) -> PartFiles:
     if (path := _local_path(name)) is None:
-        return from_hub(name, ("vae",), partial(vae_part, name, own=False))
+        return from_hub(name, ("vae",), partial(vae_part, name, own=False), download=download)
     return vae_part(name, path, own=False) if path.is_dir() else single_file_vae(name, path)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from trainables.errors import ModelError
+from trainables.errors import ModelError, NotDownloadedError
 from trainables.hub import snapshot
 from trainables.model_folders import (
     PICKLES,
@@ -60,8 +60,9 @@ def looks_like_a_file(name: str) -> bool:
     return Path(name).suffix.lower() in (".safetensors", *PICKLES)
 
 
-def single_file_parts(name: str, file: Path) -> dict[str, PartFiles]:
-    """The parts of the base model in a file, but for its VAE.
+def single_file_parts(name: str, file: Path, *, download: bool = True) -> dict[str, PartFiles]:
+    """The parts of the base model in a file, but for its VAE. `download`: its tokenizer, too, where the
+    hub cache has none.
 
     Raises: ModelError if it is damaged or of another family, or if something is missing that the file cannot hold."""
     shapes = _shapes(file)
@@ -73,7 +74,7 @@ def single_file_parts(name: str, file: Path) -> dict[str, PartFiles]:
         require_class(parts[part].folder, part)
     require_scheduler(name, parts["scheduler"].folder)
     _require_sizes(name, file, shapes)
-    return {**parts, "tokenizer": _tokenizer(name, file)}
+    return {**parts, "tokenizer": _tokenizer(name, file, download=download)}
 
 
 def single_file_vae(name: str, file: Path) -> PartFiles:
@@ -146,12 +147,12 @@ def _require_sizes(name: str, file: Path, shapes: Mapping[str, tuple[int, ...]])
             )
 
 
-def _tokenizer(name: str, file: Path) -> PartFiles:
+def _tokenizer(name: str, file: Path, *, download: bool) -> PartFiles:
     for folder in (_beside(file) / "tokenizer", file.parent / "tokenizer"):
         if folder.is_dir():
             require_tokenizer(folder)
             return PartFiles(folder)
-    for local_files_only in (True, False):
+    for local_files_only in (True, False) if download else (True,):
         for repository, folder in _TOKENIZERS.items():
             wanted = [str(PurePosixPath(folder, file_name)) for file_name in TOKENIZER_FILES]
             try:
@@ -160,6 +161,11 @@ def _tokenizer(name: str, file: Path) -> PartFiles:
                 continue
             if all((found / file_name).exists() for file_name in wanted):
                 return PartFiles(found / folder, names=TOKENIZER_FILES)
+    if not download:
+        raise NotDownloadedError(
+            f"{name} needs the tokenizer of Stable Diffusion 1.x, which is not downloaded yet. "
+            f"A launch downloads it; beforehand: `hf download {next(iter(_TOKENIZERS))} {' '.join(TOKENIZER_FILES)}`."
+        )
     raise ModelError(
         f"{name} needs the tokenizer of Stable Diffusion 1.x, which a single file does not hold, and neither the hub cache nor the hub has "
         f"it. Put a tokenizer/ with {' and '.join(TOKENIZER_FILES)} into {file.parent}, "

@@ -52,8 +52,8 @@ def new_slot(
         slot.bucket_sequence = buckets.sequence(config.batch)
     if config.uses_masks:
         slot.loss_weights = _loss_weights(slot, subject).to(parts.device)
-    if config.length_dependent:
-        slot.total_steps = total_epochs * slot.steps_per_epoch
+    if config.schedule_has_length:
+        slot.total_steps = (config.schedule_epochs or total_epochs) * slot.steps_per_epoch
     return slot
 
 

@@ -231,7 +231,7 @@ def schedule_factor(config: TrainConfig, step: int, total_steps: int | None) -> 
         return step / max(1, warmup)
     if config.lr_schedule == "linear":
         return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
-    if not config.length_dependent:
+    if not config.schedule_has_length:
         return 1.0
     progress = (step - warmup) / max(1, total_steps - warmup)
     if config.lr_schedule == "polynomial":

@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 PATIENCE_S = 60.0
 """How long a storage that does not answer is waited for."""
 
+MOST_NAME_BYTES = 200
+"""Of a name that files are made of. File systems take 255, and `.removing-NAME` or NAME-t0003-e12.safetensors are longer."""
+MOST_FILE_NAME_BYTES, MOST_PATH_BYTES = 255, 4095
+
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET}
 REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _PASSING_WORDS = re.compile(r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|HTTP status (5\d\d|429)")
@@ -230,22 +234,45 @@ def place(where: str | os.PathLike[str] | StorePath) -> Place:
     """The place of that name.
 
     Raises:
-        StorageError: an address that is neither a folder nor of a store that is known."""
+        StorageError: an address that is neither a folder nor of a store that is known, or longer than any file system takes."""
     if isinstance(where, StorePath):
         return where
     if isinstance(where, str) and "://" in where:
         return StorePath(where)
-    return Path(where)
+    path = Path(where)
+    _require_short(path)
+    return path
 
 
 def require_plain_name(name: str, what: str) -> str:
     """The name, which becomes that of one file or folder in a storage and must not lead out of it.
 
     Raises:
-        StorageError: it does."""
+        StorageError: it does, or it is longer than MOST_NAME_BYTES."""
     if not _PLAIN_NAME.fullmatch(name):
-        raise StorageError(f"{what} names files, so it has no slash, backslash or colon and begins with no dot, but it is {name!r}. Rename it.")
+        raise StorageError(
+            f"{what} names files, so it has no slash, backslash or colon and begins with no dot, but it is "
+            f"{_shortened(name)!r}. Rename it."
+        )
+    if (n_bytes := len(os.fsencode(name))) > MOST_NAME_BYTES:
+        raise StorageError(
+            f"{what} names files, so it has at most {MOST_NAME_BYTES} bytes, but {_shortened(name)!r} has {n_bytes}. "
+            "Use a shorter one."
+        )
     return name
+
+
+def _require_short(path: Path) -> None:
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > MOST_FILE_NAME_BYTES or len(os.fsencode(path)) > MOST_PATH_BYTES:
+        raise StorageError(
+            f"A path has at most {MOST_PATH_BYTES} bytes, and each name in it at most {MOST_FILE_NAME_BYTES}, but "
+            f"{_shortened(str(path))!r} has {len(os.fsencode(path))} and {longest}. Use a shorter one."
+        )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:40]}...{name[-10:]}"
 
 
 def write_atomically(path: Place, write: Callable[[IO[bytes]], Any], *, last_in_folder: bool = True) -> None:
@@ -324,6 +351,23 @@ def is_refused_write(error: BaseException | None) -> bool:
     return False
 
 
+def line_of(error: OSError) -> str:
+    """One line for an error that nothing below has put into words: the file, what happened, and the way out."""
+    named = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else None
+    file = "a file or folder" if named is None else _shortened_path(os.fsdecode(named))
+    way_out = {
+        errno.EACCES: "Change its permissions, or use another place.",
+        errno.EPERM: "Change its permissions, or use another place.",
+        errno.EROFS: "Use another place.",
+        errno.ENOSPC: "Make room.",
+        errno.EDQUOT: "Make room.",
+        errno.ENOENT: "Check the spelling.",
+        errno.ENOTDIR: "Check the spelling.",
+        errno.ENAMETOOLONG: "Use a shorter name.",
+    }.get(error.errno or 0, "Check that it is what its name says, and its disk.")
+    return f"Files must be usable, but {file} is not: {reason_of(error)}. {way_out}"
+
+
 def reason_of(error: OSError) -> str:
     """What happened, without the numbers that only a store's operator could use."""
     if error.strerror and not error.strerror.startswith("[Errno"):
@@ -333,6 +377,10 @@ def reason_of(error: OSError) -> str:
 
 
 # ---- private
+
+
+def _shortened_path(path: str) -> str:
+    return path if len(path) <= 300 else f"{path[:120]}...{path[-60:]}"
 
 
 def _filesystem(bucket: str, query: str) -> FileSystem:

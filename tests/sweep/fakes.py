@@ -52,6 +52,15 @@ class FakeContent:
     def model_digest(self, model: str, vae: str | None) -> str:
         return f"{model}+{vae}"
 
+    def require_model(self, model: str, vae: str | None) -> None:
+        pass
+
+    def require_vae(self, vae: str) -> None:
+        pass
+
+    def require_network(self, name: str) -> None:
+        pass
+
 
 def synthetic_values(config: TrainConfig | None, epoch: int, guidance: float) -> dict[str, float]:
     """A landscape with one best place: rank 16, learning rate 1e-3, guidance 4; more epochs help, and every further seed adds 0.01."""

@@ -17,6 +17,7 @@ from sweep.one_trial import one_trial_study
 from sweep.records import Records
 from sweep.study import Study, load_study
 from sweep.trial_rows import Trial, trial_row
+from trainables.config import TrainConfig
 from tests.trainables.scenes import scene
 
 STUDY = """
@@ -236,6 +237,29 @@ def test_one_trial_takes_from_the_baseline_what_set_leaves_open(study_file):
     assert study.n_trials == 1 and study.name == "mine-trial"
     train, rungs, evaluation = study.split(study.listed[0].configuration)
     assert (train.rank, evaluation.guidance, rungs) == (4, 2.0, (2, 4))
+
+
+@pytest.mark.parametrize(
+    "fields, overrides, shown",
+    [
+        ("space={'rank': tune.choice([4, 8])}, baseline={'rank': 8}", {}, {"rank": 8}),
+        ("space={'rank': tune.choice([4, 8])}, baseline={'rank': 8}", {"rank": "16", "guidance": "7.5"}, {"rank": 16, "guidance": 7.5}),
+        ("space={'rank': tune.choice([4, 8]), 'alpha': tune.choice([1.0, 2.0])}, try_first=[{'rank': 8}]", {}, {"rank": 8, "alpha": 16.0}),
+        ("rows=[{'rank': 4, 'model': 'embedded:realistic'}]", {"samples": "3"},
+         {"rank": 4, "train_model": "embedded:realistic", "infer_model": "embedded:realistic"}),
+        ("fixed={'rank': 2}", {"model": "embedded:realistic", "epochs": "2"},
+         {"train_model": "embedded:realistic", "infer_model": "embedded:realistic"}),
+    ],
+)  # fmt: skip
+def test_one_trial_shows_the_configuration_that_it_tries(tmp_path, fields, overrides, shown):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from ray import tune\nfrom sweep import Study\nstudy = Study({fields})")
+    loaded = load_study(path, overrides)
+    study = one_trial_study(loaded)
+    (row,) = study.listed
+    assert row.configuration == shown | ({"alpha": TrainConfig(rank=8).alpha} if "alpha" in shown else {})
+    if not overrides and loaded.baseline:
+        assert study.split(row.configuration) == loaded.split(loaded.baseline.configuration)
 
 
 def test_one_trial_of_a_study_without_baseline_takes_defaults(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -228,6 +229,19 @@ def test_the_size_of_a_pack_is_measured_once_and_kept(new_device, config, tmp_pa
     assert kept["n_slots"] == measured.n_slots and "1" in kept["seconds_per_adapter_step"]
     monkeypatch.setattr("sweep.pack_size.probe_pack_size", lambda *_, **__: pytest.fail("it was measured before"))
     assert new_device(n_slots=None, probe_with=config, probe_file=file).n_slots == measured.n_slots
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_size_that_cannot_be_read_or_kept_is_measured_and_ends_no_worker(new_device, config, tmp_path, monkeypatch, damaged):
+    probe = SimpleNamespace(best=3, seconds_per_adapter_step={1: 0.5, 3: 0.25})
+    monkeypatch.setattr("sweep.pack_size.probe_pack_size", lambda *_, **__: probe)
+    file = tmp_path / "pack.json"
+    if damaged:
+        file.write_text('{"device"')
+    else:
+        file.mkdir()
+    assert new_device(n_slots=None, probe_with=config, probe_file=file).n_slots == 3
+    assert not damaged or json.loads(file.read_text())["n_slots"] == 3
 
 
 def test_of_two_devices_on_one_storage_one_trains_a_key_and_the_other_reads_it(new_device, config):

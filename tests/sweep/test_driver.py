@@ -1,12 +1,13 @@
 """Whole studies in this process: the real searcher, scheduler, pool, worker and driver over a device that only computes."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from ray import tune
 
 from sweep.driver import MAX_PROCESSES, Driver, run_here
-from sweep.errors import StudyError
+from sweep.errors import LeaseLostError, StudyError
 from sweep.keys import Keys
 from sweep.messages import Answer, Outcome
 from sweep.pareto import front_of
@@ -277,6 +278,32 @@ def test_a_budget_starts_no_further_trial_and_ends_those_that_run():
     assert {trial.state for trial in driver.trials.values()} <= {COMPLETE, PRUNED}
 
 
+@pytest.mark.parametrize(
+    "schedule, state",
+    [({}, COMPLETE), ({"schedule_epochs": 12}, COMPLETE), ({"schedule_epochs": None}, PRUNED)],
+)
+def test_a_sampled_length_that_was_stopped_is_a_shorter_training_unless_its_learning_rate_was_that_of_the_longer_one(
+    schedule, state
+):
+    fixed = {"lr_schedule": "cosine", **schedule} if schedule else {}
+    study = a_study(
+        space={**SPACE, "epochs": tune.choice([3, 12])},
+        epochs=Epochs(max=12, rungs=(3, 6)),
+        fixed=fixed,
+    )
+    driver = Bench(study).launch()
+    stopped = [
+        trial
+        for trial in driver.trials.values()
+        if trial.sampled["epochs"] == 12 and trial.epochs < 12
+    ]
+    assert stopped and {trial.state for trial in stopped} == {state}
+    assert all(
+        trial.configuration["epochs"] == (trial.epochs if state == COMPLETE else 12)
+        for trial in stopped
+    )
+
+
 def test_a_sampled_length_that_is_stopped_is_complete_at_the_length_where_it_stopped():
     study = a_study(space={**SPACE, "epochs": tune.choice([3, 6, 12])}, epochs=Epochs(max=12, rungs=(3, 6)))
     driver = Bench(study).launch()
@@ -512,3 +539,35 @@ def test_a_launch_that_another_has_replaced_writes_no_further_row():
     driver.abandon(StudyError("taken over"))
     driver.end_all()
     assert bench.rows() == rows and driver.finished and "taken over" in str(driver.fatal)
+
+
+def taken_over_after(n_rows: int, rows: MemoryRecords) -> Callable[[dict], None]:
+    """Writes of a launch that another replaces after so many of its rows."""
+
+    def append(row: dict) -> None:
+        if len(written) == n_rows:
+            raise LeaseLostError("another has taken s over")
+        written.append(row)
+        MemoryRecords.append_trial(rows, row)
+
+    written: list[dict] = []
+    return append
+
+
+@pytest.mark.parametrize("n_rows", range(11))
+@pytest.mark.parametrize("ending", ["end_all", "wind_down", "pause"])
+def test_a_launch_that_was_replaced_ends_without_another_row_whatever_it_was_about_to_write(n_rows, ending):
+    bench = Bench(listed_study(), n_slots=2)
+    driver, pool, worker = bench.prepare()
+    bench.memory.append_trial = taken_over_after(n_rows, bench.memory)
+    driver.fill()
+    turned(driver, pool, worker, times=8)
+    getattr(driver, ending)()
+    if ending == "pause":
+        driver.go_on()
+    driver.end_all()
+    driver.fill()
+    n_written = sum(row["sequence"] + 1 for row in bench.memory.latest.values())
+    assert n_written == n_rows and driver.finished and driver.live == []
+    if n_rows < 10:  # all that it has to write
+        assert isinstance(driver.fatal, LeaseLostError) and pool.next_rung("t0000", 0).kind == "closed"

@@ -111,6 +111,12 @@ def test_rates_are_what_the_last_launch_of_the_study_measured(tmp_path):
     assert measured_rates(folder) is None
     folder.pack_size.write_text(json.dumps({"device": "cpu", "epochs_per_hour": 40.0, "epochs_per_hour_alone": 10.0}))
     assert measured_rates(folder) == Rates(device="cpu", epochs_per_hour=40.0, epochs_per_hour_alone=10.0, evaluations_per_hour=600.0)
+    damaged = ("", "[]", '{"device"', '{"epochs_per_hour": "x", "epochs_per_hour_alone": 1}', '{"epochs_per_hour": 0, "epochs_per_hour_alone": 1}')
+    for text in damaged:  # it is measured anew by the next launch
+        folder.pack_size.write_text(text)
+        assert measured_rates(folder) is None
+    folder.pack_size.write_bytes(b"\xff\xfe")
+    assert measured_rates(folder) is None
 
 
 def test_the_table_shows_what_sharing_saves():

@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 from sweep import records as records_module
-from sweep.errors import RecordsError
+from sweep.errors import LeaseLostError, RecordsError
+from sweep.launches import new_launch_id
 from sweep.record_schema import TABLES, as_arrow
 from sweep.records import EVALUATIONS, IMAGES, SCHEMA_VERSION, TRIALS, Records, as_rows
 from sweep.worker import known_outcomes
+from trainables import checksums
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_temporary_files_are_never_read_and_never_left_by_a_failed_write(records
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(RecordsError, match="No space left on device.*--storage"):
         records.append_trial(trial_row(1))
     assert sorted(p.name for p in folder.iterdir()) == [".t0001-000000.parquet.abc.tmp", "t0000-000000.parquet"]
@@ -175,17 +177,46 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
         Records(tmp_path / "file" / "captions").append_trial(trial_row())
 
 
-@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: b"PAR1 not parquet", lambda whole: whole[:-20]])
+def with_a_flipped_bit(whole: bytes) -> bytes:
+    at = whole.index(b"RUNNING")  # a text of one row: parquet alone would read it as RTNNING
+    return whole[: at + 1] + bytes([whole[at + 1] ^ 1]) + whole[at + 2 :]
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: b"PAR1 not parquet", lambda whole: whole[:-20], with_a_flipped_bit])
 def test_a_damaged_part_is_named_and_the_others_stay_readable(records, damage):
     for number in range(3):
         records.append_trial(trial_row(number))
     part = records.study_dir / "records" / "trials" / "t0001-000000.parquet"
     part.write_bytes(damage(part.read_bytes()))
-    with pytest.raises(RecordsError, match=f"{part} is damaged.*move it away"):
+    with pytest.raises(RecordsError, match=f"{part} is damaged.*sweep repair captions"):
         records.trials()
     with pytest.warns(UserWarning, match="t0001-000000.parquet is damaged.*left out"):
         rest = Records(records.study_dir, skip_damaged=True).trials()
     assert list(rest["trial"]) == ["t0000", "t0002"]
+
+
+def test_every_flipped_bit_of_a_part_is_noticed_or_changes_nothing(records):
+    records.append_evaluation(evaluation_row(further_metrics={"kid@inception": 0.25}))
+    part = records.study_dir / "records" / "evaluations" / "e0.parquet"
+    intact, row = part.read_bytes(), as_rows(records.evaluations(), EVALUATIONS)
+    n_noticed, bits = 0, range(0, 8 * len(intact), 61)  # without a common factor with 8: each bit of a byte has its turn
+    for at, bit in (divmod(i, 8) for i in bits):
+        part.write_bytes(intact[:at] + bytes([intact[at] ^ 1 << bit]) + intact[at + 1 :])
+        try:
+            assert as_rows(records.evaluations(), EVALUATIONS) == row
+        except RecordsError as error:
+            n_noticed += str(part) in str(error) and "\n" not in str(error)
+    assert n_noticed >= 0.95 * len(bits)  # the rest are the bits of the words that introduce the checksum
+
+
+def test_parts_of_before_there_were_checksums_are_read_and_other_programs_read_those_with_one(records):
+    records.append_trial(trial_row())
+    part = records.study_dir / "records" / "trials" / "t0000-000000.parquet"
+    assert checksums.NAME.encode() in part.read_bytes()
+    rows = pq.read_table(part)
+    assert rows.schema.equals(TRIALS.schema) and pd.read_parquet(part)["trial"].tolist() == ["t0000"]
+    pq.write_table(rows, part)
+    assert checksums.NAME.encode() not in part.read_bytes() and len(records.trials()) == 1
 
 
 def test_a_copied_study_reads_the_same_and_finds_its_pictures(records, tmp_path):
@@ -269,3 +300,35 @@ def test_a_hundred_thousand_rows_read_within_seconds(records):
     started = time.perf_counter()
     assert len(records.images()) == 100_000
     assert time.perf_counter() - started < 10  # 0.3 s on an idle core; a per-row path takes minutes
+
+
+def test_a_launch_that_was_replaced_overwrites_no_row_of_the_one_that_has_replaced_it(tmp_path):
+    """Its guard passed, it slept, and only then it wrote: whatever the order, the later launch's row counts."""
+    earlier, later = (new_launch_id(lambda at=at: at) for at in (1000.0, 1060.5))
+    for first, second in ((earlier, later), (later, earlier)):
+        folder = tmp_path / first
+        for launch in (first, second):
+            Records(folder, launch=launch).append_trial({**trial_row(), "sequence": 1, "reason": launch})
+        for _ in range(2):
+            (row,) = as_rows(Records(folder).latest_trials(), TRIALS)
+            assert row["reason"] == later
+            Records(folder).compact()
+
+
+def test_nothing_is_written_where_the_guard_refuses(tmp_path):
+    def refuse() -> None:
+        raise LeaseLostError("another has taken it over")
+
+    records = Records(tmp_path / "s", guard=refuse)
+    with pytest.raises(LeaseLostError):
+        records.append_trial(trial_row())
+    with pytest.raises(LeaseLostError):
+        records.append_evaluation(evaluation_row(), image_rows(), pictures())
+    assert not (tmp_path / "s").exists()
+
+
+def test_ids_of_launches_sort_by_their_begin():
+    moments = [0.0, 1.0, 1.8e9, 1.8e9 + 0.001, 9e9]
+    ids = [new_launch_id(lambda at=at: at) for at in moments]
+    assert ids == sorted(ids) and len({len(launch) for launch in ids}) == 1
+    assert new_launch_id(lambda: 1.0) != new_launch_id(lambda: 1.0)

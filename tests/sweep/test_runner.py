@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 
 from sweep.control import AT_RUNGS, ask
@@ -63,6 +64,7 @@ PROGRAM = """
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from sweep.errors import SweepError
 from sweep.keys import Keys
 from sweep.runner import Launch, launch
 from tests.sweep.fakes import FakeContent, FakeDeviceMaker
@@ -76,7 +78,10 @@ class View:
 
 study = a_study(samples=12)
 how = Launch(Path(sys.argv[1]), make_device=FakeDeviceMaker(epoch_s=float(sys.argv[2])), keys=Keys(study, FakeContent()), view=View(), max_concurrent=2)
-driver, _ = launch(study, how)
+try:
+    driver, _ = launch(study, how)
+except SweepError as error:
+    sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
 print("stopping", driver.stopping, flush=True)
 """
 
@@ -84,9 +89,28 @@ print("stopping", driver.stopping, flush=True)
 def started(tmp_path, *, epoch_s: float) -> subprocess.Popen:
     """A launch in a process group of its own, once it has scored something."""
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(epoch_s)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout.readline().strip() == "scored"
     return process
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_launch_whose_ray_was_killed_says_so_and_the_next_one_goes_on(tmp_path, name):
+    from sweep.keys import Keys
+    from sweep.runner import Launch, launch
+
+    process = started(tmp_path, epoch_s=0.5)
+    below = psutil.Process(process.pid).children(recursive=True)
+    [one.kill() for one in below if one.name() == name]
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 2 and "Traceback" not in out + err
+    said = f"error: A study needs its Ray until it has ended, but Ray's {name} was killed. Launch the study again: it goes on."
+    assert err.strip().splitlines()[-1] == said
+    until(lambda: not any(one.is_running() for one in below))
+
+    study = a_study(samples=12)
+    driver, _ = launch(study, Launch(tmp_path, make_device=FakeDeviceMaker(), keys=Keys(study, FakeContent())))
+    assert {trial.state for trial in driver.trials.values()} <= {COMPLETE, PRUNED} and len(driver.trials) == 12
 
 
 def until(condition, *, timeout_s: float = 60.0) -> None:

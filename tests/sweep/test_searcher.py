@@ -1,5 +1,6 @@
 """The searcher over a real Optuna, without trainings: what it suggests, in which order, and what it makes of the past."""
 
+import json
 import math
 
 import optuna
@@ -9,7 +10,9 @@ from ray import tune
 from sweep.errors import StudyError
 from sweep.pareto import generation_size
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, PastTrial, Searcher
+from sweep.space import choices_of, is_grid
 from sweep.study import Epochs, Study
+from trainables.config import EvalConfig, Prompt
 
 SPACE = {"rank": tune.choice([4, 8, 16]), "learning_rate": tune.loguniform(1e-4, 1e-2)}
 
@@ -264,13 +267,294 @@ def test_a_define_by_run_space_that_returns_no_dict_is_refused():
         searcher.ask()
 
 
-@pytest.mark.parametrize("stopped_at, remembered", [(100, 100), (33, 300)])
-def test_a_sampled_length_becomes_the_length_where_it_stopped_if_the_space_has_it(tmp_path, stopped_at, remembered):
-    study = Study(name="s", space={"epochs": tune.choice([100, 300])}, epochs=Epochs(max=300, rungs=(33, 100)), samples=1, try_first=[{"epochs": 300}])
+def sampled_length(sampler_space, asked, **fixed) -> Study:
+    rungs = Epochs(max=300, rungs=(30, 100))
+    return Study(
+        name="s",
+        space=sampler_space,
+        epochs=rungs,
+        samples=2,
+        try_first=[] if callable(sampler_space) else [{"epochs": asked}],
+        fixed=fixed,
+    )
+
+
+def length_by_run(trial):
+    return {"epochs": trial.suggest_categorical("epochs", [30, 300])}
+
+
+def hidden_length_by_run(trial):
+    return {"epochs": 100 * trial.suggest_int("hundreds", 3, 3)}
+
+
+WORSE_AT_THE_END = ((30, 0.2), (100, 0.5), (300, 0.9))
+
+
+@pytest.mark.parametrize(
+    "space, fixed, rungs, told",
+    [
+        ({"epochs": tune.choice([30, 300])}, {}, WORSE_AT_THE_END, ("COMPLETE", 30, 0.2)),
+        ({"epochs": tune.randint(20, 301)}, {}, WORSE_AT_THE_END, ("COMPLETE", 30, 0.2)),
+        ({"epochs": tune.choice([100, 300])}, {}, WORSE_AT_THE_END, ("COMPLETE", 100, 0.5)),
+        ({"epochs": tune.choice([200, 300])}, {}, WORSE_AT_THE_END, ("COMPLETE", 300, 0.9)),
+        ({"epochs": tune.choice([30, 300])}, {}, WORSE_AT_THE_END[:2], ("COMPLETE", 30, 0.2)),
+        ({"epochs": tune.choice([200, 300])}, {}, WORSE_AT_THE_END[:2], ("PRUNED", 300, None)),
+        # A rung of a cosine over 300 epochs is no training of 30 epochs.
+        (
+            {"epochs": tune.choice([30, 300])},
+            {"lr_schedule": "cosine"},
+            WORSE_AT_THE_END,
+            ("COMPLETE", 300, 0.9),
+        ),
+        (
+            {"epochs": tune.choice([30, 300])},
+            {"lr_schedule": "cosine"},
+            WORSE_AT_THE_END[:1],
+            ("PRUNED", 300, None),
+        ),
+        (hidden_length_by_run, {}, WORSE_AT_THE_END, ("COMPLETE", None, 0.9)),
+        (hidden_length_by_run, {}, WORSE_AT_THE_END[:2], ("PRUNED", None, None)),
+    ],
+)
+def test_under_a_sampled_length_optuna_gets_a_value_with_the_epochs_it_was_reached_at(
+    tmp_path, space, fixed, rungs, told
+):
+    study = sampled_length(space, 300, **fixed)
     searcher = Searcher(study, journal=tmp_path / "optuna.journal")
     suggestion = searcher.ask()
-    searcher.finish(suggestion.trial, COMPLETE, value=0.5, epochs=stopped_at)
-    assert in_optuna(tmp_path / "optuna.journal")[0].params["epochs"] == remembered
+    for epoch, value in rungs:
+        searcher.report(suggestion.trial, epoch, value)
+    state = PRUNED if fixed and len(rungs) == 1 else COMPLETE
+    searcher.finish(
+        suggestion.trial,
+        state,
+        value=min(value for _, value in rungs) if state == COMPLETE else None,
+    )
+    (live,) = in_optuna(tmp_path / "optuna.journal")
+    assert (
+        live.state.name,
+        live.params.get("epochs"),
+        live.value if told[0] == "COMPLETE" else None,
+    ) == told
+    # A relaunch tells it the same: the configuration has the length where the trial was stopped,
+    # `sampled` the one that was asked for.
+    configuration = {
+        **suggestion.configuration,
+        "epochs": rungs[-1][0] if state == COMPLETE else 300,
+    }
+    Searcher(
+        study,
+        journal=tmp_path / "again.journal",
+        past=[PastTrial(0, state, configuration, suggestion.sampled, rungs=rungs)],
+    )
+    again = in_optuna(tmp_path / "again.journal")[0]
+    assert (again.state, again.params, again.value, again.intermediate_values) == (
+        live.state,
+        live.params,
+        live.value,
+        live.intermediate_values,
+    )
+
+
+def test_under_a_sampled_length_several_metrics_are_those_of_the_epochs_that_optuna_gets(tmp_path):
+    study = Study(
+        name="s",
+        space={"epochs": tune.choice([100, 300])},
+        epochs=Epochs(max=300, rungs=(30, 100)),
+        samples=1,
+        pareto=("lpips", "epochs"),
+    )
+    searcher = Searcher(study, journal=tmp_path / "optuna.journal")
+    suggestion = searcher.ask()
+    vectors = {30: (0.1, 30.0), 100: (0.2, 100.0), 300: (0.3, 300.0)}
+    for epoch, value in ((30, 0.2), (100, 0.5), (300, 0.9))[
+        : 2 if suggestion.configuration["epochs"] == 100 else 3
+    ]:
+        searcher.report(suggestion.trial, epoch, value)
+    searcher.finish(suggestion.trial, COMPLETE, value=0.2, vector=vectors[30], vectors=vectors)
+    (seen,) = in_optuna(tmp_path / "optuna.journal")
+    assert (seen.params["epochs"], tuple(seen.values)) == (100, vectors[100])
+
+
+# Every domain that ray.tune has: its values, or the words that refuse it.
+EVERY_DOMAIN = {
+    "choice": (lambda: tune.choice([8, 16]), {8, 16}),
+    "uniform": (lambda: tune.uniform(8.0, 16.0), (8.0, 16.0)),
+    "quniform": (
+        lambda: tune.quniform(8.0, 16.0, 0.8),
+        {8.0, 8.8, 9.6, 10.4, 11.2, 12.0, 12.8, 13.6, 14.4, 15.2, 16.0},
+    ),
+    "loguniform": (lambda: tune.loguniform(8.0, 16.0), (8.0, 16.0)),
+    "qloguniform": (lambda: tune.qloguniform(0.8, 2.4, 0.8), {0.8, 1.6, 2.4}),
+    "randint": (lambda: tune.randint(8, 11), {8, 9, 10}),
+    "lograndint": (lambda: tune.lograndint(8, 11), {8, 9, 10}),
+    "qrandint": (lambda: tune.qrandint(5, 32, 10), {10, 20, 30}),
+    "qlograndint": (lambda: tune.qlograndint(5, 32, 10), {10, 20, 30}),
+    "randn": (lambda: tune.randn(8.0, 1.0), "of another kind"),
+    "qrandn": (lambda: tune.qrandn(8.0, 1.0, 0.5), "of another kind"),
+    "sample_from": (lambda: tune.sample_from(lambda config: 8), "of another kind"),
+    "grid_search": (lambda: tune.grid_search([8, 16]), "sampler='grid'"),
+}
+
+
+def test_no_domain_of_ray_tune_is_left_out_here():
+    public = {name: getattr(tune, name) for name in tune.__all__}
+    domains = {
+        name
+        for name, made in public.items()
+        if getattr(made, "__module__", "") in (tune.uniform.__module__, tune.grid_search.__module__)
+    }
+    assert {name for name in domains if not isinstance(public[name], type)} == set(EVERY_DOMAIN)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, values) in EVERY_DOMAIN.items() if not isinstance(values, str)]
+)
+def test_every_domain_gives_its_values_and_optuna_knows_those_that_were_tried(
+    tmp_path, name, sampler
+):
+    make, values = EVERY_DOMAIN[name]
+    study = Study(name="s", space={"alpha": make()}, samples=40, sampler=sampler, fixed={"rank": 8})
+    searcher, drawn = Searcher(study, journal=tmp_path / "optuna.journal"), []
+    while (suggestion := searcher.ask()) is not None:
+        drawn.append(suggestion.configuration["alpha"])
+        searcher.report(suggestion.trial, 3, drawn[-1])
+        searcher.finish(suggestion.trial, COMPLETE, value=float(drawn[-1]))
+    assert (
+        set(drawn) <= values
+        if isinstance(values, set)
+        else all(values[0] <= value <= values[1] for value in drawn)
+    )
+    if isinstance(values, set) and sampler == "random":
+        assert set(drawn) == values
+    assert [
+        trial.params["alpha"] for trial in in_optuna(tmp_path / "optuna.journal")
+    ] == pytest.approx(drawn, rel=1e-9)
+    past = [
+        PastTrial(i, COMPLETE, {"alpha": value}, rungs=((3, value),))
+        for i, value in enumerate(drawn[:20])
+    ]
+    Searcher(study, journal=tmp_path / "again.journal", past=past)
+    assert [trial.state.name for trial in in_optuna(tmp_path / "again.journal")] == [
+        "COMPLETE"
+    ] * 20
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (_, values) in EVERY_DOMAIN.items() if isinstance(values, str)]
+)
+def test_every_other_domain_is_refused_when_the_study_is_loaded(name):
+    make, words = EVERY_DOMAIN[name]
+    with pytest.raises(StudyError, match=words):
+        Study(space={"alpha": make()})
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: tune.randint(8, 8), "from 8 to 8 holds no number"),
+        (lambda: tune.lograndint(16, 8), "from 16 to 8 holds no number"),
+        (lambda: tune.uniform(2.0, 1.0), "from 2.0 to 1.0 holds no number"),
+        (lambda: tune.qrandint(11, 19, 10), "holds no multiple of 10 and no number"),
+        (lambda: tune.qlograndint(11, 19, 10), "holds no multiple of 10 and no number"),
+        (
+            lambda: tune.qrandint(8, 64, 0),
+            "quantum of a range must be a positive whole number.* is 0",
+        ),
+        (
+            lambda: tune.qrandint(8, 64, 0.5),
+            "quantum of a range must be a positive whole number.* is 0.5",
+        ),
+        (
+            lambda: tune.quniform(8.0, 16.0, -0.8),
+            "quantum of a range must be a positive number.* is -0.8",
+        ),
+        (lambda: tune.randint(4.0, 64.5), "lower end of a range must be a whole number.* is 4.0"),
+        (lambda: tune.grid_search(5), "takes a list, but that of `alpha` is 5"),
+    ],
+)
+def test_a_range_that_holds_nothing_is_refused_when_the_study_is_loaded(make, words):
+    with pytest.raises(StudyError, match=words):
+        Study(space={"alpha": make()})
+
+
+def test_a_start_point_off_the_quantum_is_none_of_the_space():
+    with pytest.raises(StudyError, match="rank=20 is outside of.*quantum.*8"):
+        Study(space={"rank": tune.qlograndint(8, 64, 8)}, try_first=[{"rank": 20}])
+    assert Study(space={"rank": tune.qlograndint(8, 64, 8)}, try_first=[{"rank": 24}]).listed[
+        0
+    ].configuration == {"rank": 24}
+
+
+PROMPTS = (Prompt(text="{trigger}, smile"), Prompt(text="a photo of {trigger}", seen=False))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"prompts": tune.choice([PROMPTS, PROMPTS[:1], ["{trigger}"]])},
+        {"prompts": tune.grid_search([PROMPTS, ["{trigger}"]])},
+    ],
+)
+def test_choices_of_prompts_are_tried_recorded_and_known_after_a_relaunch(tmp_path, space):
+    study = Study(
+        name="s", space=space, samples=3, sampler="grid" if is_grid(space["prompts"]) else "tpe"
+    )
+    searcher = Searcher(study, journal=tmp_path / "optuna.journal")
+    asked = []
+    while (suggestion := searcher.ask()) is not None:
+        asked.append(suggestion)
+        searcher.finish(suggestion.trial, COMPLETE, value=0.5)
+    recorded = [json.loads(json.dumps(dict(s.configuration))) for s in asked]
+    assert recorded == [s.configuration for s in asked]
+    wanted = {
+        tuple(map(str, choice)): EvalConfig(prompts=choice).prompts
+        for choice in choices_of(space["prompts"])
+    }
+    assert all(study.split(c)[2].prompts == wanted[tuple(map(str, c["prompts"]))] for c in recorded)
+    past = [
+        PastTrial(i, COMPLETE, c, s.sampled, rungs=((3, 0.5),))
+        for i, (c, s) in enumerate(zip(recorded, asked, strict=True))
+    ]
+    again = Searcher(study, journal=tmp_path / "again.journal", past=past)
+    assert again.ask() is None
+    before, after = (in_optuna(tmp_path / f"{name}.journal") for name in ("optuna", "again"))
+    assert [t.params for t in after] == [t.params for t in before] and {
+        t.state.name for t in after
+    } == {"COMPLETE"}
+
+
+def test_a_define_by_run_space_that_optuna_cannot_store_is_refused_with_a_way_out():
+    def tuples(trial):
+        return {"prompts": trial.suggest_categorical("prompts", [PROMPTS, PROMPTS[:1]])}
+
+    with pytest.raises(
+        StudyError,
+        match=r"`prompts` of .*tuples has tuple.*VALUES\[trial.suggest_categorical\('prompts', list\(VALUES\)\)\]",
+    ):
+        Study(space=tuples, samples=2)
+    values = {"two": PROMPTS, "one": PROMPTS[:1]}
+    study = Study(
+        space=lambda trial: {"prompts": values[trial.suggest_categorical("prompts", list(values))]},
+        samples=2,
+    )
+    drawn = Searcher(study).ask()
+    assert study.split(drawn.configuration)[2].prompts == values[drawn.sampled["prompts"]]
+    assert json.loads(json.dumps(drawn.configuration)) == drawn.configuration
+
+
+def test_a_define_by_run_space_that_raises_ends_in_one_line():
+    def raising(trial):
+        if trial.number > 40:
+            raise KeyError("alpha")
+        return {"rank": trial.suggest_int("rank", 4, 8)}
+
+    searcher = Searcher(Study(space=raising, samples=60, sampler="random"))
+    for _ in range(41):
+        searcher.ask()
+    with pytest.raises(StudyError, match="raising raises KeyError: 'alpha'"):
+        searcher.ask()
 
 
 def test_samples_can_be_raised_and_lowered_while_a_listed_study_runs():

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from sweep.control import AT_RUNGS, NOW, Control, ask
-from sweep.errors import StudyError
+from sweep.errors import LeaseLostError, StudyError
 from sweep.folder import StudyFolder
 from sweep.launches import LaunchLog, Request, read_launches
 from sweep.searcher import FAIL
@@ -28,12 +28,19 @@ class Case:
         self.turn(2)
         self.folder.root.mkdir()
         self.folder.description.write_text("{}")
-        self.log = LaunchLog(self.folder.launches, "mine", Request(), clock=self.clock)
+        self.log = LaunchLog(self.folder.launches, "mine", Request(), guard=self.guard, clock=self.clock)
         self.orders = self.orders_of("mine")
 
     def orders_of(self, launch: str) -> StandingOrders:
-        told = {"lost": lambda: self.is_lost, "changed": lambda study: self.folder.write_study(study, {})}
+        told = {"loss": self.loss, "changed": lambda study: self.folder.write_study(study, {})}
         return StandingOrders(Control(self.folder.control, launch), self.log, self.heard, **told, clock=self.clock)
+
+    def loss(self) -> LeaseLostError | None:
+        return self.folder.lease_lost() if self.is_lost else None
+
+    def guard(self) -> None:
+        if (lost := self.loss()) is not None:
+            raise lost
 
     def turn(self, times: int) -> None:
         turned(self.driver, self.pool, self.worker, times=times)
@@ -122,10 +129,20 @@ def test_the_file_is_looked_at_once_a_second(case):
 def test_a_launch_that_lost_its_lease_leaves_the_study_and_its_log_alone(case):
     case.is_lost = True
     case.obey()
-    assert "another has taken s over" in str(case.driver.fatal) and case.driver.live == []
+    assert "this one holds s no longer" in str(case.driver.fatal) and case.driver.live == []
     before = case.folder.launches.read_text()
+    case.clock.sleep(100)
     case.orders.ended(case.driver)
     assert case.folder.launches.read_text() == before
+
+
+def test_a_launch_that_slept_notices_it_before_its_next_beat_however_its_clock_counts_sleep(case):
+    """A machine that was suspended: the clock that says when to look has stood still, the one of the log has not."""
+    case.obey()
+    case.is_lost, before = True, case.folder.launches.read_text()
+    case.orders._looked_at = case.clock.now + 1000
+    case.obey(after_s=100)
+    assert isinstance(case.driver.fatal, LeaseLostError) and case.folder.launches.read_text() == before
 
 
 def test_nobody_can_be_asked_where_nothing_runs_and_a_wrong_limit_is_refused_before_it_is_written(case):

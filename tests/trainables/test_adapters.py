@@ -1,9 +1,14 @@
 """The store of adapters: round trips, damage, and what a reader sees while a writer writes."""
 
+import hashlib
+import json
+
 import pytest
 import torch
 from safetensors import safe_open
 
+from trainables import checksums
+from trainables.adapter_files import header_bytes
 from trainables.adapters import STATE, WEIGHTS, AdapterStore, read_adapter
 from trainables.errors import AdapterError
 from trainables.lora import Adapter
@@ -97,3 +102,64 @@ def test_a_pickle_is_never_opened(tmp_path):
     torch.save({"x": torch.zeros(1)}, path)
     with pytest.raises(AdapterError, match="safetensors"):
         read_adapter(path)
+
+
+def flipped(content: bytes, at: int, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[at] ^= 1 << bit
+    return bytes(changed)
+
+
+def without_checksum(content: bytes) -> bytes:
+    """The file as it was written before there were checksums."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    del header["__metadata__"][checksums.NAME]
+    return header_bytes(header) + content[8 + length :]
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, STATE])
+def test_every_flipped_bit_of_an_adapter_or_a_state_is_noticed_or_changes_nothing(store, name):
+    state = state_at(2)
+    file = store.save(KEY, state) / name
+    intact = file.read_bytes()
+    mark = range(at := intact.index(checksums._MARK.encode()), at + len(checksums._MARK))
+    bits = range(0, 8 * len(intact), 5)  # 5 and 8 have no common factor: each bit of a byte has its turn
+    unnoticed = set()
+    for at, bit in (divmod(i, 8) for i in bits):
+        file.write_bytes(flipped(intact, at, bit))
+        try:
+            loaded = store.load_state(KEY, 2)
+        except AdapterError as error:
+            assert "\n" not in str(error) and str(file) in str(error)
+        else:
+            unnoticed.add(at)
+            assert torch.equal(loaded.adapter.layers["down.to_q"][0], state.adapter.layers["down.to_q"][0])
+            assert torch.equal(loaded.first_moment["down.to_q"][1], state.first_moment["down.to_q"][1]) and loaded.step == 152
+    assert unnoticed <= {*mark, *range(intact.index(checksums.NAME.encode()), mark.start)}
+
+
+def test_the_checksum_is_the_sha256_of_the_file_with_zeros_in_its_place(store):
+    content = (store.save(KEY, state_at(2)) / WEIGHTS).read_bytes()
+    with safe_open(store.root / KEY / "epoch-00002" / WEIGHTS, framework="pt") as file:
+        digits = file.metadata()[checksums.NAME].removeprefix(checksums._MARK)
+    assert content.count(digits.encode()) == 1
+    assert hashlib.sha256(content.replace(digits.encode(), b"0" * 64)).hexdigest() == digits
+
+
+def test_an_adapter_of_before_there_were_checksums_is_read(store):
+    state = state_at(2)
+    folder = store.save(KEY, state)
+    for name in (WEIGHTS, STATE):
+        (folder / name).write_bytes(without_checksum((folder / name).read_bytes()))
+    loaded = store.load_state(KEY, 2)
+    assert torch.equal(loaded.adapter.layers["down.to_q"][0], state.adapter.layers["down.to_q"][0]) and loaded.epoch == 2
+
+
+@pytest.mark.parametrize("lacking", ["epoch", "step"])
+def test_a_state_that_lacks_something_is_one_line(store, lacking):
+    file = store.save(KEY, state_at(2)) / STATE
+    content = without_checksum(file.read_bytes())
+    file.write_bytes(content.replace(f'"{lacking}":'.encode(), b'"%s":' % (b"x" * len(lacking))))
+    with pytest.raises(AdapterError, match=f"state.safetensors is damaged.*{lacking}"):
+        store.load_state(KEY, 2)

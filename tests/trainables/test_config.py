@@ -49,6 +49,7 @@ OTHER_TRAIN_VALUES: dict[str, Any] = {
     "optimizer": "prodigy",
     "lr_cycles": 3,
     "lr_power": 2.0,
+    "schedule_epochs": 24,
     "shuffle_tags": True,
     "keep_tags": 0,
     "tag_dropout": 0.1,
@@ -62,6 +63,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "lr_warmup_steps": {"lr_schedule": "constant_with_warmup"},
     "lr_cycles": {"lr_schedule": "cosine_with_restarts"},
     "lr_power": {"lr_schedule": "polynomial"},
+    "schedule_epochs": {"lr_schedule": "linear"},
     "keep_tags": {"shuffle_tags": True},
     "prior_images": {"prior_images": "ladies", "prior_prompt": "a lady"},
     "prior_prompt": {"prior_images": "women", "prior_prompt": "a lady"},
@@ -172,9 +174,27 @@ def test_a_training_has_the_key_that_it_had_before_there_were_more_parameters(va
     assert train_key(TrainConfig(**values)) == key
 
 
-@pytest.mark.parametrize("field", ["lr_warmup_steps", "lr_cycles", "lr_power", "keep_tags", "prior_prompt", "text_encoder_learning_rate"])
+@pytest.mark.parametrize("field", ["lr_warmup_steps", "lr_cycles", "lr_power", "schedule_epochs", "keep_tags", "prior_prompt", "text_encoder_learning_rate"])
 def test_what_has_no_effect_is_forgotten_and_makes_no_other_key(field: str) -> None:
     assert TrainConfig(**{field: OTHER_TRAIN_VALUES[field]}) == TrainConfig()
+
+
+def test_the_first_epochs_of_a_schedule_are_one_training_with_a_training_that_ends_there() -> None:
+    whole, part = (
+        TrainConfig(lr_schedule="cosine"),
+        TrainConfig(lr_schedule="cosine", schedule_epochs=12),
+    )
+    assert (
+        train_key(part, epochs=3)
+        == train_key(part, epochs=None)
+        == train_key(whole, epochs=12)
+        != train_key(whole, epochs=3)
+    )
+    assert (whole.length_dependent, part.length_dependent, part.schedule_has_length) == (
+        True,
+        False,
+        True,
+    )
 
 
 def test_class_images_are_in_the_key_by_their_content() -> None:

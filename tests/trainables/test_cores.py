@@ -30,8 +30,9 @@ FOLDERS = ("/proc", "/sys/", "/dev/shm", "/etc/machine-id")
 def unguarded(source: str) -> list[int]:
     """The lines that ask for what only Linux has, without a `try`, `hasattr` or look at whether a file exists around them in the function."""
     tree = ast.parse(source)
+    tries = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and any(isinstance(n, ast.Try) for n in ast.walk(node))}
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    return sorted(node.lineno for node in _of_linux_only(tree) if not _is_guarded(node, parents))
+    return sorted(node.lineno for node in _of_linux_only(tree) if not _is_guarded(node, parents, tries))
 
 
 def _of_linux_only(tree: ast.AST) -> Iterator[ast.expr]:
@@ -42,10 +43,13 @@ def _of_linux_only(tree: ast.AST) -> Iterator[ast.expr]:
             yield node
 
 
-def _is_guarded(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+def _is_guarded(node: ast.AST, parents: dict[ast.AST, ast.AST], tries: set[str]) -> bool:
     questions = LOOKS if isinstance(node, ast.Constant) else ("hasattr",)
+    handed_on = isinstance(node, ast.Constant)  # a path, to a function of the file that tries to read it
     while node in parents:
         node = parents[node]
+        if handed_on and _called(node) in tries:
+            return True
         if isinstance(node, ast.Try) or isinstance(node, ast.FunctionDef) and any(_called(inner) in questions for inner in ast.walk(node)):
             return True
     return False
@@ -86,6 +90,8 @@ def test_nothing_asks_for_what_only_linux_has_without_a_look(file):
         ("import os\nN = len(os.sched_getaffinity(0))", [2]),
         ("def f():\n    return open('/proc/meminfo').read()", [2]),
         ("def f():\n    try:\n        return open('/proc/meminfo').read()\n    except OSError:\n        return ''", []),
+        ("def g(p):\n    try:\n        return open(p)\n    except OSError:\n        pass\ndef f(n):\n    return g(f'/proc/{n}')", []),
+        ("def g(p):\n    return open(p)\ndef f(n):\n    return g(f'/proc/{n}')", [4]),
         ("def f(p='/proc/meminfo'):\n    return p.exists()", []),
         ("import signal\nsignal.sigtimedwait([1], 0)", [2]),
         ("import os\ndef f():\n    if os.path.isdir('/tmp'):\n        return os.sched_getaffinity(0)", [4]),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import trainables.frozen
 from trainables.frozen import FrozenWork
@@ -57,13 +58,30 @@ def test_another_vae_is_another_key(tiny_model_dir, make_tiny_model, subject, tm
     assert encodings == [3, 3] and not torch.allclose(one, other)
 
 
-def test_a_damaged_cache_file_is_computed_again(tiny_model_dir, subject, tmp_path):
+def half_of(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def with_a_flipped_bit(content: bytes) -> bytes:
+    return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+
+
+@pytest.mark.parametrize("damage", [half_of, with_a_flipped_bit])
+def test_a_damaged_cache_file_is_computed_again(tiny_model_dir, subject, tmp_path, damage):
     cache = tmp_path / "cache"
     parts = FrozenWork().parts(str(tiny_model_dir), None, "float32")
     whole = FrozenWork(folder=cache).latents(parts, subject, flip=False)
     (file,) = cache.iterdir()
-    file.write_bytes(b"half a fi")
+    intact = file.read_bytes()
+    file.write_bytes(damage(intact))
     assert torch.equal(FrozenWork(folder=cache).latents(parts, subject, flip=False), whole)
+    assert load_file(file)["value"].equal(whole.cpu())
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tiny_model_dir, subject, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    parts = FrozenWork().parts(str(tiny_model_dir), None, "float32")
+    assert len(FrozenWork(folder=tmp_path / "cache").latents(parts, subject, flip=False)) == len(subject.train)
 
 
 def test_a_text_is_encoded_once_and_as_the_model_does(tiny_model_dir, monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from trainables.leases import STALE_S, Leases
+from trainables.storage import StorePath, place
 
 
 class Clock:
@@ -20,6 +21,29 @@ class Clock:
 @pytest.fixture
 def clock():
     return Clock()
+
+
+@pytest.fixture(params=["folder", "store"])
+def leases(request, tmp_path, clock, monkeypatch):
+    """Makes the leases of a process, by its launch's name; all share a storage."""
+    if request.param == "folder":
+        return lambda launch: Leases(tmp_path, note={"launch": launch}, clock=clock)
+    root, children = place(request.getfixturevalue("s3")), StorePath.children
+    # The store has a clock of its own: of its objects, those are as old as the test's clock says that was written then.
+    written: dict[str, float] = {}
+    put = StorePath.write_bytes
+
+    def timed_put(self, content):
+        written[str(self)] = clock.now
+        put(self, content)
+
+    def timed_children(self):
+        return [(path, stat._replace(st_mtime=written[str(path)])) for path, stat in children(self)]
+
+    monkeypatch.setattr(StorePath, "write_bytes", timed_put)
+    monkeypatch.setattr(StorePath, "children", timed_children)
+    monkeypatch.setattr("trainables.leases.time.time", clock)
+    return lambda launch: Leases(root, note={"launch": launch}, clock=clock)
 
 
 def lease_file(root, key="k"):
@@ -96,3 +120,59 @@ def test_a_holder_that_is_known_to_be_gone_loses_its_lease_at_once_and_no_other_
     other = Leases(tmp_path, note={"owner": "launch/worker-2"}, clock=clock)
     assert not other.acquire("a") and not other.acquire("b", dead=["launch/worker-0"])
     assert other.acquire("a", dead=["launch/worker-0"]) and gone.is_lost("a")
+
+
+def test_a_holder_that_slept_has_lost_its_lease_even_when_whoever_took_it_has_given_it_back(leases, clock):
+    one, other = leases("a"), leases("b")
+    assert one.acquire("k")
+    clock.now += STALE_S + 1
+    assert other.acquire("k")
+    other.release("k")
+    for _ in range(2):
+        one.refresh()
+        assert one.is_lost("k") and one.holder("k") is None  # and it does not claim it again unasked
+    assert one.acquire("k") and not one.is_lost("k")
+
+
+def test_a_holder_that_slept_and_was_not_replaced_still_holds_its_lease(leases, clock):
+    one, other = leases("a"), leases("b")
+    one.acquire("k")
+    clock.now += 10 * STALE_S
+    assert not one.is_lost("k") and not other.acquire("k")
+
+
+def test_a_lease_whose_folder_was_removed_is_written_again(tmp_path, clock):
+    one = Leases(tmp_path, clock=clock)
+    one.acquire("k")
+    lease_file(tmp_path).unlink()
+    lease_file(tmp_path).parent.rmdir()
+    assert not one.is_lost("k")
+    one.refresh()
+    assert not Leases(tmp_path, clock=clock).acquire("k")
+
+
+def test_two_that_find_the_same_lease_stale_do_not_both_hold_it(tmp_path, clock, monkeypatch):
+    Leases(tmp_path, clock=clock).acquire("k")
+    clock.now += STALE_S + 1
+    first, second = Leases(tmp_path, clock=clock), Leases(tmp_path, clock=clock)
+    rename = os.rename
+
+    def first_wins(source, target):
+        monkeypatch.undo()
+        assert first.acquire("k")  # between the judgement of the second one and its rename
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", first_wins)
+    assert not second.acquire("k") and not first.is_lost("k")
+
+
+def test_a_lease_that_cannot_be_written_whole_keeps_nobody_out(tmp_path, clock, monkeypatch):
+    def full(claim, file):
+        file.write('{"host"')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(OSError, match="No space left"):
+        Leases(tmp_path, clock=clock).acquire("k")
+    monkeypatch.undo()
+    assert Leases(tmp_path, clock=clock).acquire("k")

@@ -166,6 +166,7 @@ CHANGES = {
     "lr_warmup_steps": {"lr_warmup_steps": 4},
     "lr_cycles": {"lr_cycles": 3},
     "lr_power": {"lr_power": 3.0},
+    "schedule_epochs": {"schedule_epochs": 5},
     "weight_decay": {"weight_decay": 10.0},
     "max_grad_norm": {"max_grad_norm": 1e-4},
     "batch": {"batch": 1},
@@ -189,6 +190,7 @@ GIVEN = {  # what a change needs to have an effect
     "lr_warmup_steps": {"lr_schedule": "constant_with_warmup"},
     "lr_cycles": {"lr_schedule": "cosine_with_restarts"},
     "lr_power": {"lr_schedule": "polynomial"},
+    "schedule_epochs": {"lr_schedule": "linear"},
     "keep_tags": {"shuffle_tags": True},
     "text_encoder_learning_rate": {"train_text_encoder": True},
 }
@@ -222,6 +224,18 @@ def test_every_training_parameter_changes_the_training(update_of, prior, name):
 
 def test_no_training_parameter_is_forgotten_there():
     assert set(CHANGES) | set(NAMES_OF_CONTENT) | set(HAVE_ONE_VALUE_ON_A_CPU) | set(NEED_OTHER_IMAGES) == set(TRAIN_PARAMETERS)
+
+
+def test_a_training_that_ends_within_its_schedule_is_the_first_epochs_of_the_whole_one(
+    new_pack, subject, base
+):
+    whole = new_pack()
+    whole.add("it", dataclasses.replace(base, lr_schedule="cosine"), subject, total_epochs=3)
+    losses = [event.mean_loss for _ in range(2) for event in whole.advance()]
+    part = trained(
+        new_pack, subject, dataclasses.replace(base, lr_schedule="cosine", schedule_epochs=3), 2
+    )
+    assert_same_training((whole.state("it"), losses), part)
 
 
 TAGS = {"shuffle_tags": True, "tag_dropout": 0.3, "caption_dropout": 0.3}

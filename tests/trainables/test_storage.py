@@ -1,8 +1,10 @@
 """The seam of where bytes lie, over both of its sides; outages; and what must not be in an address or a name."""
 
 import errno
+import json
 import pickle
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +12,7 @@ from tests.trainables.test_adapters import KEY, state_at
 from trainables.adapters import STATE, WEIGHTS, AdapterStore
 from trainables.errors import AdapterError, StorageError
 from trainables.leases import STALE_S, Leases
+from trainables.processes import ProcessIdentity
 from trainables.storage import StorePath, patiently, place, remove_tree, require_plain_name, write_atomically
 
 
@@ -110,7 +113,8 @@ def test_one_of_two_holds_a_lease_until_it_is_released(root):
 def test_claims_of_the_dead_and_of_the_silent_are_taken_over_in_a_store(s3, monkeypatch):
     claims = place(s3) / "k" / ".lease"
     own = Leases(s3)
-    (claims / f"{own._claims._host}-{2**22 + 1}-dead").write_bytes(b"{}")  # no process has that number
+    dead = replace(ProcessIdentity.of_this_process(), pid=2**22 + 1)  # no process has that number
+    (claims / f"{dead.host}-{dead.pid}-dead").write_bytes(json.dumps(dead.to_json()).encode())
     assert own.holder("k") is None and own.acquire("k")
     own.release("k")
     (claims / "elsewhere-1-silent").write_bytes(b"{}")
