@@ -28,7 +28,7 @@ from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.leases import Leases
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
-from trainables.storage import Place, is_refused_write
+from trainables.storage import Place, refused_write
 from trainables.subject import load_subject
 
 if TYPE_CHECKING:
@@ -189,8 +189,8 @@ class PackDevice:
 
     def _require_alive(self, error: Exception) -> None:
         """Raises: DeviceLostError where no process can use the device again before it is opened anew; DiskError where a disk is full."""
-        if is_refused_write(error):
-            raise DiskError(str(error)) from error
+        if (refused := refused_write(error)) is not None:
+            raise DiskError.of(refused, str(error)) from error
         if isinstance(error, torch.AcceleratorError):
             raise DeviceLostError(f"{device_name(self._device)} answers no more: {_first_line(error)}") from error
 

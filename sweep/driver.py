@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from sweep.attendance import Attendance
 from sweep.budgets import Usage, UsageOfThisLaunch, used_up
-from sweep.causes import Cause, sentence
+from sweep.causes import Cause, cause_of, sentence
 from sweep.clocks import AwakeClock
-from sweep.errors import DiskError, LeaseLostError, ObjectiveError, StudyError, SweepError
+from sweep.errors import LeaseLostError, ObjectiveError, RecordsError, StudyError, SweepError
 from sweep.keys import Keys
 from sweep.messages import Answer, EvaluationOrder, Subscription
 from sweep.pareto import vector_of
@@ -83,7 +83,7 @@ class Driver:
         self.max_concurrent = max_concurrent  # it may change while the study runs
         self._clock = clock
         self._usage = usage or UsageOfThisLaunch(clock)
-        self._over_budget = self._winding_down = self._is_abandoned = False
+        self._over_budget = self._winding_down = self._is_abandoned = self._is_ending = False
         self.metrics: dict[str, Mapping[str, float]] = {}  # of scored adapters, by evaluation key
         self._live: dict[str, Subscription] = {}
         self._held: set[str] = set()  # live trials that wait for the end of a pause
@@ -238,12 +238,13 @@ class Driver:
     def fail(self, error: SweepError) -> None:
         """End the study early by what makes it useless to go on; the trials that were live are tried again at its next launch."""
         self.fatal = self.fatal or error
-        cause = Cause.DISK if isinstance(error, DiskError) else Cause.LOST
+        cause = Cause.DISK if cause_of(error, passing=()) is Cause.DISK else Cause.INTERRUPTED
         self.stop(str(error), cause)
-        self.end_all(sentence(Cause.INTERRUPTED, str(error)), cause if cause.ends_with_launch else Cause.INTERRUPTED)
+        self.end_all(sentence(cause, str(error)), cause)
 
     def end_all(self, reason: str = Cause.INTERRUPTED, cause: Cause = Cause.INTERRUPTED) -> None:
         """End what is still live, without waiting for anybody: nothing stays RUNNING, and nothing that a killed launch left so."""
+        self._is_ending = True
         if self._live and self.stopping is None:
             self.stopping, self.stop_cause = str(reason), cause  # before the first one ends, which would start another
         while self._live:
@@ -386,6 +387,10 @@ class Driver:
             trial.n_rows += 1
         except LeaseLostError as error:
             self.abandon(error)
+        except RecordsError as error:  # at the end, a trial whose last row is refused stays RUNNING there, and is tried again all the same
+            if not self._is_ending:
+                raise
+            self.fatal = self.fatal or error
 
     def _stop_if_over_budget(self) -> None:
         if self.stopping is None and (reason := used_up(self.study, self._usage)) is not None:

@@ -25,6 +25,7 @@ from sweep.memory import THRESHOLD_SETTING, memory_threshold, memory_use, n_kern
 from sweep.moment import SILENT_AFTER_S
 from sweep.pool_actor import RemotePool
 from sweep.ray_errors import SHORT_OF_MEMORY, is_out_of_memory, said_by
+from sweep.room import refusal_of
 from sweep.sites import Site, sites_of
 from sweep.study import Study
 from sweep.worker import PASSING, Device
@@ -256,10 +257,10 @@ class Fleet:
             seat.worker = None
             self._closing = True  # it returns only once the pool is closed
         except ray.exceptions.RayError as error:
-            own = error.cause if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, SweepError) else None
+            raised = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
+            own = raised if isinstance(raised, SweepError) else None
+            self._no_room = self._no_room or (refusal_of(raised) if raised is not None else None)  # another worker would find the same
             cause = Cause.MEMORY if self._was_killed_for_memory(seat, error) else Cause.LOST
-            if isinstance(own, DiskError):  # another worker would only find the same
-                self._no_room = self._no_room or own
             reason = str(own) if own else SHORT_OF_MEMORY if cause is Cause.MEMORY else said_by(error)
             self._lose(seat, reason, cause, has_worked=n_done.get(seat.worker, 0) > 0, own=own)
 
@@ -318,6 +319,8 @@ class Fleet:
             return
         seat.n_losses = 1 if has_worked else seat.n_losses + 1
         seat.not_before = self._clock() + (FIRST_WAIT_S * WAIT_FACTOR ** (seat.n_losses - 2) if seat.n_losses > 1 else 0.0)
+        if self._no_room is not None:  # the device is not at fault
+            return
         if own is not None and not isinstance(own, PASSING):  # it would say the same again
             seat.hopeless = own
         if seat.hopeless or seat.n_losses >= MAX_DEVICE_LOSSES:

@@ -33,6 +33,7 @@ from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
 from sweep.ray_session import lost_process, ray_session
 from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
+from sweep.room import disk_error, refusal_of
 from sweep.scheduler import Asha
 from sweep.searcher import RUNNING, Searcher
 from sweep.standing_orders import StandingOrders, interruptions
@@ -85,6 +86,15 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
     Raises:
         SweepError: nothing was started, or the study could not go on; what is recorded stays valid."""
     folder = StudyFolder(how.storage, study.name)
+    try:
+        return _launch(study, how, folder)
+    except (SweepError, OSError) as error:
+        if (refusal := refusal_of(error)) is None:
+            raise
+        raise disk_error(refusal, folder, study.n_trials) from error
+
+
+def _launch(study: Study, how: Launch, folder: StudyFolder) -> tuple[Driver, Mapping[str, Any]]:
     keys = how.keys or Keys(study)
     keys.check(folder, scores_here=how.address is None)
     launch_id = new_launch_id()
@@ -266,13 +276,25 @@ class _Watch:
         self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
+        try:
+            self._look_after()
+        except (SweepError, OSError) as error:  # what is written cannot be: Ray Tune would wrap it beyond recognition
+            if not isinstance(error, SweepError) and (refusal := refusal_of(error)) is None:
+                raise
+            self._driver.fatal = self._driver.fatal or (error if isinstance(error, SweepError) else refusal)
+            self._fail()
+
+    def _look_after(self) -> None:
         self._driver.fatal = self._driver.fatal or self._lost_ray() or self._fleet.check(self.latest) or self._pool_is_lost()
         self._driver.max_concurrent = self._fleet.n_concurrent(self._driver.study)
         self._orders.obey(self._driver, self._under_way, self._silent_s, n_gpus=self._fleet.n_devices if self._on_gpus else 0)
+        self._fail()
+        self._refresh()
+
+    def _fail(self) -> None:
         if self._driver.fatal is not None and not self._failed:
             self._failed = True
             self._driver.fail(self._driver.fatal)
-        self._refresh()
 
     def wait_until_up(self) -> None:
         """What is told to the pool while its process still starts would arrive in any order."""

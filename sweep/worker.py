@@ -17,6 +17,7 @@ from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, S
 from sweep.record_schema import EVALUATIONS, METRIC_COLUMNS
 from sweep.records import Records, as_rows
 from trainables.activity import Phase, Watch, note
+from trainables.storage import refused_write
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +147,9 @@ class Worker:
     def _open(self) -> None:
         try:
             self.device.open()
-        except (SweepError, OSError, MemoryError) as error:
-            if cause_of(error, passing=PASSING) is Cause.DISK:
-                raise DiskError(str(error)) from error
+        except (SweepError, OSError) as error:
+            if (refused := refused_write(error)) is not None:
+                raise DiskError.of(refused, str(error)) from error
             raise
 
     def _turn(self) -> bool:
@@ -310,10 +311,9 @@ def _why(error: Exception, event: str, *, passing: tuple[type[Exception], ...] =
 
     Raises:
         DiskError: the disk takes no more, which ends more than what was being done."""
-    cause = cause_of(error, passing=passing)
-    if cause is Cause.DISK:
-        raise DiskError(_reason(error, event)) from error
-    return {"error": _reason(error, event), "cause": cause}
+    if (refused := refused_write(error)) is not None:
+        raise DiskError.of(refused, _reason(error, event)) from error
+    return {"error": _reason(error, event), "cause": cause_of(error, passing=passing)}
 
 
 def _reason(error: Exception, event: str) -> str:
