@@ -5,11 +5,11 @@ STUDY ?= search_spaces/captions.py
 
 .PHONY: launch test clean
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	@echo "installing torch, diffusers, ray and the rest: about 3 minutes on a good line"
-	$(VENV)/bin/python -m pip install --quiet --editable ".[test,report,cluster]"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[test,report,cluster,heic]"
 	@touch $@
 
 launch: $(VENV)/installed

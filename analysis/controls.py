@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.load import CONTROL
+CONTROL = "none"
+"""The training key of evaluations without an adapter."""
 
 
 def controls_of(evaluations: pd.DataFrame) -> dict[str, str]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.controls import CONTROL
+from analysis.prompt_groups import with_prompt_groups
 from sweep.records import EVALUATIONS, TRIALS, Place, Records, RecordsError, as_rows, place
-
-CONTROL = "none"
-"""The training key of evaluations without an adapter."""
 
 FAILED = "FAIL"
 """The state of trials that are not ranked, whatever they had scored before they failed."""
@@ -47,12 +46,14 @@ def load_study_records(name_or_dir: str | Place, storage: str | Place = DEFAULT_
     records = Records(folder, skip_damaged=skip_damaged)
     rows = as_rows(records.latest_trials(), TRIALS, shared=True)
     parameters, labels = _names_in(rows, "configuration"), _names_in(rows, "labels")
+    evaluations = _evaluation_frame(as_rows(records.evaluations(), EVALUATIONS, shared=True))
+    evaluations, images = with_prompt_groups(evaluations, records.images(), _best_keys(rows))
     return StudyRecords(
         name=folder.name,
         folder=folder,
         trials=_trial_frame(rows, parameters, labels),
-        evaluations=_evaluation_frame(as_rows(records.evaluations(), EVALUATIONS, shared=True)),
-        images=records.images(),
+        evaluations=evaluations,
+        images=images,
         rungs=_rung_frame(rows),
         parameters=tuple(_column_of(name) for name in parameters),
         labels=tuple(f"label.{name}" for name in labels),
@@ -122,6 +123,12 @@ def _interval_columns(rows: list[dict[str, Any]], index: pd.Index) -> pd.DataFra
         for row in rows
     ]
     return pd.DataFrame(bounds, index=index, dtype=float)
+
+
+def _best_keys(rows: list[dict[str, Any]]) -> list[str]:
+    """An evaluation of each trial's best rung, the best trial's first."""
+    ranked = sorted((row for row in rows if row["objective"] is not None and row["state"] != FAILED), key=lambda row: row["objective"])
+    return [key for row in ranked for epoch, _, key, *_ in row["rung_values"] or [] if epoch == row["best_epoch"]]
 
 
 def _rung_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

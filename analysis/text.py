@@ -13,6 +13,7 @@ from rich.table import Table
 from analysis.bands import fid_warning
 from analysis.load import StudyRecords
 from analysis.pareto import front_notes
+from analysis.prompt_groups import label_notes
 from analysis.stats import Interval
 
 NARROW = ("#", "trial", "state", "configuration", "epoch", "objective", "lpips", "fid")
@@ -27,8 +28,9 @@ SIMILARITIES = ("dinov2", "clip_i", "clip_t", "face")
 
 
 def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console, *, most_rows: int = MOST_ROWS) -> None:
-    """The best of the ranked trials and the controls, in full where the console is wide enough or no terminal at all, else the narrow form."""
-    shown = ranked[(ranked.index < most_rows) | ranked["is_control"]]
+    """The best of the ranked trials, the files and the controls, in full where the console is wide
+    enough or no terminal at all, else the narrow form."""
+    shown = ranked[(ranked.index < most_rows) | ranked["is_control"] | ranked["is_file"]]
     labels = [label for label in records.labels if label != "label.baseline" and _heading(label) not in records.parameters]
     given = (*labels, *records.parameters)
     rows = [_cells(row, given) | _further_cells(row, _similarities(ranked)) for row in shown.to_dict("records")]
@@ -40,7 +42,7 @@ def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console, 
     if len(shown) < len(ranked):
         console.print(f"The {most_rows} best of {len(ranked)} rows; --rows N shows more, --csv has all.", highlight=False, style="dim")
     console.print(caption_of(ranked), highlight=False, style="dim")
-    for note in (*notes_of(ranked), *front_notes(records)):
+    for note in (*notes_of(ranked), *front_notes(records), *label_notes(records.name, records.evaluations)):
         console.print(note, highlight=False, style="dim")
 
 

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ import torch
 
 from sweep.device_facts import device_name, versions
 from sweep.causes import Cause, cause_of
-from sweep.errors import AdapterError, DeviceLostError, DeviceMemoryError, DiskError
+from sweep.errors import AdapterError, ContentChanged, DeviceLostError, DeviceMemoryError, DiskError
+from sweep.launched_content import LaunchedContent
 from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.pack_size import PackSize
 from sweep.worker import ENDING, PASSING, ScoredImages
@@ -29,7 +29,6 @@ from trainables.frozen import FrozenWork
 from trainables.leases import Leases
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
 from trainables.storage import Place, refused_write
-from trainables.subject import load_subject
 
 if TYPE_CHECKING:
     from trainables.models import ModelParts
@@ -65,10 +64,11 @@ class PackDevice:
         pack_options: Mapping[str, bool] | None = None,
         worker: str = "",
         launch: str = "",
+        content: Mapping[str, str] | None = None,
     ) -> None:
         """Without `n_slots` the size of a pack is measured with the configuration `probe_with` when the device opens, and
         kept in `probe_file` for the next launch, up to `most_slots`; without either it is DEFAULT_SLOTS. `backbones` and `metrics`: as
-        of Study; `pack_options`: keyword arguments of Pack. `worker`: whose device it is, in which `launch`."""
+        of Study; `pack_options`: keyword arguments of Pack. `worker`: whose device it is, in which `launch`, whose keys were made of `content`."""
         self.n_slots = n_slots or DEFAULT_SLOTS
         self.n_image_sets = IMAGE_SETS_AT_ONCE
         self._device, self._n_threads = device, n_threads
@@ -82,7 +82,8 @@ class PackDevice:
         self._launch = launch
         self._leases = Leases(adapters, note={"owner": f"{launch}/{worker}"} if launch else None)
         self._frozen = FrozenWork(device, latents)
-        self._subject = cache(load_subject)
+        self._content = LaunchedContent(content or {})
+        self._subject = self._content.subject
         self._packs: list[Pack] = []
         self._orders: dict[str, TrainingOrder] = {}
         self._arriving: dict[str, TrainingState | None] = {}  # they join their pack at its next epoch boundary
@@ -122,6 +123,9 @@ class PackDevice:
             return TrainingReport(order.key, 0, stored=tuple(stored))
         try:
             state = self._last_state(order.key, missing[0] - 1)
+            self._content.require_model(order.config.train_model, order.config.train_vae)
+            if order.config.prior_images is not None:
+                self._content.require_class_images(order.config.prior_images)
             parts = self._frozen.parts(order.config.train_model, order.config.train_vae, order.config.dtype)
             lora_for(parts, order.config).check_rank(order.config.rank)
         except Exception:
@@ -167,7 +171,7 @@ class PackDevice:
         for order in orders:
             try:
                 requests.append(self._request(order))
-            except AdapterError as error:  # damaged, or taken away: there is nothing wrong with its configuration
+            except (AdapterError, ContentChanged) as error:  # there is nothing wrong with its configuration
                 unreadable.append(ScoredImages(order.key, error=str(error), cause=cause_of(error, passing=PASSING)))
             except SweepError as error:
                 unreadable.append(ScoredImages(order.key, error=str(error), cause=Cause.CONFIGURATION))
@@ -308,8 +312,10 @@ class PackDevice:
         return []
 
     def _request(self, order: EvaluationOrder) -> EvaluationRequest:
+        self._content.require_model(order.config.infer_model, order.config.infer_vae)
         adapter = None if order.training_key is None else self._store.load_adapter(order.training_key, order.epoch)
-        return EvaluationRequest(order.key, adapter, order.config, self._subject(order.subject), f"{order.training_key}@{order.epoch}")
+        name = f"{order.training_key}@{order.epoch}"
+        return EvaluationRequest(order.key, adapter, order.config, self._subject(order.subject), name, order.caption)
 
 
 def scored_images(result: EvaluationResult, device: str) -> ScoredImages:

@@ -6,6 +6,7 @@
     ├── ModelError                  trainables: a base model or feature network that is unknown, missing or damaged
     │   └── NotDownloadedError      one that is published and merely not on this machine yet
     ├── AdapterError                trainables: an adapter file that is missing, damaged or of another layout
+    ├── ContentChanged              trainables: a file that is another one than when keys were made of it; tried again
     ├── StorageError                trainables: a place for files that cannot be used, or a name that would lead out of it
     ├── EvaluationFailed            trainables: an image set that cannot be scored; never retried
     │   └── ObjectiveError          metric values that give no finite objective; the trial fails, never retried
@@ -36,6 +37,7 @@ from sweep.causes import Cause
 from trainables.errors import (
     AdapterError,
     ConfigError,
+    ContentChanged,
     EvaluationFailed,
     ModelError,
     NotDownloadedError,
@@ -48,6 +50,7 @@ __all__ = [
     "AdapterError",
     "ClusterError",
     "ConfigError",
+    "ContentChanged",
     "DeviceError",
     "DeviceMemoryError",
     "DeviceLostError",

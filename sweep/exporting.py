@@ -13,12 +13,14 @@ from sweep.errors import ModelError, StudyError, SubjectError
 from sweep.record_schema import METRIC_COLUMNS
 from sweep.recorded_study import ChosenAdapter, RecordedStudy
 from trainables.adapter_files import require_free, write_adapter
+from trainables.buckets import buckets_to_train
 from trainables.checkpoints import write_checkpoint
+from trainables.config import TrainConfig
 from trainables.lora import Adapter
 from trainables.merging import updates_of
 from trainables.model_folders import read_config
 from trainables.model_sources import ModelSource, resolve_model
-from trainables.models import resolution_of
+from trainables.models import bucket_step_of, resolution_of
 from trainables.subject import Subject
 from trainables.tags import tags_of
 
@@ -67,7 +69,7 @@ def adapter_metadata(study: RecordedStudy, chosen: ChosenAdapter, adapter: Adapt
         "ss_training_comment": comment_of(chosen, subject),
         **_network_values(adapter, chosen),
         **_training_values(chosen),
-        **_subject_values(chosen, subject),
+        **_subject_values(chosen, subject, source),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
@@ -135,18 +137,30 @@ def _training_values(chosen: ChosenAdapter) -> dict[str, Any]:
     }
 
 
-def _subject_values(chosen: ChosenAdapter, subject: Subject | None) -> dict[str, Any]:
+def _subject_values(chosen: ChosenAdapter, subject: Subject | None, source: ModelSource | None) -> dict[str, Any]:
     if subject is None:
         return {}
     captions = subject.train_captions(chosen.train.caption)
-    steps = math.ceil(len(subject.train) / chosen.train.batch)
+    steps = steps_per_epoch(chosen.train, subject, source)
     tags = Counter(tag for caption in captions for tag in tags_of(caption))
     return {
         "ss_num_train_images": len(subject.train),
         "ss_num_batches_per_epoch": steps,
-        "ss_steps": chosen.epoch * steps,
+        "ss_steps": None if steps is None else chosen.epoch * steps,
         "ss_tag_frequency": json.dumps({subject.name: dict(sorted(tags.items()))}, ensure_ascii=False),
     }
+
+
+def steps_per_epoch(train: TrainConfig, subject: Subject, source: ModelSource | None) -> int | None:
+    """How many batches an epoch has. None where images keep their aspect ratio, and the model that says which sizes they get is gone."""
+    if train.buckets and source is None:
+        return None
+    if train.buckets:
+        configs = read_config(source.unet.folder), read_config(source.vae.folder)
+        buckets = buckets_to_train(subject.train_sizes, resolution=resolution_of(*configs), step=bucket_step_of(*configs))
+        if buckets is not None:
+            return len(buckets.sequence(train.batch))
+    return math.ceil(len(subject.train) / train.batch)
 
 
 def _base_of(chosen: ChosenAdapter, adapter: Adapter, source: ModelSource | None) -> tuple[str, str]:

@@ -230,6 +230,7 @@ class Fleet:
             most_slots=min(self.n_concurrent(self._study) * self._study.train_seeds, _most_trainings(self._study)),
             slots_file=self._folder.pack_size,
             pack_options=self._pack_options,
+            content=self._folder.read_description()["content"],
         )
         seat.actor = self._on_node_of(seat, WorkerActor)
         seat.asking, seat.process = seat.actor.identity.remote(seat.site.node, seat.name), None

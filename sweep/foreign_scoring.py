@@ -12,7 +12,7 @@ from typing import Any
 from sweep.device import scored_images
 from sweep.device_facts import device_kind
 from sweep.errors import EvaluationFailed, ModelError, StudyError, SweepError
-from sweep.keys import FilesContent
+from sweep.keys import FilesContent, name_of_model
 from sweep.messages import EvaluationOrder
 from sweep.objective import Objective
 from sweep.recorded_study import RecordedStudy
@@ -23,7 +23,7 @@ from trainables.config import EvalConfig, evaluation_key
 from trainables.evaluate import EvaluationRequest, Evaluator
 from trainables.foreign import ForeignAdapter
 from trainables.frozen import FrozenWork
-from trainables.subject import Subject, load_subject
+from trainables.subject import TRIGGER_VERSION, Subject, load_subject
 
 OF_A_FILE = "file:"
 """How the training key of such an evaluation begins; what follows names the file's content."""
@@ -39,6 +39,7 @@ class Protocol:
     backbones: Mapping[str, str]
     metrics: tuple[str, ...]
     objective: Objective
+    caption: str  # the version that says which prompts are seen: that of the trial whose protocol it is
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ def protocol_of(study: RecordedStudy, trial_id: str | None) -> Protocol:
         StudyError: no such trial, or subject or model have changed."""
     row = study.trial(trial_id)
     scored = next((study.evaluations[key] for epoch, _, key, *_ in row["rung_values"] or [] if epoch == row["best_epoch"] and key in study.evaluations), None)
-    config = EvalConfig(**scored["configuration"]) if scored else study.configs_of(row)[1]
+    train, evaluation = study.configs_of(row)
+    config = EvalConfig(**scored["configuration"]) if scored else evaluation
     _require_same_model(study, config)
-    return Protocol(study.description["subject"], study.subject, config, study.backbones, study.metrics, study.objective)
+    return Protocol(study.description["subject"], study.subject, config, study.backbones, study.metrics, study.objective, train.caption)
 
 
 def default_protocol(subject: str, model: str, overrides: Mapping[str, str]) -> Protocol:
@@ -67,8 +69,10 @@ def default_protocol(subject: str, model: str, overrides: Mapping[str, str]) -> 
     Raises:
         StudyError: a name or value that breaks a rule.  SubjectError: the subject cannot be read."""
     study = Study(subject=subject, model=model).with_overrides(overrides)
-    _, _, config = study.split({})
-    return Protocol(study.subject, load_subject(study.subject), config, study.backbones, tuple(study.metrics), study.objective)
+    train, _, config = study.split({})
+    read = load_subject(study.subject)
+    caption = train.caption if train.caption in read.caption_versions else TRIGGER_VERSION
+    return Protocol(study.subject, read, config, study.backbones, tuple(study.metrics), study.objective, caption)
 
 
 def with_trigger(protocol: Protocol, trigger: str | None) -> Protocol:
@@ -109,11 +113,11 @@ def score_file(
     frozen.parts(protocol.config.infer_model, protocol.config.infer_vae, protocol.config.infer_dtype)  # what does not fit is said at once
     evaluator = Evaluator(frozen, **protocol.backbones, further=protocol.metrics)
     key = file_key(foreign, protocol)
-    (result,) = evaluator.evaluate([EvaluationRequest(key, None, protocol.config, protocol.subject)], on_step=on_step)
+    (result,) = evaluator.evaluate([EvaluationRequest(key, None, protocol.config, protocol.subject, caption=protocol.caption)], on_step=on_step)
     if result.error is not None:
         raise EvaluationFailed(result.error)
     scored = scored_images(result, kind)
-    order = EvaluationOrder(key, OF_A_FILE + foreign.digest, 0, protocol.config, protocol.subject_name)
+    order = EvaluationOrder(key, OF_A_FILE + foreign.digest, 0, protocol.config, protocol.subject_name, protocol.caption)
     row = {**evaluation_row(order, scored), "adapter_file": foreign.name, **_objective_of(protocol.objective, scored)}
     return ScoredFile(row, scored)
 
@@ -132,7 +136,7 @@ def file_key(foreign: ForeignAdapter, protocol: Protocol) -> str:
         protocol.config,
         training=OF_A_FILE + foreign.digest,
         epoch=0,
-        model_digest=_digest_now(protocol.config),
+        model_digest=FilesContent().digest_for_pictures(protocol.config.infer_model, protocol.config.infer_vae),
         reference_digest=protocol.subject.reference_digest,
         trigger=protocol.subject.trigger,
     )
@@ -143,7 +147,7 @@ def _digest_now(config: EvalConfig) -> str:
 
 
 def _require_same_model(study: RecordedStudy, config: EvalConfig) -> None:
-    name = f"model {config.infer_model}" + (f" with vae {config.infer_vae}" if config.infer_vae else "")
+    name = name_of_model(config.infer_model, config.infer_vae)
     known = study.description["content"].get(name)
     try:
         now = _digest_now(config)

@@ -16,10 +16,11 @@ from sweep.study import Study
 from trainables.class_images import load_class_images
 from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
 from trainables.errors import ModelError
-from trainables.metric_weights import find_metric_weights
+from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.model_sources import model_digest, require_vae, resolve_model
 from trainables.models import PROMPT_TOKENS, least_tokens
 from trainables.network_files import require_network
+from trainables.pipeline_corrections import digest_for_pictures, digest_for_training
 from trainables.subject import Subject, load_subject
 from trainables.tags import without_idle_tags
 
@@ -33,6 +34,10 @@ class Content(Protocol):
     def subject(self, name: str) -> Subject: ...
 
     def model_digest(self, model: str, vae: str | None) -> str: ...
+
+    def digest_for_training(self, model: str, vae: str | None) -> str: ...
+
+    def digest_for_pictures(self, model: str, vae: str | None) -> str: ...
 
     def require_model(self, model: str, vae: str | None) -> None:
         """Raises: ModelError; NotDownloadedError where a launch would download it first."""
@@ -52,10 +57,16 @@ class FilesContent:
     def __init__(self) -> None:
         self.subject = cache(load_subject)
         self._class_images = cache(load_class_images)
-        self._digest = cache(lambda model, vae: model_digest(resolve_model(model, vae)))
+        self._digest = cache(lambda digest, model, vae: digest(resolve_model(model, vae)))
 
     def model_digest(self, model: str, vae: str | None) -> str:
-        return self._digest(model, vae)
+        return self._digest(model_digest, model, vae)
+
+    def digest_for_training(self, model: str, vae: str | None) -> str:
+        return self._digest(digest_for_training, model, vae)
+
+    def digest_for_pictures(self, model: str, vae: str | None) -> str:
+        return self._digest(digest_for_pictures, model, vae)
 
     def require_model(self, model: str, vae: str | None) -> None:
         model_digest(resolve_model(model, vae, download=False))
@@ -92,6 +103,13 @@ class Keys:
         subject = self.content.subject(self.study.subject)
         return [line for version in sorted(versions) for line in _cut_of_version(subject, version)]
 
+    def passed_over(self) -> list[str]:
+        """A line for every kind of file in the folders of the subject and of class images that is not read."""
+        prior = [train.prior_images for train in self.study.telling_trainings("prior_images") if train.prior_preservation]
+        folders = {self.study.subject: self.content.subject(self.study.subject).passed_over}
+        folders |= {folder: load_class_images(folder).passed_over for folder in prior}
+        return [f"{folder}: {line}" for folder, lines in folders.items() for line in lines]
+
     def idle_tags(self) -> list[str]:
         """A line for every caption version of the study in which there are no tags to shuffle or drop."""
         drawing = [train for train in self.study.telling_trainings("shuffle_tags", "tag_dropout", "keep_tags") if train.draws_tags]
@@ -111,18 +129,16 @@ class Keys:
         name = self.study.subject
         subject = self.content.subject(name)
         digests = {
-            f"model {model}" + (f" with vae {vae}" if vae else ""): self.content.model_digest(model, vae)
+            name_of_model(model, vae): self.content.model_digest(model, vae)
             for model, vae in models_of(self.study)
         }
         digests |= _metric_digests(self.study.metrics)
-        digests[f"images of {name}"] = subject.reference_digest
-        versions = {f"captions {v} of {name}": subject.training_digest(v) for v in subject.caption_versions}
+        if "clip_t" in map(metric_name_of, self.study.metrics):
+            digests[f"class word of {name}"] = subject.class_word
         trainings = self.study.telling_trainings("mask_weight", "prior_images")
-        if any(train.uses_masks for train in trainings):
-            digests[f"masks of {name}"] = subject.training_digest("v1", masks=True)
+        digests |= subject_digests(name, subject, masks=any(train.uses_masks for train in trainings))
         folders = {train.prior_images for train in trainings if train.prior_preservation}
-        digests |= {f"class images {folder}": self.content.class_images_digest(folder) for folder in sorted(folders)}
-        return {**digests, **versions}
+        return {**digests, **{name_of_class_images(folder): self.content.class_images_digest(folder) for folder in sorted(folders)}}
 
     def subscription(self, trial: str, configuration: Mapping[str, Any]) -> Subscription:
         """What a trial with this configuration asks of the pool.
@@ -134,22 +150,22 @@ class Keys:
 
     def controls(self, subscription: Subscription) -> list[EvaluationOrder]:
         """The same evaluation, and its further values, without an adapter."""
-        evaluation, subject = subscription.rungs[0].config, subscription.config.subject
+        evaluation, subject, caption = subscription.rungs[0].config, subscription.config.subject, subscription.config.caption
         every = (evaluation, *self.study.fan_out_configs(evaluation))
-        return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject) for config in every]
+        return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject, caption) for config in every]
 
     def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
         """The further evaluations of a trial that ended at this epoch."""
-        keys, subject = [one.training_key for one in subscription.under_each_seed], subscription.config.subject
+        keys, subject, caption = [one.training_key for one in subscription.under_each_seed], subscription.config.subject, subscription.config.caption
         further = self.study.fan_out_configs(subscription.rungs[0].config)
-        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject) for key in keys for c in further]
+        return [EvaluationOrder(self._evaluation_key(c, subject, key, epoch), key, epoch, c, subject, caption) for key in keys for c in further]
 
     def _of_one_training(self, trial: str, config: TrainConfig, epochs: tuple[int, ...], evaluation: EvalConfig) -> Subscription:
         subject = self.content.subject(config.subject)
         config = _as_trained(config, subject)
         key = training_key(
             config,
-            model_digest=self.content.model_digest(config.train_model, config.train_vae),
+            model_digest=self.content.digest_for_training(config.train_model, config.train_vae),
             subject_digest=subject.training_digest(config.caption, masks=config.uses_masks),
             prior_digest=self.content.class_images_digest(config.prior_images) if config.prior_preservation else None,
             epochs=epochs[-1],
@@ -163,10 +179,25 @@ class Keys:
             config,
             training=training,
             epoch=epoch,
-            model_digest=self.content.model_digest(config.infer_model, config.infer_vae),
+            model_digest=self.content.digest_for_pictures(config.infer_model, config.infer_vae),
             reference_digest=read.reference_digest,
             trigger=read.trigger,
         )
+
+
+def name_of_model(model: str, vae: str | None) -> str:
+    return f"model {model}" + (f" with vae {vae}" if vae else "")
+
+
+def name_of_class_images(folder: str) -> str:
+    return f"class images {folder}"
+
+
+def subject_digests(name: str, subject: Subject, *, masks: bool) -> dict[str, str]:
+    """What a subject holds, by what it is: images, each version of captions and, where they are used, masks."""
+    versions = {f"captions {version} of {name}": subject.training_digest(version) for version in subject.caption_versions}
+    of_masks = {f"masks of {name}": subject.training_digest("v1", masks=True)} if masks else {}
+    return {f"images of {name}": subject.reference_digest, **of_masks, **versions}
 
 
 def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:

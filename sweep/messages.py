@@ -91,6 +91,7 @@ class EvaluationOrder:
     epoch: int
     config: EvalConfig
     subject: str
+    caption: str | None = None  # the version that says which prompts are seen: the training's; of a control, that of the trial that asks for it
 
 
 @dataclass(frozen=True)

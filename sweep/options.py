@@ -53,7 +53,10 @@ def overrides_of(sets: list[str] | None, shorthands: dict[str, Any]) -> dict[str
 def load(study_file: Path, sets: list[str] | None, shorthands: dict[str, Any]) -> Study:
     from sweep.study import load_study
 
-    return load_study(study_file, overrides_of(sets, shorthands))
+    study = load_study(study_file, overrides_of(sets, shorthands))
+    for note in study.notes:
+        typer.echo(f"note: {note}")
+    return study
 
 
 def console() -> Any:

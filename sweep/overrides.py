@@ -1,7 +1,8 @@
 """`--set name=value`: what a text on the command line changes in a study. The file itself stays as it is.
 
 A parameter becomes fixed and leaves the space, the rows, the start points and fan_out; a field of the study is replaced;
-`alias.NAME=DIR` redirects the model called NAME wherever it occurs; `space.caption=v1,v2` leaves a searched parameter these choices."""
+`alias.NAME=DIR` redirects the model called NAME wherever it occurs; `space.caption=v1,v2` leaves a searched parameter these choices,
+and leaves out the start points that have another one."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweep.errors import StudyError
 from sweep.parameters import MODEL_PARAMETERS, PARAMETERS, SHORT_NAMES, expand, is_text
-from sweep.space import is_define_by_run, nearest
+from sweep.space import contains, is_define_by_run, nearest
 from sweep.study_file import literal
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ def changes_of(study: Study, overrides: Mapping[str, str]) -> dict[str, Any]:
 
     Raises:
         StudyError: a name that is neither a parameter, a field that can be set, nor an alias of a model in use."""
-    changed = {place: getattr(study, place) for place in _PLACES} | {"aliases": dict(study.aliases)}
+    changed = {place: getattr(study, place) for place in (*_PLACES, "notes")} | {"aliases": dict(study.aliases)}
     for name, text in overrides.items():
         if name.startswith("alias."):
             changed["aliases"][name.removeprefix("alias.")] = text
         elif name.startswith("space."):
-            changed["space"] = _with_choices(changed["space"], name.removeprefix("space."), text)
+            changed |= _with_choices(changed, name.removeprefix("space."), text)
         elif name == "model" or name == "epochs":
             changed |= _without(changed, name) | {name: text if name == "model" else literal(text)}
         elif name in TEXT_FIELDS + VALUE_FIELDS:
@@ -47,14 +48,27 @@ def changes_of(study: Study, overrides: Mapping[str, str]) -> dict[str, Any]:
     return changed
 
 
-def _with_choices(space: Any, name: str, text: str) -> dict[str, Any]:
-    """The space with that parameter chosen from the values between the commas."""
+def _with_choices(changed: Mapping[str, Any], name: str, text: str) -> dict[str, Any]:
+    """The space with that parameter chosen from the values between the commas, and the start points that lie in it."""
     from ray import tune  # the study file has imported it already
 
+    space = changed["space"]
     if is_define_by_run(space) or name not in space:
         known = "" if is_define_by_run(space) else nearest(name, space)
         raise StudyError(f"`--set space.{name}` needs a parameter of the space, but `{name}` is none by name.{known} Change the study file.")
-    return {**space, name: tune.choice([_value(name, value.strip()) for value in text.split(",")])}
+    domain = tune.choice([_value(name, value.strip()) for value in text.split(",")])
+    rows = changed["try_first"]
+    outside = [row for row in rows if name in row.configuration and not contains(domain, row.configuration[name])]
+    notes = [
+        f"the start point with {name}={row.configuration[name]!r} is left out, "
+        f"since `--set space.{name}` leaves {', '.join(map(str, domain.categories))}"
+        for row in outside
+    ]
+    return {
+        "space": {**space, name: domain},
+        "try_first": tuple(row for row in rows if row not in outside),
+        "notes": (*changed["notes"], *notes),
+    }
 
 
 def _require_settable(name: str) -> None:

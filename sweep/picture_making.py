@@ -25,6 +25,7 @@ from trainables.generate import ImageSet, generate
 from trainables.infotext import CHUNK, infotext
 from trainables.kohya import kohya_hashes, kohya_tensors, model_hash_of
 from trainables.lora import Adapter
+from trainables.metrics import require_no_black
 from trainables.models import ModelParts
 
 FIELD = "{trigger}"
@@ -32,7 +33,7 @@ FIELD = "{trigger}"
 
 @dataclass(frozen=True)
 class DrawnAdapter:
-    """What pictures are made with: an adapter of ours, which stays beside the weights, or a file's, merged into them; and its name and hash in web UIs."""
+    """What pictures are made with: an adapter of ours, or a file's, which becomes a part of the model; and its name and hash in web UIs."""
 
     adapter: Adapter | None
     foreign: ForeignAdapter | None
@@ -63,12 +64,14 @@ def make_pictures(
     """Generate `config`'s pictures into `folder`, numbered on from what is there: of each prompt one for `seed`, one for `seed` + 1 and so on.
 
     Raises:
-        AdapterError: the adapter does not fit the model; the folder cannot be written.  ModelError: the model cannot be used."""
+        AdapterError: the adapter does not fit the model; the folder cannot be written.  ModelError: the model cannot be used.
+        EvaluationFailed: a picture is all black."""
     frozen = FrozenWork(device, on_load=drawn.foreign.merge_into if drawn.foreign else lambda parts: None)
     parts = frozen.parts(config.infer_model, config.infer_vae, config.infer_dtype)
     seeds = tuple(range(seed, seed + config.images_per_prompt))
     image_set = ImageSet(drawn.adapter, config, trigger, seeds)
     (images,) = generate(parts, [image_set], frozen=frozen, on_step=on_step)
+    require_no_black(images)
     first = _next_number(folder)
     paths = []
     for number, (image, picture) in enumerate(zip(images, image_set.pictures(), strict=True), first):

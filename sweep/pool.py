@@ -167,7 +167,7 @@ class Pool:
             training = self._trainings[one.training_key] = TrainingEntry(one.training_key, one.config, total)
         training.trials.append(one.trial)
         for rung in one.rungs:
-            self._want(EvaluationOrder(rung.evaluation_key, training.key, rung.epoch, rung.config, training.config.subject))
+            self._want(EvaluationOrder(rung.evaluation_key, training.key, rung.epoch, rung.config, training.config.subject, training.config.caption))
 
     def _slowest(self, entry: TrialEntry) -> TrainingEntry:
         """Of the trainings under its seeds the one that it waits for."""

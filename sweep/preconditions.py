@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sweep.errors import ModelError, NotDownloadedError, SubjectError, SweepError, UnmetError
 from sweep.loggers import require_loggers
+from sweep.prompt_groups import require_prompt_groups
 from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.subject import read_subject
 
@@ -120,6 +121,7 @@ def _check_subject(unmet: Unmet, keys: Keys) -> None:
         unmet.problems += _problems_of_subject(study.subject, error)
         return
     unmet.try_to(partial(study.require_captions, subject.caption_versions))
+    unmet.try_to(partial(require_prompt_groups, study, subject))
     if any(train.uses_masks for train in study.telling_trainings("mask_weight")):
         unmet.try_to(subject.require_masks)
 

@@ -18,7 +18,8 @@ from sweep.objective import METRICS, is_similarity
 SCHEMA_VERSION = 6
 """1 to 2: `sampled` of a trial. 2 to 3: intervals, prompt groups, fid_inf, heldout_loss, copies, networks of further metrics; evaluation keys
 of further training seeds in `rung_values`, and `seed_objectives`. 3 to 4: `adapter_file`. 4 to 5: `train_losses`. 5 to 6: `cause` of a trial,
-which is filled in from the reason when older rows are read. Columns are only ever added: of older records the others are missing."""
+which is filled in from the reason when older rows are read; `caption`, `seen_prompts` and `groups`: which prompts are seen is worked out from
+the captions, and was declared by the study before. Columns are only ever added: of older records the others are missing."""
 
 _ARROW = {"text": pa.string(), "json": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
@@ -98,7 +99,7 @@ EVALUATIONS = Table(
         Column("fid_heldout", "number", "", "Frechet distance to held-out images"),
         Column("kid_heldout", "number", "", "unbiased kernel distance to held-out images"),
         Column("fid_inf", "number", "", "FID to the training images extrapolated to infinitely many pictures; rough for a few dozen"),
-        Column("lpips_seen", "number", "", "lpips of the pictures whose prompt's words occur in the training captions"),
+        Column("lpips_seen", "number", "", "lpips of the pictures of seen prompts: see seen_prompts"),
         Column("lpips_unseen", "number", "", "lpips of the other pictures: how far it generalises"),
         Column("fid_seen", "number", "", "fid of the pictures of seen prompts: compare it at equal n_seen only"),
         Column("fid_unseen", "number", "", "fid of the pictures of unseen prompts: compare it at equal n_unseen only"),
@@ -111,6 +112,9 @@ EVALUATIONS = Table(
         Column("skipped", "json", "", "metrics without a value, by name, and why"),
         Column("objective", "number", "", "the study's objective of this image set; lower is better"),
         Column("objective_formula", "text", "", "what the objective adds up, with weights, scales and networks"),
+        Column("caption", "text", "", "caption version that says which prompts are seen: the training's; of a control, that of a trial that asked for it"),
+        Column("seen_prompts", "json", "", "by caption version, whether each prompt is seen: all its comma-separated pieces occur in training captions"),
+        Column("groups", "json", "", "by caption version, the values of its seen and its unseen prompts, e.g. lpips_unseen"),
         Column("n_images", "integer", "images", "generated images"),
         Column("n_references", "integer", "images", "training images that they were compared with"),
         Column("n_heldout", "integer", "images", "held-out images that they were compared with"),
@@ -136,7 +140,7 @@ IMAGES = Table(
         Column("evaluation_key", "text", "", "key of the image set"),
         Column("index", "integer", "", "number of the image in its set, from 0"),
         Column("prompt", "text", "", "the prompt, its trigger filled in"),
-        Column("seen", "boolean", "", "whether the prompt's words occur in the training captions"),
+        Column("seen", "boolean", "", "whether it is of a seen prompt, under its evaluation's caption version; before schema version 6 as the study declared"),
         Column("seed", "integer", "", "seed of its noise"),
         Column("lpips", "number", "", "mean LPIPS to all training images"),
         Column("lpips_nearest", "number", "", "LPIPS to the nearest training image"),

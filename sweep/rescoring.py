@@ -16,7 +16,7 @@ from sweep.objective import METRICS, PERCEPTUAL, POOLED, SIMILARITY_ENDINGS
 from sweep.recorded_study import RecordedStudy
 from sweep.records import EVALUATIONS, IMAGES, Records, as_rows
 from trainables.config import EvalConfig
-from trainables.metric_weights import find_metric_weights
+from trainables.metric_weights import find_metric_weights, network_and_word
 
 if TYPE_CHECKING:
     from trainables.scores import Scores
@@ -37,8 +37,10 @@ def rescore(
         ModelError: a network is unknown or its weights are missing.  RecordsError: a picture is missing or damaged.
         StudyError: the study is running, or its subject has changed.  DeviceError: there is no such device."""
     networks = {kind: name for kind, name in ((PERCEPTUAL, perceptual), (POOLED, pooled)) if name}
-    similarities = {weights.name: weights.label for weights in map(find_metric_weights, metrics)}
+    weights = [find_metric_weights(metric) for metric in metrics]
     with folder.held() as hold:
+        word = RecordedStudy(folder).subject.class_word if weights else ""
+        similarities = {one.name: network_and_word(one.name, one.label, word) for one in weights}
         records = Records(folder.root, guard=hold.require)
         pictures = _pictures_by_evaluation(records)
         rows = [row for row in as_rows(records.evaluations(), EVALUATIONS) if row["evaluation_key"] in pictures]
@@ -76,8 +78,15 @@ def _lacks(row: Mapping[str, Any], networks: Mapping[str, str]) -> bool:
 def _lacks_similarity(row: Mapping[str, Any], similarities: Mapping[str, str]) -> bool:
     known, skipped = row["further_metrics"] or {}, row["skipped"] or {}
     columns = {name: _column(name, label, row) for name, label in similarities.items()}
-    # One that the pictures do not give (no face in any of them) is not asked for again; one whose weights were missing is.
-    return any(column not in known and not (name in skipped and _network_of(name, row) == similarities[name]) for name, column in columns.items())
+    # One that the images do not give (no face in any of them) is not asked for again; one whose weights were missing is.
+    lacking = (c not in known and not (name in skipped and _network_of(name, row) == similarities[name]) for name, c in columns.items())
+    return any(lacking) or any(_leaves_pictures_out(column, row) for column in columns.values())
+
+
+def _leaves_pictures_out(column: str, row: Mapping[str, Any]) -> bool:
+    """Whether the value was made when pictures without a face did not count."""
+    *_, n = (row["intervals"] or {}).get(column) or [row["n_images"]]
+    return n is not None and row["n_images"] is not None and n < row["n_images"]
 
 
 def _column(metric: str, network: str, row: Mapping[str, Any]) -> str:
@@ -97,6 +106,7 @@ class _Scored:
     networks: dict[str, str]
     intervals: dict[str, Any]
     skipped: dict[str, str]
+    groups: dict[str, dict[str, float]]
 
 
 def _merged(row: Mapping[str, Any], scored: _Scored) -> dict[str, Any]:
@@ -108,6 +118,7 @@ def _merged(row: Mapping[str, Any], scored: _Scored) -> dict[str, Any]:
         "further_networks": {**(row["further_networks"] or {}), **scored.networks},
         "intervals": {**(row["intervals"] or {}), **scored.intervals},
         "skipped": {**skipped, **scored.skipped},
+        "groups": row["groups"] and {version: {**own, **scored.groups.get(version, {})} for version, own in row["groups"].items()},
     }
 
 
@@ -131,8 +142,8 @@ def _scorer(
         raise ModelError(reason)
 
     def score(row: Mapping[str, Any], paths: list[Path]) -> tuple[_Scored, list[dict[str, float]]]:
-        images = _read(paths)
-        request = EvaluationRequest(row["evaluation_key"], None, EvalConfig(**row["configuration"]), subject)
+        images = read_pictures(paths)
+        request = EvaluationRequest(row["evaluation_key"], None, EvalConfig(**row["configuration"]), subject, caption=row["caption"])
         if not networks:
             found = evaluator.score_further(images, request, resolution=images.shape[1])
         else:
@@ -154,10 +165,11 @@ def _named(found: Scores, row: Mapping[str, Any], networks: Mapping[str, str]) -
         {columns[m]: network for m, network in found.networks.items()},
         {names[m]: interval for m, interval in found.intervals.items() if m in names},
         {columns[m]: reason for m, reason in found.skipped.items() if m in columns},
+        {version: {names[m]: value for m, value in own.items() if m in names} for version, own in found.facts["groups"].items()},
     ), of_images
 
 
-def _read(paths: list[Path]) -> Any:  # -> (n, h, w, 3) uint8
+def read_pictures(paths: list[Path]) -> Any:  # -> (n, h, w, 3) uint8
     import numpy as np
     from PIL import Image
 

@@ -92,6 +92,7 @@ class Row:
 
     configuration: Mapping[str, Any]
     labels: Mapping[str, Any] = field(default_factory=dict)
+    trial: str = ""  # the id of its trial; "": made of the trial's number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class Study:
     epochs: Epochs | int | Sequence[int] | None = None  # None: DEFAULT_EPOCHS, or no rungs below a sampled length
     rows: Sequence[Row | Mapping[str, Any]] = ()  # instead of a space; "labels" in a mapping is free
     try_first: Sequence[Row | Mapping[str, Any]] = ()
-    baseline: Row | Mapping[str, Any] | None = None  # tried before everything else; the others are paired with it
+    baseline: Row | Mapping[str, Any] | None = None  # tried before everything else, also outside of the space; the others are paired with it
     fan_out: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # evaluation values scored at each trial's last epoch
     sampler: str = "tpe"  # "tpe", "random", "grid"; with `pareto` also "nsga2"
     samples: int | None = None  # None: 16 where sampled, all where listed
@@ -132,6 +133,7 @@ class Study:
     file: str = field(default="", compare=False)
     source: str = field(default="", compare=False, repr=False)
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # the texts that load_study applied
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what these texts left out
 
     def __post_init__(self) -> None:
         for name, value in _normalised(self).items():
@@ -233,12 +235,14 @@ class Study:
         versions = dict.fromkeys(training.caption for training in trainings)
         missing = [repr(version) for version in versions if version not in available]
         if missing:
+            baseline = self.split(self.baseline.configuration)[0].caption if self.baseline else ""  # type: ignore[union-attr]
             is_searched = not is_define_by_run(self.space) and "caption" in self.space
-            searched, fixed = f"space.caption={','.join(available)}", f"caption={available[-1]}"
+            narrowed = is_searched and baseline in ("", *available)  # a baseline stays as it is
+            way_out = f"space.caption={','.join(available)}" if narrowed else f"caption={available[-1]}"
             raise StudyError(
                 f"A study sweeps only the caption versions that its subject has, but it asks for "
                 f"{', '.join(missing)} and {self.subject} has {', '.join(available)}. "
-                f"Use --set {searched if is_searched else fixed}, or write the captions."
+                f"Use --set {way_out}, or write the captions."
             )
 
     def telling_configurations(self, name: str) -> list[Mapping[str, Any]]:
@@ -272,9 +276,9 @@ class Study:
             "fixed": {**self._fixed_parameters(), **self.backbones, **self._metrics_of_objective()},
             "space": describe_space(self.space),
             "epochs": asdict(self.epochs) if isinstance(self.epochs, Epochs) else None,
-            "rows": [asdict(row) for row in self.rows],  # type: ignore[call-overload]
-            "try_first": [asdict(row) for row in self.try_first],  # type: ignore[call-overload]
-            "baseline": asdict(self.baseline) if isinstance(self.baseline, Row) else None,
+            "rows": [_row_words(row) for row in self.rows],  # type: ignore[arg-type]
+            "try_first": [_row_words(row) for row in self.try_first],  # type: ignore[arg-type]
+            "baseline": _row_words(self.baseline) if isinstance(self.baseline, Row) else None,
             "fan_out": {name: list(values) for name, values in self.fan_out.items()},
             "sampler": self.sampler,
             "samples": self.n_trials,
@@ -344,12 +348,20 @@ def _normalised(study: Study) -> dict[str, Any]:
 
 def _as_row(row: Any, place: str) -> Row:
     if isinstance(row, Mapping):
-        row = Row(
-            {name: value for name, value in row.items() if name != "labels"}, row.get("labels", {})
-        )
+        given = {name: value for name, value in row.items() if name not in ("labels", "trial")}
+        row = Row(given, row.get("labels", {}), row.get("trial", ""))
     if not (isinstance(row, Row) and isinstance(row.configuration, Mapping) and isinstance(row.labels, Mapping)):
         raise StudyError(f"`{place}` lists configurations, but one is {row!r}. Use e.g. {{'rank': 16, 'labels': {{'note': 'mine'}}}}.")
-    return Row(carried_values(row.configuration, f"`{place}`"), carried(row.labels, f"a label in `{place}`"))
+    return Row(
+        carried_values(row.configuration, f"`{place}`"),
+        carried(row.labels, f"a label in `{place}`"),
+        row.trial,
+    )
+
+
+def _row_words(row: Row) -> dict[str, Any]:
+    """The row as JSON; without an id it is as it was before rows had any."""
+    return {name: value for name, value in asdict(row).items() if name != "trial" or value}
 
 
 def _as_epochs(epochs: Any) -> Epochs:

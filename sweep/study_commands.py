@@ -8,7 +8,6 @@ import typer
 
 from sweep.cluster_commands import OnCluster, status_on_cluster, stop_on_cluster
 from sweep.options import DEFAULT_STORAGE, INTERRUPTED_CODE, Device, Storage, StudyName, console
-from trainables.errors import SweepError
 
 
 def status(name: StudyName, storage: Storage = DEFAULT_STORAGE, address: OnCluster = None) -> None:
@@ -112,13 +111,19 @@ def rescore(
     storage: Storage = DEFAULT_STORAGE,
     device: Device = "cpu",
 ) -> None:
-    """Add the metrics of other networks to a study's stored pictures, which are not made again: `sweep rescore captions --perceptual lpips:vgg`."""
+    """Score a study's stored pictures again, without making any: `sweep rescore captions --perceptual lpips:vgg` adds the metrics of another
+    network. `sweep rescore captions` alone completes the records of an earlier version: which prompts are seen, and pictures without a face."""
     from sweep.folder import find_study_folder
     from sweep.progress import counted
 
-    if not (perceptual or pooled or metric):
-        raise SweepError("`rescore` needs something to score with, but nothing is named. Use e.g. --perceptual lpips:vgg or --metric dinov2.")
     folder = find_study_folder(name, storage)
+    if not (perceptual or pooled or metric):
+        from sweep.updating import update_records
+
+        with counted(console(), "completing image sets") as progress:
+            n = update_records(folder, device=device, progress=progress)
+        typer.echo(f"{n} image sets of {folder.root.name} were of an earlier version, and are complete now.")
+        return
     from sweep.rescoring import rescore as run
 
     with counted(console(), "scoring image sets") as progress:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sweep.errors import StudyError, SweepError
 from sweep.space import nearest
+from trainables.metadata import decoded
 
 _numbers = itertools.count()
 
@@ -29,9 +30,9 @@ def read_source(path: Path) -> str:
     if not path.is_file():
         raise StudyError(f"A study is a Python file, but {path} is a folder. Name the file in it, e.g. {path / 'captions.py'}.")
     try:
-        return path.read_text(encoding="utf-8")
+        return decoded(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"A study file must be readable as UTF-8 text, but {path} is not: {error}.") from error
+        raise StudyError(f"A study file must be readable as UTF-8 text, but {path} is not: {error}. Save it as UTF-8.") from error
 
 
 def execute(source: str, path: Path) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def check_study(study: Study) -> None:
     _check_fan_out(study)
     _check_replicates(study)
     _check_start_points(study)
+    _check_trial_ids(study)
     _check_values(study)
     _check_lengths(study)
 
@@ -168,21 +169,54 @@ def _check_replicates(study: Study) -> None:
 def _check_start_points(study: Study) -> None:
     if is_define_by_run(study.space) or not study.space:
         return
-    for place, rows in (("baseline", [study.baseline] if study.baseline else []), ("try_first", study.try_first)):
-        for row in rows:
-            _check_start_point(study, row, place)  # type: ignore[arg-type]
+    for row in study.try_first:
+        _require_in_space(study, row.configuration)  # type: ignore[union-attr]
+        if study.sampler == "grid":
+            _require_every_name(study, row.configuration, "try_first")  # type: ignore[union-attr]
+    if study.baseline:  # what the others are compared with need be none of them
+        configuration = study.baseline.configuration  # type: ignore[union-attr]
+        require_known(configuration, "`baseline`")
+        _require_apart("baseline", configuration, "fan_out", study.fan_out)
+        _require_every_name(study, configuration, "baseline")
 
 
-def _check_start_point(study: Study, row: Row, place: str) -> None:
-    for name, value in row.configuration.items():
+def _check_trial_ids(study: Study) -> None:
+    points = (*((study.baseline,) if study.baseline else ()), *study.try_first)
+    ids = [row.trial for row in (*points, *study.rows)]  # type: ignore[union-attr]
+    if not any(ids):
+        return
+    for name in ids:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise StudyError(
+                f"Either all rows name their trial or none does, by A-Z a-z 0-9 . _ -, but one of "
+                f"`rows` has {name!r}. Use e.g. 'trial': 't0007', or leave it out everywhere."
+            )
+        if ids.count(name) > 1:
+            raise StudyError(
+                f"A trial has an id of its own, but `rows` names {name!r} {ids.count(name)} times. "
+                "Give each row another."
+            )
+    if points:
+        raise StudyError(
+            f"Only `rows` name their trials, but there are start points, too, and one is "
+            f"{points[0].trial!r}. Leave out `baseline` and `try_first`, or the names."
+        )
+
+
+def _require_in_space(study: Study, configuration: Mapping[str, Any]) -> None:
+    for name, value in configuration.items():
         if name not in study.space:  # type: ignore[operator]
             known = nearest(name, study.space)  # type: ignore[arg-type]
-            raise StudyError(f"`{place}` gives values of the space, but `{name}` is not in it.{known} Add it to `space`, or use `fixed`.")
+            raise StudyError(f"`try_first` gives values of the space, but `{name}` is not in it.{known} Add it to `space`, or use `fixed`.")
         domain = study.space[name]  # type: ignore[index]
         if not contains(domain, value):
-            raise StudyError(f"`{place}` gives values of the space, but {name}={value!r} is outside of {describe_domain(domain)}. Add it.")
-    missing = [name for name in study.space if name not in row.configuration]  # type: ignore[union-attr]
-    if missing and (study.sampler == "grid" or place == "baseline"):
+            raise StudyError(f"`try_first` gives values of the space, but {name}={value!r} is outside of {describe_domain(domain)}. Add it.")
+
+
+def _require_every_name(study: Study, configuration: Mapping[str, Any], place: str) -> None:
+    given = expand(configuration)
+    missing = [name for name in study.space if name not in configuration and not set(expand({name: None})) <= set(given)]  # type: ignore[union-attr]
+    if missing:
         raise StudyError(f"`{place}` must give every name of the space here, but {', '.join(missing)} is missing. Add a value for each.")
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sweep.options import MENDABLE, Device, console
+from sweep.options import DEFAULT_STORAGE, MENDABLE, Device, console
+
+_FIRST_STUDY = Path("search_spaces") / "captions.py"
 
 
 def prepare(
@@ -23,7 +28,7 @@ def prepare(
     drop: Annotated[
         str,
         typer.Option(
-            help="What drops a photograph; the rest flags it: tiny, enlarged, cropped, blurred, dark, bright, duplicate, similar, uncaptioned, "
+            help="All that drops a photograph; the rest flags it: tiny, enlarged, cropped, blurred, dark, bright, duplicate, similar, uncaptioned, "
             "no-face, many-faces."
         ),
     ] = "tiny,duplicate",
@@ -50,6 +55,35 @@ def prepare(
     n = len(prepared.candidates)
     typer.echo(f"Of {n} photographs {prepared.n('dropped')} are dropped and {prepared.n('flagged')} flagged; {prepared.root / 'report.html'} says why.")
     typer.echo(f"{prepared.root} has {prepared.n_split('train')} images to train on and {prepared.n_split('heldout')} held out.")
+    typer.echo("Next:")
+    for command in _next_commands(subject_dir, prepared.caption_versions):
+        typer.echo(f"    {command}")
+
+
+def _next_commands(subject_dir: Path, versions: Sequence[str]) -> tuple[str, str]:
+    """How the subject is checked, and how it is swept: with Stable Diffusion 1.5 if that is there,
+    else with the model that ships with this project."""
+    from trainables.hub import is_cached
+    from trainables.model_sources import SHORT_NAMES
+
+    model = "sd15" if is_cached(SHORT_NAMES["sd15"]) else "embedded:base"
+    repository = Path(__file__).parents[1]
+    study = _FIRST_STUDY if _FIRST_STUDY.is_file() else repository / _FIRST_STUDY
+    name = _free_name(subject_dir.resolve().name)
+    subject = shlex.quote(str(subject_dir))
+    sets = f"--set {shlex.quote(f'subject={subject_dir}')} --set model={model}"
+    sets += f" --set {shlex.quote('space.caption=' + ','.join(versions))}"
+    return (
+        f"python -m sweep check {subject} --model {model}",
+        f"python -m sweep launch {shlex.quote(str(study))} --name {name} {sets}",
+    )
+
+
+def _free_name(folder: str) -> str:
+    """A study's name after the subject's folder, or `mine`, that no study here has."""
+    name = folder if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", folder) else "mine"
+    numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, 1000))
+    return next((one for one in numbered if not (DEFAULT_STORAGE / one).exists()), name)
 
 
 def caption(
@@ -102,6 +136,8 @@ def check(
         for line in lines:
             typer.echo(f"{kind}: {' '.join(line.split())}")
     read = found.subject
+    for line in found.notes:
+        typer.echo(f"note: {line}")
     counts = f"{len(read.train)} images to train on, {len(read.heldout)} held out, captions {', '.join(read.caption_versions)}"
     usable = "cannot be used as it is" if found.problems else "can be used"
     typer.echo(f"{subject} {usable}: {counts}; {len(found.problems)} errors, {len(found.warnings)} warnings.")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from sweep.causes import Cause, cause_of
-from sweep.errors import AdapterError, DeviceLostError, DiskError, PassingError, RecordsError, SweepError
+from sweep.errors import AdapterError, ContentChanged, DeviceLostError, DiskError, PassingError, RecordsError, SweepError
 from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
 from sweep.record_schema import EVALUATIONS, METRIC_COLUMNS
 from sweep.records import Records, as_rows
@@ -27,7 +27,7 @@ DECISION_WAIT_S = 0.5
 POLL_S = 0.02
 IDLE_S = 0.1
 
-PASSING = (PassingError, RecordsError, AdapterError, OSError, MemoryError)
+PASSING = (PassingError, RecordsError, AdapterError, ContentChanged, OSError, MemoryError)
 """What is nobody's configuration: memory, a device, files that are away or damaged. The pool has it tried again."""
 
 ENDING = (DeviceLostError, DiskError)

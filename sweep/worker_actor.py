@@ -40,6 +40,7 @@ class DeviceSpec:
     most_slots: int
     slots_file: Path  # where it keeps what it found
     pack_options: Mapping[str, bool]  # keyword arguments of trainables.pack.Pack
+    content: Mapping[str, str]  # what the study's keys were made of, as Keys.content_digests
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def real_device(spec: DeviceSpec) -> Device:
         backbones=spec.backbones,
         metrics=spec.metrics,
         pack_options=spec.pack_options,
+        content=spec.content,
         worker=spec.worker,
         launch=spec.launch,
     )

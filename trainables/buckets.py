@@ -63,6 +63,12 @@ def buckets_of(images: Sequence[Size], *, resolution: int, step: int) -> Buckets
     return Buckets(tuple(sizes), tuple(sizes.index(size) for size in chosen))
 
 
+def buckets_to_train(images: Sequence[Size], *, resolution: int, step: int) -> Buckets | None:
+    """The buckets of images that keep their aspect ratio; None where all of them come in the model's own square after all."""
+    buckets = buckets_of(images, resolution=resolution, step=step)
+    return None if buckets.sizes == ((resolution, resolution),) else buckets
+
+
 def share_cut_away(size: Size, target: Size) -> float:
     """How much of an image of this size lies outside of the largest part in its middle that has the target's aspect ratio."""
     ratio = (size[0] / size[1]) / (target[0] / target[1])

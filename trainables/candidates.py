@@ -1,4 +1,5 @@
-"""Photographs on their way into a subject: what is asked for, what is found of each, and who is dropped for it. Reads and writes no files."""
+"""Photographs on their way into a subject: what is asked for, what is found of each, and who is
+dropped for it. Reads and writes no files."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image
+from scipy.sparse.csgraph import connected_components
 
 from trainables.buckets import Size, bucket_sizes, nearest_size, share_cut_away
 from trainables.errors import SubjectError
@@ -22,7 +25,7 @@ REASONS: Mapping[str, str] = {
     "blurred": "no part of it is sharp",
     "dark": "even its bright parts are dark",
     "bright": "even its dark parts are bright",
-    "duplicate": "another is the same picture, larger or sharper",
+    "duplicate": "another is the same picture, larger or less compressed",
     "similar": "others show the same moment, or its mirror image",
     "uncaptioned": "others have captions, it has none",
     "no-face": "no face was found (--faces)",
@@ -31,6 +34,7 @@ REASONS: Mapping[str, str] = {
 """What can be said of a photograph, beside that it cannot be read; each drops it or flags it, as `drop` says."""
 DROPPED_BY_DEFAULT = ("tiny", "duplicate")
 
+UNSEEN_LOSS_OF_DETAIL = 1.5  # times fewer frequencies: below it, compression adds about as many as it removes
 DARK_BELOW, BRIGHT_ABOVE = 60.0, 190.0  # of 255
 MOST_CROPPED = 0.4  # 3:2 loses a third, 16:9 seven sixteenths
 
@@ -83,6 +87,9 @@ class Candidate:
     width: int = 0  # upright, as it was taken; 0 if unreadable
     height: int = 0
     fitted: Size = (0, 0)  # what is made of it
+    has_camera_data: bool = False
+    loss: float = 0.0  # how coarsely its file was compressed, by its own words
+    detail: float = 0.0  # how many frequencies it has left; measured where there are copies of it
     sharpness: float = 0.0
     dark_level: float = 0.0  # a tenth of the pixels is darker
     bright_level: float = 0.0  # a tenth is brighter
@@ -90,6 +97,7 @@ class Candidate:
     print: Fingerprint | None = None
     thumbnail: Image.Image | None = None
     written: Path | None = None  # while the subject is written
+    written_mask: Path | None = None
     reasons: dict[str, str] = field(default_factory=dict)  # reason -> in words
     dropped: bool = False
     group: int = -1  # similar ones share it
@@ -103,17 +111,25 @@ class Candidate:
 
 def judge(candidates: Sequence[Candidate], how: Preparation) -> list[Candidate]:
     """Write down what is to be said of each, and drop what is to be dropped. Returns those that are kept, in their order."""
-    versions = sorted({version for candidate in candidates for version in candidate.captions})
-    for candidate in candidates:
-        if not candidate.dropped:
-            candidate.reasons |= dict(_own_reasons(candidate, how, versions))
-            _drop_if_asked(candidate, how)
-    _tell_duplicates(_kept(candidates), how)
+    for candidate in _kept(candidates):
+        candidate.reasons |= dict(_own_reasons(candidate, how))
+        _drop_if_asked(candidate, how)
+    _tell_duplicates([candidate for candidate in candidates if candidate.print], how)
+    _tell_uncaptioned(_kept(candidates), how)
     _tell_similar(_kept(candidates), how)
     return _kept(candidates)
 
 
-def _own_reasons(candidate: Candidate, how: Preparation, versions: Sequence[str]) -> Iterator[tuple[str, str]]:
+def copies_of_one_size(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Those that show the same picture with as many pixels, where there are several."""
+    groups: dict[tuple[int, int, int], list[Candidate]] = {}
+    for candidate, number in zip(candidates, _numbers_of_pictures(candidates), strict=True):
+        sides = sorted((candidate.width, candidate.height))
+        groups.setdefault((number, *sides), []).append(candidate)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _own_reasons(candidate: Candidate, how: Preparation) -> Iterator[tuple[str, str]]:
     """Reasons that need no look at the others."""
     sides = f"it is {candidate.width}x{candidate.height}"
     # Both sides must be filled, if need be by cutting away from the other; padding judges the same.
@@ -129,25 +145,49 @@ def _own_reasons(candidate: Candidate, how: Preparation, versions: Sequence[str]
         yield "dark", f"nine tenths are darker than {candidate.bright_level:.0f} of 255"
     if candidate.dark_level > BRIGHT_ABOVE:
         yield "bright", f"nine tenths are brighter than {candidate.dark_level:.0f} of 255"
-    if lacking := [version for version in versions if version not in candidate.captions]:
-        yield "uncaptioned", f"it has no {', no '.join(lacking)}"
     if candidate.n_faces == 0:
         yield "no-face", "no face was found"
     if (candidate.n_faces or 0) > 1:
         yield "many-faces", f"{candidate.n_faces} faces were found"
 
 
-def _tell_duplicates(kept: Sequence[Candidate], how: Preparation) -> None:
-    """Whoever is the same picture as a better one says so; the best of them stays."""
-    same = duplicates([candidate.print for candidate in kept])
+def _tell_duplicates(readable: Sequence[Candidate], how: Preparation) -> None:
+    """Whoever is the same picture as a better one says so; the best of them stays.
+
+    The one that stays takes over the captions and the mask that it lacks, also from those that are
+    dropped already."""
+    same = duplicates([candidate.print for candidate in readable])
     staying: list[int] = []
-    for i in _best_first(kept):
-        better = next((j for j in staying if same[i, j]), None)
-        if better is None:
+    for i in _originals_first(readable):
+        candidate = readable[i]
+        better = next((readable[j] for j in staying if same[i, j]), None)
+        if better is not None:
+            words = f"it is the same picture as {better.source}{_share(better, candidate)}"
+            if not candidate.dropped:
+                candidate.reasons["duplicate"] = words
+                _drop_if_asked(candidate, how)
+        elif not candidate.dropped:
             staying.append(i)
-        else:
-            kept[i].reasons["duplicate"] = f"it is the same picture as {kept[better].source}"
-            _drop_if_asked(kept[i], how)
+
+
+def _share(better: Candidate, other: Candidate) -> str:
+    """Give each of two copies what the other has beside it. Returns what is to be said of it."""
+    lost = [version for version, text in other.captions.items() if better.captions.get(version, text) != text]
+    taken = [version for version in other.captions if version not in better.captions]
+    better.captions, other.captions = {**other.captions, **better.captions}, {**better.captions, **other.captions}
+    if better.written_mask is None and better.fitted == other.fitted:
+        better.written_mask = other.written_mask
+    words = [f"which takes over its {' and '.join(taken)}"] if taken else []
+    words += [f"whose {' and '.join(lost)} differs and is used"] if lost else []
+    return "".join(f", {text}" for text in words)
+
+
+def _tell_uncaptioned(kept: Sequence[Candidate], how: Preparation) -> None:
+    versions = sorted({version for candidate in kept for version in candidate.captions})
+    for candidate in kept:
+        if lacking := [version for version in versions if version not in candidate.captions]:
+            candidate.reasons["uncaptioned"] = f"it has no {', no '.join(lacking)}"
+            _drop_if_asked(candidate, how)
 
 
 def _tell_similar(kept: Sequence[Candidate], how: Preparation) -> None:
@@ -171,7 +211,34 @@ def _kept(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _best_first(kept: Sequence[Candidate]) -> list[int]:
-    return sorted(range(len(kept)), key=lambda i: (-kept[i].width * kept[i].height, -kept[i].sharpness, kept[i].source))
+    return sorted(range(len(kept)), key=lambda i: (-kept[i].width * kept[i].height, -kept[i].sharpness, *_by_name(kept[i])))
+
+
+def _originals_first(readable: Sequence[Candidate]) -> list[int]:
+    """Of copies: the larger first, then those whose compression left about as much as any, then the
+    one that a camera wrote, that was compressed least, that has captions."""
+    most: dict[Candidate, float] = {}
+    for group in copies_of_one_size(readable):
+        most |= dict.fromkeys(group, max(candidate.detail for candidate in group))
+
+    def rank(i: int) -> tuple:
+        one = readable[i]
+        is_worn = one.detail * UNSEEN_LOSS_OF_DETAIL < most.get(one, 0.0)
+        pixels = one.width * one.height
+        return one.dropped, -pixels, is_worn, not one.has_camera_data, one.loss, not one.captions, *_by_name(one)
+
+    return sorted(range(len(readable)), key=rank)
+
+
+def _by_name(candidate: Candidate) -> tuple[int, str]:
+    """The shorter name first: `IMG_1.jpg` before `IMG_1 (1).jpg`."""
+    return len(candidate.source), candidate.source
+
+
+def _numbers_of_pictures(candidates: Sequence[Candidate]) -> np.ndarray:  # (n,) equal for copies
+    if not candidates:
+        return np.zeros(0, dtype=np.int64)
+    return connected_components(duplicates([candidate.print for candidate in candidates]), directed=False)[1]
 
 
 def _drop_if_asked(candidate: Candidate, how: Preparation) -> None:

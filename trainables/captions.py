@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import SubjectError
-from trainables.metadata import TEXT_VERSION, add_captions, jsonl_text, list_files, write_aside
-from trainables.photographs import image_files
+from trainables.folder_files import list_folder
+from trainables.metadata import TEXT_VERSION, add_captions, jsonl_text, list_files, raise_first, write_aside
 from trainables.subject import EMBEDDED_FOLDER, Subject, load_subject
 
 MOST_WORDS_IN_A_TAG = 8
@@ -43,14 +43,14 @@ class Category:
 
 def simplified_tags(caption: str, trigger: str) -> str:
     """v3 of a v2: the tag with the trigger, then the tags of those categories that a simplified caption keeps, and unknown ones."""
-    first, rest = _parted(caption, trigger)
+    first, naming, rest = _parted(caption, trigger)
     kept = [tag for tag in rest if (found := category_of(tag)) is None or found[0].simplified]
-    return ", ".join((first, *kept))
+    return ", ".join((first, *naming, *kept))
 
 
 def sentence(caption: str, trigger: str) -> str:
     """v4 of a v2: "J3NN13 is smiling at the camera with long black hair". Unknown tags stand at its end, after commas."""
-    first, rest = _parted(caption, trigger)
+    first, naming, rest = _parted(caption, trigger)
     clauses: dict[str, list[str]] = {name: [] for name in _categories()}
     others = []
     for tag in rest:
@@ -62,7 +62,7 @@ def sentence(caption: str, trigger: str) -> str:
     opening = "".join(f"{clause} " for clause in clauses.pop("framing")) + first
     doing = _doing(clauses)
     predicate = ["is"] * (opening == first) + [_listed(doing)] if doing else []
-    return ", ".join((" ".join([opening, *predicate, *_further(clauses)]), *(tag.replace("_", " ") for tag in others)))
+    return ", ".join((" ".join([opening, *predicate, *_further(clauses)]), *naming, *(tag.replace("_", " ") for tag in others)))
 
 
 DERIVATIONS: Mapping[str, Callable[[str, str], str]] = {"v3": simplified_tags, "v4": sentence}
@@ -76,7 +76,7 @@ def derived(captions: Mapping[str, str], trigger: str, versions: Sequence[str], 
     tags = captions.get(TEXT_VERSION, "")
     if not tags.strip():
         return {}
-    longest = max(tags.split(","), key=lambda tag: len(tag.split()))
+    longest = max(_tags_of(tags), key=lambda tag: len(tag.split()))
     if len(longest.split()) > MOST_WORDS_IN_A_TAG:
         raise SubjectError(
             f"{' and '.join(versions)} are made of tags of at most {MOST_WORDS_IN_A_TAG} words with commas between them, but v2 of {where} "
@@ -156,11 +156,22 @@ def _listed(items: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
-def _parted(caption: str, trigger: str) -> tuple[str, list[str]]:
-    """The tag that names the trigger (the trigger itself where none does) and the other tags, in their order, each once."""
-    tags = list(dict.fromkeys(tag.strip() for tag in caption.split(",") if tag.strip()))
-    naming = [tag for tag in tags if re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", tag, re.IGNORECASE)]
-    return (naming[0] if naming else trigger), [tag for tag in tags if tag not in naming]
+def _parted(caption: str, trigger: str) -> tuple[str, list[str], list[str]]:
+    """The tag that names the trigger, what further such tags say beside it, and the other tags, in their order, each once.
+
+    Of several tags that name it, the first that says more: "J3NN13, J3NN13 in a hat" opens with the hat."""
+    tags = list(dict.fromkeys(_tags_of(caption)))
+    word = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+    naming = [tag for tag in tags if word.search(tag)]
+    beside = {tag: " ".join(word.sub(" ", tag).split()) for tag in naming}
+    first = next((tag for tag in naming if beside[tag]), naming[0] if naming else trigger)
+    further = dict.fromkeys(beside[tag] for tag in naming if tag != first)
+    return first, [words for words in further if words and words != beside.get(first)], [tag for tag in tags if tag not in naming]
+
+
+def _tags_of(caption: str) -> list[str]:
+    """What stands between its commas and line ends, with single spaces."""
+    return [" ".join(tag.split()) for tag in re.split(r"[,\n]", caption) if tag.strip()]
 
 
 def _with_article(tag: str) -> str:
@@ -213,8 +224,8 @@ def _require_room(subject: Subject, versions: Sequence[str], *, replace: bool) -
 
 
 def _start_list(subject: Subject, added: Mapping[str, Mapping[str, str]]) -> None:
-    listed = {image.path for image in subject.images}
-    for path in image_files(subject.root.rglob("*")):
+    listed = {path for image in subject.images for path in (image.path, image.mask)}
+    for path in list_folder(subject.root, raise_first).images:
         if path not in listed:  # a kohya folder may hold others, a list must name all
             raise SubjectError(f"Every image must have a row in metadata.jsonl, but {path} is none of the subject's. Move it away.")
     rows = [{"file_name": i.file_name, "captions": {**i.captions, **added[i.file_name]}} for i in subject.images]

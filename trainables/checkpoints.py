@@ -23,7 +23,7 @@ from trainables.merging import Update
 from trainables.model_folders import PARTS, WEIGHTS, PartFiles, read_config
 from trainables.model_sources import ModelSource
 from trainables.models import load_parts
-from trainables.single_files import KEYS
+from trainables.single_files import KEYS, usual_name
 
 _NETWORKS = ("unet", "text_encoder")
 
@@ -121,7 +121,7 @@ def _by_original_key(source: ModelSource, updates: Mapping[str, Update]) -> dict
     with safe_open(weights, framework="pt") as opened:
         names = {name: name for name in opened.keys()}
     of_unet = convert_ldm_unet_checkpoint({n: n for n in names if n.startswith(KEYS["unet"])}, read_config(source.unet.folder))
-    of_text = convert_ldm_clip_checkpoint({n: n for n in names if n.startswith(KEYS["text_encoder"])})
+    of_text = convert_ldm_clip_checkpoint({usual_name(n): n for n in names if n.startswith(KEYS["text_encoder"])})
     keys = {_path_of("unet", name): key for name, key in of_unet.items()} | {_path_of("text_encoder", name): key for name, key in of_text.items()}
     if not of_text and any(path.startswith(TEXT_ENCODER) for path in updates):
         raise AdapterError(

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from trainables.buckets import buckets_of, share_cut_away
 from trainables.captions import DERIVATIONS
+from trainables.folder_files import counted
 from trainables.likeness import duplicates, fingerprint
 from trainables.metadata import TEXT_VERSION
 from trainables.model_folders import read_config
 from trainables.models import PROMPT_TOKENS, ModelSource, bucket_step_of, cut_off, load_tokenizer, resolution_of, resolve_model
-from trainables.photographs import flattened
+from trainables.photographs import read_rgb, size_of
 from trainables.subject import TRIGGER_VERSION, Subject, SubjectImage, read_subject
 
 MOST_NAMED = 3
@@ -30,6 +30,7 @@ class Checkup:
     subject: Subject  # of what is usable
     problems: tuple[str, ...]  # a launch would refuse the subject for the first of them
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]  # what lies in the folder and is not read
 
 
 def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Checkup:
@@ -41,6 +42,7 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
     warnings = [
         *cut_captions(subject, source),
         *_unnamed_trigger(subject),
+        *_several_lines(subject),
         *_same_pictures(subject),
         *_small_images(subject, resolution_of(*configs), model),
         *_cut_away(subject, resolution_of(*configs), bucket_step_of(*configs)),
@@ -48,7 +50,9 @@ def check_subject(name_or_dir: str | Path, model: str = "embedded:base") -> Chec
         *_missing_masks(subject),
         *_nothing_held_out(subject),
     ]
-    return Checkup(subject, tuple(problems), tuple(warnings))
+    system = f"{counted(subject.n_system_files, 'hidden or system file')} passed over."
+    notes = (*subject.passed_over, *[system] * bool(subject.n_system_files))
+    return Checkup(subject, tuple(problems), tuple(warnings), notes)
 
 
 def cut_captions(subject: Subject, source: ModelSource, versions: Sequence[str] | None = None) -> list[str]:
@@ -80,8 +84,18 @@ def _unnamed_trigger(subject: Subject) -> Iterator[str]:
             )
 
 
+def _several_lines(subject: Subject) -> Iterator[str]:
+    for version in subject.caption_versions[1:]:
+        several = [i.file_name for i in subject.train if "\n" in i.captions.get(version, "").strip()]
+        if several:
+            yield (
+                f"A caption is one line to kohya's scripts, but {len(several)} of {len(subject.train)} {version} captions have "
+                f"several, e.g. that of {several[0]}. All of them are read here: join them with commas."
+            )
+
+
 def _same_pictures(subject: Subject) -> Iterator[str]:
-    prints = [fingerprint(_picture_of(image)) for image in subject.images]
+    prints = [fingerprint(read_rgb(image.path, least_side_pixels=256)) for image in subject.images]
     same = duplicates(prints) & ~np.eye(len(prints), dtype=bool)
     pairs = [(subject.images[i], subject.images[j]) for i, j in np.argwhere(np.triu(same))]
     leaks = [pair for pair in pairs if pair[0].split != pair[1].split]
@@ -92,30 +106,19 @@ def _same_pictures(subject: Subject) -> Iterator[str]:
         yield f"Every image should be there once, but {_pairs_text(twins)}. They count twice: delete one of each."
 
 
-def _picture_of(image: SubjectImage) -> Image.Image:
-    with Image.open(image.path) as opened:
-        opened.draft("RGB", (256, 256))
-        return flattened(ImageOps.exif_transpose(opened))
-
-
 def _pairs_text(pairs: Sequence[tuple[SubjectImage, SubjectImage]]) -> str:
     named = ", ".join(f"{one.file_name} and {other.file_name}" for one, other in pairs[:MOST_NAMED])
     return f"{named} are the same picture" + (f" (and {len(pairs) - MOST_NAMED} more pairs)" if len(pairs) > MOST_NAMED else "")
 
 
 def _small_images(subject: Subject, resolution: int, model: str) -> Iterator[str]:
-    small = [image.file_name for image in subject.train if _shorter_side(image) < resolution]
+    small = [image.file_name for image in subject.train if min(size_of(image.path)) < resolution]
     if small:
         more = f" and {len(small) - MOST_NAMED} more" if len(small) > MOST_NAMED else ""
         yield (
             f"Images should have the {resolution} pixels a side that {model} is made for, but {len(small)} of {len(subject.train)} are smaller: "
             f"{', '.join(small[:MOST_NAMED])}{more}. They are scaled up and teach blur: use larger ones, or another --model."
         )
-
-
-def _shorter_side(image: SubjectImage) -> int:
-    with Image.open(image.path) as opened:
-        return min(opened.size)
 
 
 def _cut_away(subject: Subject, resolution: int, step: int) -> Iterator[str]:

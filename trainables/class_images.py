@@ -14,9 +14,11 @@ from pathlib import Path
 from PIL import Image
 
 from trainables.config import EvalConfig
-from trainables.digests import digest_of_texts, file_digest
+from trainables.digests import digest_of_texts
 from trainables.errors import ConfigError, SubjectError
-from trainables.photographs import image_files, why_unusable
+from trainables.folder_files import counted, list_folder, named, odd_files_lines
+from trainables.metadata import raise_first
+from trainables.photographs import unread_problem, why_unusable
 from trainables.subject_images import SubjectImage
 
 
@@ -26,11 +28,12 @@ class ClassImages:
 
     root: Path
     images: tuple[SubjectImage, ...]
+    passed_over: tuple[str, ...] = ()  # a line for each kind of what lies in the folder and is not read
 
     @cached_property
     def digest(self) -> str:
         """Names their content: the images' bytes in order."""
-        return digest_of_texts(file_digest(image.path) for image in self.images)
+        return digest_of_texts(image.digest for image in self.images)
 
 
 def load_class_images(folder: str | Path) -> ClassImages:
@@ -43,12 +46,18 @@ def load_class_images(folder: str | Path) -> ClassImages:
             f"`prior_images` must be a folder of class images, but {str(folder)!r} is {'a file' if root.exists() else 'not there'}. "
             f"`python -m sweep class-images MODEL {folder} --prompt ...` makes one."
         )
-    paths = sorted(image_files(root.iterdir()))
+    listing = list_folder(root, raise_first)
+    if problem := next((unread_problem(path) for path in listing.unread), None):
+        raise SubjectError(problem)
+    paths = [path for path in listing.images if path.parent == root]
     if not paths:
         raise SubjectError(f"`prior_images` must hold images, but {root} has none at its top. Put some there, or name another folder.")
     if problem := next(filter(None, map(why_unusable, paths)), None):
         raise SubjectError(problem)
-    return ClassImages(root, tuple(SubjectImage(path.name, path, "train", {}) for path in paths))
+    deeper = [path for path in listing.images if path.parent != root]
+    lines = [f"{counted(len(deeper), 'class image')} in sub-folders passed over: {named(deeper, root)}. Move them to the top of {root}."]
+    images = tuple(SubjectImage(path.name, path, "train", {}) for path in paths)
+    return ClassImages(root, images, (*lines * bool(deeper), *odd_files_lines(listing)))
 
 
 def make_class_images(
@@ -56,16 +65,18 @@ def make_class_images(
 ) -> ClassImages:
     """Generate `config`'s pictures with the base model alone into a new folder. It appears when it is complete.
 
-    Raises: ConfigError if the folder holds something; ModelError if the model cannot be used."""
+    Raises: ConfigError if the folder holds something; ModelError if the model cannot be used; EvaluationFailed if a picture is black."""
     folder = folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"Class images are written into a new or empty folder, but {folder} holds something. Name another one.")
     from trainables.frozen import FrozenWork
     from trainables.generate import ImageSet, generate
+    from trainables.metrics import require_no_black
 
     frozen = FrozenWork(device)
     parts = frozen.parts(config.infer_model, config.infer_vae, config.infer_dtype)
     (pictures,) = generate(parts, [ImageSet(None, config, trigger="")], frozen=frozen, on_step=on_step)
+    require_no_black(pictures)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
     try:

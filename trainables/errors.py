@@ -6,6 +6,7 @@
     ├── ModelError              a base model or feature network that is unknown, missing or damaged
     │   └── NotDownloadedError  one that is published and merely not on this machine yet
     ├── AdapterError            an adapter file that is missing, damaged or of another layout
+    ├── ContentChanged          a file that is another one than when keys were made of it
     ├── StorageError            a place for files that cannot be used, or a name that would lead out of it
     └── EvaluationFailed        an image set that cannot be scored, such as an all-black one; never retried
 
@@ -35,6 +36,10 @@ class NotDownloadedError(ModelError):
 
 class AdapterError(SweepError):
     """An adapter cannot be found or read."""
+
+
+class ContentChanged(SweepError):
+    """A file is another one than when keys were made of its content. No configuration is at fault: it is tried again."""
 
 
 class StorageError(SweepError):

@@ -15,7 +15,7 @@ from trainables.activity import Phase, note
 from trainables.config import EvalConfig
 from trainables.errors import AdapterError, EvaluationFailed, ModelError
 from trainables.frozen import FrozenWork
-from trainables.generate import ImageSet, check_denoiser, generate
+from trainables.generate import ImageSet, Picture, check_denoiser, generate
 from trainables.heldout_loss import heldout_losses
 from trainables.lora import Adapter, SlotLoRA
 from trainables.metrics import require_no_black
@@ -33,6 +33,7 @@ class EvaluationRequest:
     config: EvalConfig
     subject: Subject
     adapter_name: str = ""  # training and epoch: evaluations of one adapter share what depends on it alone
+    caption: str | None = None  # the version that says which prompts are seen: the training's, or that of the trial which asks for a control
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,17 @@ class Evaluator:
 
         Raises:
             EvaluationFailed: too few pictures, or values that are not finite."""
-        return self._scorer.score(images, _image_set(request).pictures(), request.config, request.subject, resolution=resolution)
+        return self._scorer.score(images, *_asked_of(request), resolution=resolution, caption=request.caption)
 
     def score_further(self, images: np.ndarray, request: EvaluationRequest, *, resolution: int) -> Scores:
         """The further metrics of the pictures, and nothing else."""
-        return self._scorer.score_further(images, _image_set(request).pictures(), request.config, request.subject, resolution=resolution)
+        return self._scorer.score_further(images, *_asked_of(request), resolution=resolution, caption=request.caption)
+
+    def score_groups(
+        self, of_pictures: Mapping[str, np.ndarray], config: EvalConfig, subject: Subject, *, caption: str | None, images: np.ndarray | None = None
+    ) -> Scores:
+        """As `Scorer.score_groups`."""
+        return self._scorer.score_groups(of_pictures, config, subject, caption=caption, images=images)
 
     def _heldout_losses(self, parts: ModelParts, model: tuple, requests: list[EvaluationRequest]) -> dict[str, float | str]:
         """By request key the held-out loss, or why there is none. Requests of one adapter share it, also with earlier ones."""
@@ -168,6 +175,10 @@ class Evaluator:
             self._losses |= {names[r.key]: known[names[r.key]] for r in group if r.adapter is None or r.adapter_name}
             found |= {key: known[name] for key, name in names.items()}
         return {key: loss if isinstance(loss, str) or math.isfinite(loss) else "it is not finite" for key, loss in found.items()}
+
+
+def _asked_of(request: EvaluationRequest) -> tuple[list[Picture], EvalConfig, Subject]:
+    return _image_set(request).pictures(), request.config, request.subject
 
 
 def _adapter_name(request: EvaluationRequest) -> tuple[str, ...]:

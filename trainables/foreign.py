@@ -22,7 +22,7 @@ from trainables.digests import file_digest
 from trainables.errors import AdapterError, ModelError
 from trainables.kohya import ALPHA, DOWN, UP, kohya_name
 from trainables.lora import TEXT_ENCODER
-from trainables.merging import Update, merge_updates, updatable_layers
+from trainables.merging import Update, apply_updates, updatable_layers
 from trainables.model_folders import PICKLES, tensor_shapes
 from trainables.models import ModelParts
 
@@ -60,17 +60,23 @@ class ForeignAdapter:
         """Its updates of this base model's layers, by path.
 
         Raises:
-            AdapterError: it holds something that is no low-rank update of one of these layers, or is made for another family."""
+            AdapterError: it holds something that is no low-rank update of one of these layers, or is made for another family; a value
+            is NaN or infinite; it changes nothing."""
         layers = updatable_layers(parts.unet, parts.text_encoder)
         found: dict[str, Update] = {}
         for file in self.files:
             if file.name != PEFT_CONFIG:
                 found |= _updates_in(file, layers)
+        if not any(update.delta.any() for update in found.values()):
+            raise AdapterError(
+                f"An adapter must change the model, but every update in {self.name} is zero, so its pictures would be the base model's. "
+                "Its alpha or its up weights are 0: use a file that was saved after training."
+            )
         return found
 
     def merge_into(self, parts: ModelParts) -> None:
         """Make this adapter a part of a loaded base model. Raises as `updates_for`."""
-        merge_updates(parts, self.updates_for(parts))
+        apply_updates(parts, self.updates_for(parts))
 
 
 def find_foreign(path: Path) -> ForeignAdapter:
@@ -205,10 +211,23 @@ def _scale(config: Mapping[str, object], path: str, rank: int, file: Path) -> fl
     for option in ("use_dora", "use_bdlora", "lora_bias"):
         if config.get(option):
             raise AdapterError(f"Only plain LoRA and LoCon are read, but {file} was trained with {option}. Score its pictures elsewhere.")
-    name = path.removeprefix(TEXT_ENCODER)
-    patterns = dict(config.get("alpha_pattern") or {})
-    alpha = float(patterns.get(get_pattern_key(patterns, name), config.get("lora_alpha", rank)))
+    patterns, alpha = config.get("alpha_pattern") or {}, config.get("lora_alpha", rank)
+    if not isinstance(patterns, dict):
+        raise AdapterError(f"`alpha_pattern` must map layers to numbers, but {file} gives {patterns!r:.40}. Correct its configuration.")
+    for spelling in _spellings(path):
+        # Where no pattern matches, get_pattern_key gives the spelling back.
+        alpha = patterns.get(get_pattern_key(patterns, spelling), alpha)
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        raise AdapterError(f"The alpha of a layer must be a number, but {file} gives {alpha!r:.40} for {path}. Correct its configuration.")
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _spellings(path: str) -> tuple[str, ...]:
+    """What a layer may be called in a pattern, which matches from the end: as here, and with every level that a version or a saver adds."""
+    if not path.startswith(TEXT_ENCODER):
+        return (path,)
+    name = path.removeprefix(TEXT_ENCODER)
+    return name, f"{TEXT_ENCODER}text_model.{name}"
 
 
 def _json_object(text: str, file: Path) -> dict[str, object]:
@@ -231,5 +250,14 @@ def _update(file: Path, path: str, own: Mapping[str, Tensor], layer: nn.Module, 
             f"An adapter must fit the model it is used with, but {file} has {tuple(own[DOWN].shape)} and {tuple(own[UP].shape)} for {path}, whose "
             f"weight is {tuple(layer.weight.shape)}. Use the model it was trained on."
         )
-    rank = len(down)
-    return Update(down, up, float(own[ALPHA]) / rank if ALPHA in own else scale_of(path, rank))
+    if not (rank := len(down)):
+        raise AdapterError(f"An update must have a rank of at least 1, but {file} has 0 for {path}. Copy the file again.")
+    if ALPHA in own and own[ALPHA].numel() != 1:
+        raise AdapterError(f"The alpha of a layer must be one number, but {file} has {own[ALPHA].numel()} for {path}. Copy the file again.")
+    update = Update(down, up, float(own[ALPHA]) / rank if ALPHA in own else scale_of(path, rank))
+    if not update.delta.isfinite().all():
+        raise AdapterError(
+            f"The weights of an adapter must be finite, but in {file} those for {path} are NaN or infinite: its pictures would be black. "
+            "The training that made it diverged; use one of its earlier files, or train with a lower learning rate."
+        )
+    return update

@@ -1,6 +1,6 @@
 """Work on frozen networks, done once: loading them, VAE latents and text embeddings, in memory and, given a folder, latents on disk.
 
-Keyed by what they depend on: (vae, images, flip) and (text encoder, exact string). Reference features live in features.py."""
+Keyed by what they depend on: (vae, images, flip) and (text encoder, tokenizer, exact string). Reference features live in features.py."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class FrozenWork:
 
     def text(self, parts: ModelParts, texts: list[str]) -> Tensor:
         """(n, tokens, d) embeddings of these strings on the model's device, each encoded once for as long as it is kept."""
-        encoder = part_digest(parts.source, "text_encoder")
+        encoder = part_digest(parts.source, "text_encoder") + part_digest(parts.source, "tokenizer")
         missing = sorted({text for text in texts if (encoder, text) not in self._text})
         for start in range(0, len(missing), ENCODE_BATCH):
             batch = missing[start : start + ENCODE_BATCH]

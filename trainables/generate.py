@@ -28,6 +28,7 @@ from trainables.errors import ModelError
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
 from trainables.models import ModelParts, decode_latents, encode_prompts
+from trainables.pipeline_corrections import corrected_scheduler
 
 SCHEDULERS = {
     "ddim": (DDIMScheduler, {}),
@@ -47,10 +48,9 @@ BATCH_IMAGES = {"cpu": 160, "cuda": 80}
 
 @dataclass(frozen=True)
 class Picture:
-    """What one generated picture was asked for: its prompt (filled in), whether that is a seen one, and its seed."""
+    """What one generated picture was asked for: its prompt (filled in), and its seed."""
 
     prompt: str
-    seen: bool
     seed: int
 
 
@@ -68,7 +68,7 @@ class ImageSet:
     def pictures(self) -> list[Picture]:
         """In the order of the generated images: prompt by prompt, seeds within."""
         return [
-            Picture(prompt.filled(self.trigger), prompt.seen, self.seeds[i] if self.seeds else derived_seed(self.config.eval_seed, p, i))
+            Picture(prompt.filled(self.trigger), self.seeds[i] if self.seeds else derived_seed(self.config.eval_seed, p, i))
             for p, prompt in enumerate(self.config.prompts)
             for i in range(self.config.images_per_prompt)
         ]
@@ -118,14 +118,13 @@ def check_denoiser(parts: ModelParts, denoiser: str) -> None:
 
 
 def make_scheduler(parts: ModelParts, denoiser: str):
-    """A fresh diffusers scheduler for this denoiser, configured from the model's own.
+    """A fresh diffusers scheduler for this denoiser, configured from the model's own as StableDiffusionPipeline corrects it.
 
     Raises:
         ModelError: as `check_denoiser`."""
     check_denoiser(parts, denoiser)
     scheduler, settings = SCHEDULERS[denoiser]
-    # Latents are not confined to [-1, 1]. SD1.5's config says so; where a config is silent, DDIM would clip and wash pictures out.
-    return scheduler.from_config({"clip_sample": False, **parts.scheduler_config}, **settings)
+    return scheduler.from_config(corrected_scheduler(parts.scheduler_config), **settings)
 
 
 @torch.no_grad()

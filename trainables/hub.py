@@ -52,6 +52,14 @@ def from_hub(
     raise ModelError(problem)
 
 
+def is_cached(name: str) -> bool:
+    """Whether the local cache has a UNet of that repository; asks no network."""
+    try:
+        return (snapshot(name, local_files_only=True) / "unet").is_dir()
+    except ModelError:
+        return False
+
+
 def snapshot(name: str, patterns: list[str] | None = None, *, local_files_only: bool) -> Path:
     """The folder of a repository's snapshot, with the files of these patterns that it has; None: with all of them.
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
-from trainables.metadata import Refuse, Row
-from trainables.photographs import flattened, size_of, why_unusable
+from trainables.folder_files import comparable, is_file, spelt_path
+from trainables.metadata import Refuse, Row, resolved
+from trainables.photographs import read_rgb, size_of, why_unusable
 
 if TYPE_CHECKING:
     from trainables.subject_images import SubjectImage
@@ -25,7 +26,7 @@ MASK_FOLDER, MASK_SUFFIX = "masks", ".mask.png"
 
 def is_mask(root: Path, path: Path) -> bool:
     """Whether its name within the subject's folder says that it is no image to train on."""
-    return path.name.lower().endswith(MASK_SUFFIX) or path.relative_to(root).parent.name == MASK_FOLDER
+    return path.name.lower().endswith(MASK_SUFFIX) or comparable(path.relative_to(root).parent.name) == MASK_FOLDER
 
 
 def with_masks(root: Path, images: Sequence[SubjectImage], rows: Sequence[Row], refuse: Refuse) -> tuple[list[SubjectImage], set[Path]]:
@@ -33,7 +34,7 @@ def with_masks(root: Path, images: Sequence[SubjectImage], rows: Sequence[Row], 
     named = _masks_named(rows, refuse)
     found, files = [], set()
     for image in images:
-        masks = {path.resolve(): path for path in (*named.get(image.path.resolve(), ()), *_masks_beside(image.path))}
+        masks = {resolved(path): path for path in (*named.get(resolved(image.path), ()), *_masks_beside(image.path))}
         files |= set(masks)
         problem = _problem_of(root, image, list(masks.values())) if masks else None
         if problem:
@@ -48,13 +49,14 @@ def loss_weights(images: Sequence[SubjectImage], *, mask_weight: float, width: i
     w = v / mean(v), v = 1 + (mask_weight - 1) m, m in [0, 1] the share of a latent's area under the mask; w = 1 without a mask.
     So mask_weight moves attention within an image and leaves the scale of the gradient, which is the learning rate's, alone."""
     v = 1 + (mask_weight - 1) * np.stack([_mask_on_grid(image.mask, width, height) for image in images])
+    for image in images:
+        image.require_unchanged()
     return (v / v.mean(axis=(1, 2), keepdims=True)).astype(np.float32)
 
 
 def read_mask(path: Path) -> Image.Image:
     """Upright, in greys, transparency over black: nothing is no face."""
-    with Image.open(path) as opened:
-        return flattened(ImageOps.exif_transpose(opened), over="black").convert("L")
+    return read_rgb(path, over="black").convert("L")
 
 
 def _mask_on_grid(path: Path | None, width: int, height: int) -> np.ndarray:
@@ -72,23 +74,23 @@ def _masks_named(rows: Sequence[Row], refuse: Refuse) -> Mapping[Path, list[Path
             continue
         if not isinstance(mask, str) or "\0" in mask:
             refuse(f'`mask` must be the path of an image, but {row.where} gives {mask!r}. Write e.g. "mask": "masks/0000.png".')
-        elif not (row.folder / mask).is_file():
+        elif not is_file(path := spelt_path(row.folder, mask)):
             refuse(f"A mask that is named must be there, but {row.where} names {mask!r}, which is missing. Add it, or delete the entry.")
         else:
-            named.setdefault(row.pictured, []).append(row.folder / mask)
+            named.setdefault(row.pictured, []).append(path)
     return named
 
 
 def _masks_beside(image: Path) -> list[Path]:
-    places = (image.with_suffix(MASK_SUFFIX), image.parent / MASK_FOLDER / f"{image.stem}.png")
-    return [path for path in places if path.is_file()]
+    names = (f"{image.stem}{MASK_SUFFIX}", f"{MASK_FOLDER}/{image.stem}.png")
+    return [path for name in names if is_file(path := spelt_path(image.parent, name))]
 
 
 def _problem_of(root: Path, image: SubjectImage, masks: Sequence[Path]) -> str | None:
     if len(masks) > 1:
         return f"An image has one mask, but {image.path} has {' and '.join(str(mask) for mask in masks)}. Delete one."
-    if not masks[0].resolve().is_relative_to(root.resolve()):
-        return f"A mask must lie in the subject's folder, but that of {image.file_name} is {masks[0].resolve()}. Copy it into {root}."
+    if not resolved(masks[0]).is_relative_to(root.resolve()):
+        return f"A mask must lie in the subject's folder, but that of {image.file_name} is {resolved(masks[0])}. Copy it into {root}."
     if problem := why_unusable(masks[0]):
         return problem
     if why_unusable(image.path):  # told of elsewhere

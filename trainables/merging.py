@@ -1,7 +1,7 @@
-"""Low-rank updates of a base model's layers, and their sum with its weights: W + scale * up @ down.
+"""Low-rank updates of a base model's layers: W + scale * up @ down, as one weight or as two products.
 
 Any layer of the UNet and the text encoder may have one, of any rank: unlike an Adapter, which has one rank, and the layers that are
-trained here. Nothing here reads files; merging is for pictures and checkpoints, never for training."""
+trained here. Nothing here reads files; updates are for pictures and checkpoints, never for training."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ class Update:
     up: Tensor  # (d_out, r)
     scale: float
 
+    @property
+    def delta(self) -> Tensor:
+        """scale * up @ down in float32: (d_out, d_in)."""
+        return self.scale * (self.up.float() @ self.down.float())
+
     def added_to(self, weight: Tensor) -> Tensor:
         """W with its update, in the type and on the device of W; the sum is made in float32."""
-        delta = self.scale * (self.up.float() @ self.down.float())
-        return (weight.float() + delta.to(weight.device).view(weight.shape)).to(weight.dtype)
+        return (weight.float() + self.delta.to(weight.device).view(weight.shape)).to(weight.dtype)
 
 
 def updates_of(adapter: Adapter) -> dict[str, Update]:
@@ -46,8 +50,31 @@ def updatable_layers(unet: nn.Module, text_encoder: nn.Module) -> dict[str, nn.M
 
 
 @torch.no_grad()
-def merge_updates(parts: ModelParts, updates: Mapping[str, Update]) -> None:
-    """Add the updates to the weights of a loaded base model, for good. Each path must be one of `updatable_layers`, in its shape."""
+def apply_updates(parts: ModelParts, updates: Mapping[str, Update]) -> None:
+    """Give a loaded base model these updates, for good. Each path must be one of `updatable_layers`, in its shape.
+
+    As with the adapters that are trained here, a float32 layer gets W + update as its weight; a smaller float would round
+    the update away, so there it stays beside the weight."""
     layers = updatable_layers(parts.unet, parts.text_encoder)
+    names = {id(module): (network, name) for network in (parts.unet, parts.text_encoder) for name, module in network.named_modules()}
     for path, update in updates.items():
-        layers[path].weight.copy_(update.added_to(layers[path].weight))
+        layer = layers[path]
+        if layer.weight.dtype == torch.float32:
+            layer.weight.copy_(update.added_to(layer.weight))
+        else:
+            network, name = names[id(layer)]
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, UpdatedLayer(layer, update))
+
+
+class UpdatedLayer(nn.Module):
+    """A frozen layer with one update beside its weight, computed as for the adapters that are trained here."""
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, update: Update) -> None:
+        super().__init__()
+        self.layer = SlotLoRALayer(base, index=0)  # the index only tells dropout masks apart
+        self.layer.a = update.down.float().T[None].to(base.weight.device)
+        self.layer.b = (update.up.float().T * update.scale)[None].to(base.weight.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import SubjectError
+from trainables.folder_files import is_file, require_readable, spelt_path, suffix_of
 
 TEXT_VERSION = "v2"  # what a caption without a version is: kohya's caption files, Hugging Face's `text`
 LIST_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -57,7 +58,7 @@ class Row:
     @property
     def pictured(self) -> Path:
         """The file that it names, resolved, whether or not there is one; its folder where it names none."""
-        return (self.folder / str(self.values.get("file_name", "")).replace("\0", "")).resolve()
+        return resolved(spelt_path(self.folder, str(self.values.get("file_name", "")).replace("\0", "")))
 
 
 def raise_first(problem: str) -> None:
@@ -67,17 +68,37 @@ def raise_first(problem: str) -> None:
 def read_text(path: Path) -> str:
     """A text file's content: UTF-8, or UTF-16 and UTF-32 with the mark that Windows' editors begin them with.
 
-    Raises: SubjectError if it is another encoding, or no text."""
-    content = path.read_bytes()
-    mark, encoding = next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", "utf-8"))
+    Raises: SubjectError if it cannot be opened, is another encoding, or no text."""
     try:
-        text = content[len(mark) if encoding == "utf-8" else 0 :].decode(encoding)
+        content = path.read_bytes()
+    except OSError as error:
+        raise require_readable(path, error) from None
+    try:
+        text = decoded(content)
     except UnicodeDecodeError as error:
+        mark, encoding = _mark_and_encoding(content)
         rule = f"Captions must be {encoding.upper()}" + (", as this file's first bytes say" if mark else "")
         raise SubjectError(f"{rule}, but {path} is not (byte {error.start}). Save it as UTF-8.") from None
     if "\0" in text:  # pictures, archives, and UTF-16 without a mark
         raise SubjectError(f"Captions must be text, but {path} holds a zero (character {text.index(chr(0))}). Save it as UTF-8 text.")
+    return text
+
+
+def decoded(content: bytes) -> str:
+    """Text as people's editors save it, with every line end as one character: UTF-8, or UTF-16 and UTF-32 with their mark; the mark is left out.
+
+    Raises: UnicodeDecodeError if it is another encoding."""
+    mark, encoding = _mark_and_encoding(content)
+    text = content[len(mark) if encoding == "utf-8" else 0 :].decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def resolved(path: Path) -> Path:
+    """Without links; a circle of links as it is named."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path.absolute()
 
 
 def write_aside(path: Path, text: str) -> None:
@@ -111,7 +132,7 @@ def list_files(root: Path, refuse: Refuse = raise_first) -> dict[Path, str]:
     at_top = _only_list_in(root, refuse)
     if at_top:
         return {at_top: "train"}
-    within = {_only_list_in(root / name, refuse): split for name, split in SPLIT_FOLDERS.items()}
+    within = {_only_list_in(spelt_path(root, name), refuse): split for name, split in SPLIT_FOLDERS.items()}
     return {path: split for path, split in within.items() if path}
 
 
@@ -143,8 +164,8 @@ def add_captions(root: Path, added: Mapping[str, Mapping[str, str]]) -> None:
     """Write captions by version, for images by file name (as SubjectImage has it), into the lists that name them; all else is kept."""
     for path, split in list_files(root).items():
         rows = list(_rows_of_list(path, split, raise_first))
-        with_captions = [_with_captions(row, added.get(_name_within(root, row), {}), in_columns=path.suffix == ".csv") for row in rows]
-        write_aside(path, _csv_text(with_captions, path) if path.suffix == ".csv" else jsonl_text(with_captions))
+        with_captions = [_with_captions(row, added.get(_name_within(root, row), {}), in_columns=suffix_of(path) == ".csv") for row in rows]
+        write_aside(path, _csv_text(with_captions, path) if suffix_of(path) == ".csv" else jsonl_text(with_captions))
 
 
 def jsonl_text(rows: list[dict[str, Any]]) -> str:
@@ -152,8 +173,12 @@ def jsonl_text(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def _mark_and_encoding(content: bytes) -> tuple[bytes, str]:
+    return next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", "utf-8"))
+
+
 def _only_list_in(folder: Path, refuse: Refuse) -> Path | None:
-    found = [folder / name for name in LIST_NAMES if (folder / name).is_file()]
+    found = [path for name in LIST_NAMES if is_file(path := spelt_path(folder, name))]
     if len(found) > 1:
         refuse(f"A subject must have one list of its images, but {folder} has {' and '.join(LIST_NAMES)}. Delete one.")
     return found[0] if found else None
@@ -165,7 +190,7 @@ def _rows_of_list(path: Path, split: str, refuse: Refuse) -> Iterator[Row]:
     except SubjectError as error:
         refuse(str(error))
         return
-    lines = _lines_of_csv(text, path, refuse) if path.suffix == ".csv" else _lines_of_jsonl(text, path, refuse)
+    lines = _lines_of_csv(text, path, refuse) if suffix_of(path) == ".csv" else _lines_of_jsonl(text, path, refuse)
     for number, values in lines:
         yield Row(where=f"{path} line {number}", line=number, list_path=path, split=split, values=values)
 
@@ -201,7 +226,7 @@ def _delimiter_of(text: str) -> str:
 
 
 def _name_within(root: Path, row: Row) -> str:
-    return (row.folder.relative_to(root) / str(row.values.get("file_name"))).as_posix()
+    return spelt_path(row.folder, str(row.values.get("file_name"))).relative_to(root).as_posix()
 
 
 def _with_captions(row: Row, added: Mapping[str, str], *, in_columns: bool) -> dict[str, Any]:

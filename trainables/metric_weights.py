@@ -61,6 +61,12 @@ class MetricWeights:
     digest: str
 
 
+def network_and_word(metric: str, network: str, class_word: str) -> str:
+    """What, beside pictures and reference images, a metric's value depends on: its network and, of clip_t, the word that stands for the
+    trigger in the prompts."""
+    return f"{network}, class word {class_word!r}" if metric == "clip_t" and class_word else network
+
+
 def metric_name_of(text: str) -> str:
     """The name in "dinov2" or "dinov2=FOLDER".
 

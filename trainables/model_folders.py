@@ -134,6 +134,11 @@ def require_tokenizer(folder: Path) -> None:
 def require_matching_sizes(name: str, parts: Mapping[str, PartFiles], vae_name: str) -> None:
     """Raises: ModelError where UNet, text encoder and VAE cannot work together."""
     unet, text, vae = (read_config(parts[part].folder) for part in ("unet", "text_encoder", "vae"))
+    if unet.get("sample_size") is None:
+        raise ModelError(
+            f"A UNet's config.json must give `sample_size`, the latents on a side of its images, but that of {name} gives none. "
+            "Add it: 64 for Stable Diffusion 1.x, 96 for a 2.x of 768 pixels."
+        )
     if unet.get("in_channels", 4) != vae.get("latent_channels", 4):
         raise ModelError(
             f"A VAE must make as many latent channels as the UNet reads, but {vae_name} makes {vae.get('latent_channels', 4)} "

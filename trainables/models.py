@@ -5,6 +5,7 @@ Not here: LoRA, training, the denoising loop; and where a model lies (model_sour
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 import warnings
@@ -16,7 +17,8 @@ from trainables.activity import Phase, beat, note
 from trainables.errors import ModelError
 from trainables.model_folders import PartFiles, read_config
 from trainables.model_sources import ModelSource, model_digest, part_digest, resolve_model
-from trainables.single_files import KEYS
+from trainables.pipeline_corrections import corrected_sample_size
+from trainables.single_files import KEYS, usual_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +70,7 @@ class ModelParts:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:  # (c, h, w)
-        size = self.unet.config.sample_size
+        size = corrected_sample_size(self.unet.config)
         height, width = (size, size) if isinstance(size, int) else size
         return int(self.unet.config.in_channels), int(height), int(width)
 
@@ -96,7 +98,7 @@ class ModelParts:
 
 def resolution_of(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
     """Pixels on a side of the square images that a model of these configurations was made for."""
-    size = unet_config["sample_size"]
+    size = corrected_sample_size(unet_config)
     return int(size if isinstance(size, int) else size[0]) * _pixels_per_latent(vae_config)
 
 
@@ -226,7 +228,14 @@ def _load_frozen(model_class: Any, files: PartFiles, part: str, dtype: torch.dty
     # Both libraries leave missing weights random, or empty, and go on.
     if missing:
         raise ModelError(f"{where} must hold every weight of its config.json, but lacks {len(missing)}, e.g. {missing[0]}. Copy it again.")
+    if spoilt := next((name for name, weight in model.named_parameters() if not _is_finite(weight)), None):
+        raise ModelError(f"{where} must hold finite weights, but {spoilt} has NaN or infinite ones. Copy or download it again.")
     return model.requires_grad_(False).eval()
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    # The extremes are NaN where any value is, and need no memory.
+    return weight.numel() == 0 or all(math.isfinite(extreme) for extreme in weight.detach().aminmax())
 
 
 def _load_from_folder(model_class: Any, files: PartFiles, part: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
@@ -249,7 +258,7 @@ def _load_from_single_file(model_class: Any, files: PartFiles, part: str, dtype:
     with safe_open(files.weights, framework="pt") as opened:
         # A file may hold a VAE alone, without the beginning of its names.
         names = [name for name in opened.keys() if name.startswith(KEYS[part])] or list(opened.keys())
-        weights = {name: opened.get_tensor(name) for name in names}
+        weights = {usual_name(name): opened.get_tensor(name) for name in names}
     if part == "text_encoder":
         model = diffusers_converters.create_diffusers_clip_model_from_ldm(
             model_class, weights, config=str(files.folder), torch_dtype=dtype, local_files_only=True

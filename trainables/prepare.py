@@ -18,17 +18,35 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from trainables.buckets import Size
-from trainables.candidates import UNREADABLE, Candidate, Preparation, judge
+from trainables.candidates import UNREADABLE, Candidate, Preparation, copies_of_one_size, judge
 from trainables.captions import DERIVATIONS, derived
 from trainables.errors import SubjectError
+from trainables.folder_files import (
+    EXAMPLES_OF_IMAGES,
+    HEIC_SUFFIXES,
+    IMAGE_SUFFIXES,
+    counted,
+    list_folder,
+    named,
+    odd_files_lines,
+    suffix_of,
+)
 from trainables.likeness import fingerprint
 from trainables.masks import MASK_SUFFIX, is_mask, read_mask, with_masks
-from trainables.metadata import TEXT_VERSION, jsonl_text, list_files, raise_first, rows_of
-from trainables.photographs import HEIC_SUFFIXES, IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_photograph, register_heic, unread_problem
+from trainables.metadata import TEXT_VERSION, jsonl_text, list_files, raise_first, resolved, rows_of
+from trainables.photographs import read_as_stored, read_photograph, register_heic, unread_problem
 from trainables.prepare_report import shown, write_reports
-from trainables.quality import JUDGED_SIDE_PIXELS, exposure, face_counter, sharpness
+from trainables.quality import JUDGED_SIDE_PIXELS, detail, exposure, face_counter, sharpness
 from trainables.subject import load_subject
-from trainables.subject_images import SubjectImage, caption_beside, captions_without_image, images_of_rows, out_of_folder_problem
+from trainables.subject_images import (
+    OWN_NAMES,
+    SubjectImage,
+    caption_beside,
+    concept_folders,
+    images_of_rows,
+    is_left_out,
+    out_of_folder_problem,
+)
 
 THUMBNAIL_PIXELS = 128
 
@@ -40,6 +58,7 @@ class Prepared:
     root: Path
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...]
+    caption_versions: tuple[str, ...]
 
     def n(self, verdict: str) -> int:
         return sum(candidate.verdict == verdict for candidate in self.candidates)
@@ -55,23 +74,25 @@ def prepare_subject(
 
     Raises: SubjectError if a place cannot be used, captions are wrong, or nothing is left to train on. Then nothing is written."""
     raw, target = _checked_places(Path(raw_dir).expanduser(), Path(subject_dir).expanduser())
-    files = _files_in(raw)
-    captions, masks, notes = _raw_captions(raw, files)
+    found = _raw_photographs(raw)
     count, why_not = face_counter() if how.faces else (None, "")
-    notes += [why_not] if why_not else []
+    notes = [*found.notes, *([why_not] if why_not else [])]
     with _written_aside(target) as folder:
         candidates = []
-        for done, (path, found) in enumerate(captions.items(), start=1):
-            candidates.append(_read_candidate(raw, path, found, folder / f"{done - 1:04d}.png", how, count, mask=masks.get(path)))
+        for done, (path, captions) in enumerate(found.captions.items(), start=1):
+            written, mask = folder / f"{done - 1:04d}.png", found.masks.get(path)
+            candidates.append(_read_candidate(raw, path, captions, written, how, count, mask=mask))
             if progress:
-                progress(done, len(captions))
+                progress(done, len(found.captions))
+        _measure_copies(raw, candidates)
         kept = judge(candidates, how)
         _require_usable(raw, kept)
+        notes += _caption_the_others(kept, how, target)
         _split(kept, how)
         notes += _note_on_split(kept, how) + _write_subject(folder, target.name, candidates, how)
         write_reports(folder, target.name, candidates, how, notes)
-        load_subject(folder)  # what is left behind can be trained on
-    return Prepared(target, tuple(candidates), tuple(notes))
+        subject = load_subject(folder)  # what is left behind can be trained on
+    return Prepared(target, tuple(candidates), tuple(notes), subject.caption_versions)
 
 
 def _checked_places(raw: Path, target: Path) -> tuple[Path, Path]:
@@ -94,37 +115,66 @@ def _checked_places(raw: Path, target: Path) -> tuple[Path, Path]:
     return raw, target
 
 
-def _files_in(raw: Path) -> list[Path]:
-    """Everything that is not hidden, in the order of names. HEIC photographs are refused where nothing can read them."""
-    files = sorted(path for path in raw.rglob("*") if not any(p.startswith(".") for p in path.relative_to(raw).parts) and path.is_file())
-    heic = [path for path in files if path.suffix.lower() in HEIC_SUFFIXES]
+@dataclass(frozen=True)
+class _RawPhotographs:
+    captions: Mapping[Path, Mapping[str, str]]  # of each photograph, in the order of names
+    masks: Mapping[Path, Path]  # of those that have one
+    notes: tuple[str, ...]
+
+
+def _raw_photographs(raw: Path) -> _RawPhotographs:
+    """What the raw folder holds, its sub-folders included, but for folders with 0 repeats.
+
+    Raises: SubjectError if it holds no photographs, HEIC that nothing can read, or captions that are wrong."""
+    listing = list_folder(raw, raise_first)
+    left_out = [path for path in (*listing.images, *listing.unread) if is_left_out(raw, path)]
+    pictures = sorted({*listing.images, *listing.unread} - set(left_out))
+    notes = [f"{counted(len(left_out), 'image')} in folders with 0 repeats passed over: {named(left_out, raw)}"] if left_out else []
+    _require_readable_kinds(raw, pictures)
+    lists = list_files(raw)
+    rows = rows_of(lists) if lists else []
+    listed = {resolved(image.path): image for image in images_of_rows(raw, rows, suffixes=(*IMAGE_SUFFIXES, *HEIC_SUFFIXES))}
+    photographs = [path for path in pictures if not is_mask(raw, path)]
+    images = [listed.get(resolved(path)) or SubjectImage("", path, "train", {}) for path in photographs]
+    images, mask_files = with_masks(raw, images, rows, raise_first)
+    images = [image for image in images if resolved(image.path) not in mask_files]
+    strays = [path for path in pictures if is_mask(raw, path) and resolved(path) not in mask_files]
+    notes += [f"{_shown_in(raw, path)} is a mask without an image" for path in strays]
+    if lists:
+        captions = {image.path: image.captions for image in images}
+        if any(image.split == "heldout" for image in images):
+            notes.append("what is held out was chosen anew, whatever the list says")
+        if listing.captions:
+            where = named(list(lists), raw)
+            notes.append(f"{counted(len(listing.captions), 'text file')} passed over, since {where} holds the captions")
+    else:
+        captions = {
+            image.path: {} if out_of_folder_problem(raw, image.path) else caption_beside(listing, image.path) for image in images
+        }
+        notes += [f"{_shown_in(raw, path)} is a caption without an image" for path in listing.captions_without_image(pictures)]
+    concepts = concept_folders(raw, [path for path, texts in captions.items() if not texts])
+    if len(concepts) > 1:
+        notes.append(
+            f"{' and '.join(concepts[:2])} become one subject under one trigger: "
+            "prepare each by itself if they show different ones"
+        )
+    in_lists = [path.relative_to(raw).as_posix() for path in lists]
+    notes += [line.rstrip(".") for line in odd_files_lines(listing, own=(*OWN_NAMES, *in_lists))]
+    if listing.n_system:
+        notes.append(f"{counted(listing.n_system, 'hidden or system file')} passed over")
+    return _RawPhotographs(captions, {image.path: image.mask for image in images if image.mask}, tuple(map(shown, notes)))
+
+
+def _require_readable_kinds(raw: Path, pictures: Sequence[Path]) -> None:
+    """Raises: SubjectError where there are no photographs, or HEIC ones that nothing can read."""
+    heic = [path for path in pictures if suffix_of(path) in HEIC_SUFFIXES]
     if heic and not register_heic():
         raise SubjectError(
             f"HEIC photographs need the package pillow-heif, but it is not installed and {raw} has {len(heic)}, e.g. {heic[0].name}. "
             "Install it (pip install pillow-heif), or convert them to .jpg."
         )
-    if not any(path.suffix.lower() in (*IMAGE_SUFFIXES, *HEIC_SUFFIXES) for path in files):
-        raise SubjectError(f"RAW_DIR must hold photographs ({', '.join(IMAGE_SUFFIXES)}), but {raw} has none. Put them there.")
-    return files
-
-
-def _raw_captions(raw: Path, files: Sequence[Path]) -> tuple[dict[Path, Mapping[str, str]], dict[Path, Path], list[str]]:
-    """The captions of each photograph, from lists, or else from the files beside them; the masks of those that have one; and what is
-    to be noted."""
-    pictures = [path for path in files if path.suffix.lower() in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)]
-    rows = rows_of(lists) if (lists := list_files(raw)) else []
-    listed = {image.path.resolve(): image for image in images_of_rows(raw, rows, suffixes=(*IMAGE_SUFFIXES, *HEIC_SUFFIXES))}
-    all_images = [listed.get(path.resolve()) or SubjectImage("", path, "train", {}) for path in pictures if not is_mask(raw, path)]
-    images, of_images = with_masks(raw, all_images, rows, raise_first)
-    images = [image for image in images if image.path.resolve() not in of_images]
-    notes = [f"{_shown_in(raw, path)} is a mask without an image" for path in pictures if is_mask(raw, path) and path.resolve() not in of_images]
-    if lists:
-        captions = {image.path: image.captions for image in images}
-        notes += ["what is held out was chosen anew, whatever the list says"] if any(image.split == "heldout" for image in images) else []
-    else:
-        captions = {image.path: {} if out_of_folder_problem(raw, image.path) else caption_beside(image.path) for image in images}
-        notes += [f"{_shown_in(raw, path)} is a caption without an image" for path in captions_without_image(files, pictures)]
-    return captions, {image.path: image.mask for image in images if image.mask}, notes
+    if not any(suffix_of(path) in (*IMAGE_SUFFIXES, *HEIC_SUFFIXES) for path in pictures):
+        raise SubjectError(f"RAW_DIR must hold photographs ({EXAMPLES_OF_IMAGES}), but {raw} has none. Put them there.")
 
 
 def _shown_in(raw: Path, path: Path) -> str:
@@ -165,7 +215,7 @@ def _read_candidate(
     """Decode once, measure, and write what is trained on, and its mask beside it."""
     found = Candidate(source=path.relative_to(raw).as_posix(), captions={v: text.strip() for v, text in captions.items() if text.strip()})
     problem = out_of_folder_problem(raw, path)
-    if path.suffix.lower() not in HEIC_SUFFIXES:
+    if suffix_of(path) not in HEIC_SUFFIXES:
         problem = unread_problem(path) or problem
     try:
         photograph = None if problem else read_photograph(path, least_side_pixels=2 * max(how.size_pixels, JUDGED_SIDE_PIXELS))
@@ -180,8 +230,10 @@ def _read_candidate(
     picture.info.clear()  # no colour profile: it is sRGB now; and nothing of where and when
     picture.save(written)
     found.written = written
+    found.has_camera_data, found.loss = photograph.has_camera_data, photograph.loss
     if mask:
-        fitted(read_mask(mask), found.fitted, pad=how.fit == "pad").save(written.with_suffix(MASK_SUFFIX))
+        found.written_mask = written.with_suffix(MASK_SUFFIX)
+        fitted(read_mask(mask), found.fitted, pad=how.fit == "pad").save(found.written_mask)
     found.sharpness, (found.dark_level, found.bright_level) = sharpness(image), exposure(image)
     found.n_faces = count(image) if count else None
     found.print = fingerprint(image)
@@ -202,11 +254,29 @@ def fitted(image: Image.Image, size: Size, *, pad: bool) -> Image.Image:
 def _require_usable(raw: Path, kept: Sequence[Candidate]) -> None:
     if not kept:
         raise SubjectError(f"Something must be left to train on, but all photographs of {raw} are dropped. Use fewer reasons in --drop.")
-    if lacking := [candidate for candidate in kept if "uncaptioned" in candidate.reasons]:
-        raise SubjectError(
-            f"Every photograph must have a caption in each version that others have, but in {raw} {len(lacking)} of {len(kept)} have not, "
-            f"e.g. {lacking[0].source}: {lacking[0].reasons['uncaptioned']}. Write it, move the captions away, or --drop uncaptioned too."
-        )
+
+
+def _measure_copies(raw: Path, candidates: Sequence[Candidate]) -> None:
+    """What compression has left of those that are there several times: they are decoded once more, in full."""
+    for group in copies_of_one_size([candidate for candidate in candidates if candidate.print]):
+        for candidate in group:
+            candidate.detail = detail(read_as_stored(raw / candidate.source))
+
+
+def _caption_the_others(kept: Sequence[Candidate], how: Preparation, target: Path) -> list[str]:
+    """Where some have captions, the trigger is that of the others, as kohya's scripts take the name of
+    the folder. Returns what is to be noted."""
+    others = [candidate for candidate in kept if "uncaptioned" in candidate.reasons]
+    if not others:
+        return []
+    versions = sorted({version for candidate in kept for version in candidate.captions})
+    for candidate in others:
+        candidate.captions = {**dict.fromkeys(versions, how.trigger.strip()), **candidate.captions}
+    drop = ",".join((*how.drop, "uncaptioned"))
+    return [
+        f"{len(others)} of {len(kept)} photographs have no caption that others have, e.g. {shown(others[0].source)}: the trigger alone "
+        f"is written in its place. Write better ones into {target / 'metadata.jsonl'}, or leave these photographs out with --drop {drop}"
+    ]
 
 
 def _split(kept: Sequence[Candidate], how: Preparation) -> None:
@@ -228,16 +298,16 @@ def _write_subject(folder: Path, name: str, candidates: Sequence[Candidate], how
     for candidate in candidates:
         if candidate.written is None:
             continue
-        mask = candidate.written.with_suffix(MASK_SUFFIX)
         if candidate.dropped:
             candidate.written.unlink()
-            mask.unlink(missing_ok=True)
             continue
         candidate.file_name = f"{candidate.split}/{candidate.written.name}"
         (folder / candidate.split).mkdir(exist_ok=True)
         candidate.written.rename(folder / candidate.file_name)
-        if mask.exists():
-            mask.rename((folder / candidate.file_name).with_suffix(MASK_SUFFIX))
+        if candidate.written_mask:  # its own, or that of a copy
+            shutil.copyfile(candidate.written_mask, (folder / candidate.file_name).with_suffix(MASK_SUFFIX))
+    for mask in folder.glob(f"*{MASK_SUFFIX}"):
+        mask.unlink()
     kept = [candidate for candidate in candidates if not candidate.dropped]
     notes = _derive(kept, how) if how.derive else []
     rows = [{"file_name": c.file_name, "split": c.split, "captions": c.captions} for c in kept]

@@ -5,8 +5,9 @@ Networks and reference features are loaded and computed once. Pictures are given
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from trainables.config import EvalConfig
 from trainables.features import ReferenceImages, References, perceptual_backbone, pooled_backbone
 from trainables.generate import Picture
 from trainables.intervals import jackknife_interval, mean_interval
+from trainables.metric_weights import network_and_word
 from trainables.metrics import (
     LEAST_FOR_INFINITY,
     FrechetDistances,
@@ -32,6 +34,7 @@ from trainables.metrics import (
     lpips_matrix,
     lpips_values,
 )
+from trainables.seen_prompts import seen_prompts
 from trainables.similarities import load_similarities
 from trainables.subject import Subject, load_pixels
 
@@ -50,10 +53,11 @@ class Scores:
     values: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     image_rows: list[dict[str, Any]] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)  # of the set: how many copies, of seen and of unseen prompts
+    facts: dict[str, Any] = field(default_factory=dict)  # of the set: how many copies, which prompts are seen, values of the groups
     intervals: dict[str, list[float | int | None]] = field(default_factory=dict)  # [low, high, n images]; no bounds for few images
     networks: dict[str, str] = field(default_factory=dict)  # of further metrics
     skipped: dict[str, str] = field(default_factory=dict)  # metric -> why there is no value
+    of_pictures: dict[str, np.ndarray] = field(default_factory=dict)  # metric -> (n,) values, of those that have seen and unseen means
 
     def add_mean(self, name: str, values: np.ndarray) -> None:
         """The mean of (n,) values, one per picture; those that are NaN do not count, and are told by n."""
@@ -83,8 +87,12 @@ class Scorer:
         self._image_sets: dict[tuple[str, int, str], ReferenceImages] = {}
         self._copy_thresholds: dict[tuple[str, int], float] = {}
 
-    def score(self, images: np.ndarray, pictures: Sequence[Picture], config: EvalConfig, subject: Subject, *, resolution: int) -> Scores:
+    def score(
+        self, images: np.ndarray, pictures: Sequence[Picture], config: EvalConfig, subject: Subject, *, resolution: int, caption: str | None = None
+    ) -> Scores:
         """Everything that is asked for, of uint8 (n, h, w, 3) and what each was asked for.
+
+        `caption`: the version whose training captions say which prompts are seen; without it no value is of a group.
 
         Raises:
             EvaluationFailed: too few pictures, or values that are not finite."""
@@ -97,16 +105,29 @@ class Scorer:
         if n_heldout >= LEAST_HELDOUT:
             scores.add_mean("lpips_heldout", lpips_between(self.perceptual, images, heldout, self._references).mean(1).numpy())
             self._add_distances(scores, fake, heldout, "_heldout")
-        self._add_groups(scores, pictures, to_train, fake, train)
+        scores.of_pictures["lpips"] = to_train.expected
         scores.image_rows = _image_rows(pictures, to_train, subject)
         self._add_copies(scores, to_train, train, subject, resolution)
-        self._add_further(scores, images, pictures, config, subject, resolution)
+        self._add_further(scores, images, config, subject, resolution)
+        self._add_groups(scores, config, subject, caption, fake=fake, train=train)
         return scores
 
-    def score_further(self, images: np.ndarray, pictures: Sequence[Picture], config: EvalConfig, subject: Subject, *, resolution: int) -> Scores:
+    def score_further(
+        self, images: np.ndarray, pictures: Sequence[Picture], config: EvalConfig, subject: Subject, *, resolution: int, caption: str | None = None
+    ) -> Scores:
         """The further metrics alone; the image rows hold nothing else."""
         scores = Scores(image_rows=[{} for _ in pictures])
-        self._add_further(scores, images, pictures, config, subject, resolution)
+        self._add_further(scores, images, config, subject, resolution)
+        self._add_groups(scores, config, subject, caption)
+        return scores
+
+    def score_groups(
+        self, of_pictures: Mapping[str, np.ndarray], config: EvalConfig, subject: Subject, *, caption: str | None, images: np.ndarray | None = None
+    ) -> Scores:
+        """The values of seen and of unseen prompts alone, of pictures whose own values (n,) are known by metric; FID and KID with `images`."""
+        scores = Scores(image_rows=[{} for _ in next(iter(of_pictures.values()))], of_pictures=dict(of_pictures))
+        features = {} if images is None else {"fake": self.pooled(images), "train": self._reference(subject, images.shape[1], "train")}
+        self._add_groups(scores, config, subject, caption, **features)
         return scores
 
     # ---- private, in the order of use
@@ -136,15 +157,29 @@ class Scorer:
         else:
             scores.skipped["fid_inf"] = f"it needs {LEAST_FOR_INFINITY} pictures, and there are {n}"
 
-    def _add_groups(self, scores: Scores, pictures: Sequence[Picture], to_train: LpipsValues, fake: Tensor, train: ReferenceImages) -> None:
-        real = self._references.pooled(self.pooled, train)
-        for group, rows in _groups(pictures).items():
+    def _add_groups(
+        self, scores: Scores, config: EvalConfig, subject: Subject, caption: str | None, *, fake: Tensor | None = None, train: ReferenceImages | None = None
+    ) -> None:
+        """The values of seen and of unseen prompts: under `caption` as metrics of the set, and under every version as `groups`, for a control
+        is compared with trials of them all. FID and KID where features are given."""
+        seen_by_version = seen_prompts([prompt.text for prompt in config.prompts], subject)
+        real = None if train is None else self._references.pooled(self.pooled, train)
+        distances = partial(_distances, real, fake) if real is not None else lambda rows: {}
+        groups: dict[str, dict[str, float]] = {}
+        for version, seen in seen_by_version.items():
+            twin = next((other for other in groups if seen_by_version[other] == seen), None)
+            groups[version] = _values_of_groups(scores.of_pictures, _rows_of_groups(seen, config), distances) if twin is None else groups[twin]
+        scores.facts |= {"seen_prompts": seen_by_version, "groups": groups, "caption": caption}
+        if caption is None:
+            return
+        for group, rows in _rows_of_groups(seen_by_version[caption], config).items():
             scores.facts[f"n_{group}"] = len(rows)
-            if len(rows):
-                scores.add_mean(f"lpips_{group}", to_train.expected[rows])
-            if len(rows) >= LEAST_IN_GROUP:
-                scores.values[f"fid_{group}"] = frechet_distance(real, fake[torch.from_numpy(rows).to(fake.device)])
-                scores.values[f"kid_{group}"] = kernel_distance(real, fake[torch.from_numpy(rows).to(fake.device)])
+            for name, values in scores.of_pictures.items():
+                if len(rows):
+                    scores.add_mean(_of_group(name, group), values[rows])
+        scores.values |= groups[caption]
+        for row, seen in zip(scores.image_rows, np.repeat(seen_by_version[caption], config.images_per_prompt), strict=True):
+            row["seen"] = bool(seen)
 
     def _add_copies(self, scores: Scores, to_train: LpipsValues, train: ReferenceImages, subject: Subject, resolution: int) -> None:
         key = (subject.reference_digest, resolution)
@@ -159,9 +194,7 @@ class Scorer:
         for row, copied in zip(scores.image_rows, is_copy, strict=True):
             row["is_copy"] = bool(copied)
 
-    def _add_further(
-        self, scores: Scores, images: np.ndarray, pictures: Sequence[Picture], config: EvalConfig, subject: Subject, resolution: int
-    ) -> None:
+    def _add_further(self, scores: Scores, images: np.ndarray, config: EvalConfig, subject: Subject, resolution: int) -> None:
         scores.skipped |= self.missing
         sides = {"": self._reference(subject, resolution, "train")}
         if subject.heldout:
@@ -174,10 +207,8 @@ class Scorer:
                 scores.skipped[metric.name] = "none of the training images has a value to compare with"
             for name, values in found.items():
                 scores.add_mean(name, values)
-            for group, rows in _groups(pictures).items():
-                if metric.name in found and np.isfinite(found[metric.name][rows]).any():
-                    scores.add_mean(f"{metric.name}_{group}", found[metric.name][rows])
-            scores.networks[metric.name] = metric.network
+            scores.of_pictures |= {name: values for name, values in found.items() if name == metric.name}
+            scores.networks[metric.name] = network_and_word(metric.name, metric.network, subject.class_word)
             for i, row in enumerate(scores.image_rows):
                 own = {name: float(values[i]) for name, values in found.items() if math.isfinite(values[i])}
                 row["further_metrics"] = {**row.get("further_metrics", {}), **own}
@@ -190,10 +221,34 @@ class Scorer:
         return self._image_sets[key]
 
 
-def _groups(pictures: Sequence[Picture]) -> Mapping[str, np.ndarray]:
-    """The rows of pictures whose prompt's words occur in the training captions, and of the others."""
-    seen = np.array([picture.seen for picture in pictures])
+def _rows_of_groups(seen_prompts: Sequence[bool], config: EvalConfig) -> dict[str, np.ndarray]:
+    """The rows of the pictures of seen prompts, and of the others."""
+    seen = np.repeat(np.array(seen_prompts, dtype=bool), config.images_per_prompt)
     return {"seen": np.flatnonzero(seen), "unseen": np.flatnonzero(~seen)}
+
+
+def _values_of_groups(
+    of_pictures: Mapping[str, np.ndarray], rows_of_groups: Mapping[str, np.ndarray], distances: Callable[[np.ndarray], Mapping[str, float]]
+) -> dict[str, float]:
+    """By name, e.g. lpips_seen; a group without pictures has none."""
+    values = {}
+    for group, rows in rows_of_groups.items():
+        if len(rows):
+            values |= {_of_group(name, group): float(own[rows].mean()) for name, own in of_pictures.items()}
+        if len(rows) >= LEAST_IN_GROUP:
+            values |= {_of_group(name, group): value for name, value in distances(rows).items()}
+    return values
+
+
+def _of_group(name: str, group: str) -> str:
+    """lpips_seen, or dinov2_seen@network."""
+    metric, at, network = name.partition("@")
+    return f"{metric}_{group}{at}{network}"
+
+
+def _distances(real: Tensor, fake: Tensor, rows: np.ndarray) -> dict[str, float]:
+    some = fake[torch.from_numpy(rows).to(fake.device)]
+    return {"fid": frechet_distance(real, some), "kid": kernel_distance(real, some)}
 
 
 def _image_rows(pictures: Sequence[Picture], to_train: LpipsValues, subject: Subject) -> list[dict[str, Any]]:
@@ -201,7 +256,6 @@ def _image_rows(pictures: Sequence[Picture], to_train: LpipsValues, subject: Sub
     return [
         {
             "prompt": picture.prompt,
-            "seen": picture.seen,
             "seed": picture.seed,
             "lpips": float(to_train.expected[i]),
             "lpips_nearest": float(to_train.nearest[i]),

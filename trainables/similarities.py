@@ -24,7 +24,7 @@ TEXTS_AT_ONCE = 64
 
 
 class Similarity(Protocol):
-    """Guarantees: values are in [-1, 1], one per generated image, NaN where the network sees nothing; they depend on nothing else."""
+    """Guarantees: values are in [-1, 1], one per generated image, 0 where the network sees nothing; they depend on nothing else."""
 
     name: str
     network: str
@@ -143,8 +143,9 @@ def _loaded(weights: MetricWeights, device: torch.device, networks: dict[Path, A
 
 
 def _cosines(vectors: Tensor, mean: Tensor) -> np.ndarray:  # (n, d), (d,) -> (n,)
+    """0 for a picture in which the network sees nothing: one without a face is as unlike as a stranger's, and must not be left out."""
     seen = vectors.isfinite().all(1).cpu()
-    cosines = np.full(len(vectors), np.nan)
+    cosines = np.zeros(len(vectors))
     if seen.any():  # where nothing at all is seen, not even d is known
         cosines[seen] = (vectors[seen] @ mean).cpu().numpy()
     return cosines

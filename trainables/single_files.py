@@ -40,7 +40,8 @@ _TOKENIZERS = {  # Web UIs and diffusers leave the same two files in one of thes
 }
 _CONV_IN, _CONV_OUT = "model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight"
 _ATTENDED = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-_CLIP = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
+_CLIP_PREFIX = "cond_stage_model.transformer."
+_CLIP = f"{_CLIP_PREFIX}text_model.embeddings.position_embedding.weight"
 _OPEN_CLIP = "cond_stage_model.model.token_embedding.weight"
 _OTHERS = {  # by what a name begins with; the first that occurs tells
     "conditioner.": "is an SDXL checkpoint",
@@ -53,6 +54,14 @@ _OTHERS = {  # by what a name begins with; the first that occurs tells
     "base_model.model.": "is a LoRA file, not a base model",
     "model.diffusion_model.label_emb.": "has a UNet with further conditioning (an SDXL, an upscaler or alike)",
 }
+
+
+def usual_name(name: str) -> str:
+    """A weight's name as Stable Diffusion 1.x has it: files made with an older transformers leave out the text encoder's `text_model.`."""
+    for part in ("embeddings.", "encoder.", "final_layer_norm."):
+        if name.startswith(_CLIP_PREFIX + part):
+            return name.replace(_CLIP_PREFIX, f"{_CLIP_PREFIX}text_model.", 1)
+    return name
 
 
 def looks_like_a_file(name: str) -> bool:
@@ -102,7 +111,7 @@ def _shapes(file: Path) -> Mapping[str, tuple[int, ...]]:
         )
     if not file.is_file():
         raise ModelError(f"A model must be there to be read, but there is no file {file}. Check the spelling.")
-    return tensor_shapes(file)
+    return {usual_name(name): shape for name, shape in tensor_shapes(file).items()}
 
 
 def _refuse_other_families(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trainables.buckets import Buckets, buckets_of
+from trainables.buckets import buckets_to_train
 from trainables.class_images import load_class_images
 from trainables.config import TrainConfig
 from trainables.frozen import FrozenWork
@@ -26,7 +26,9 @@ def new_slot(
     Raises: SubjectError if the subject lacks its caption version or masks, or the class images are not there."""
     captions = subject.train_captions(config.caption)
     class_images = load_class_images(config.prior_images) if config.prior_preservation else None
-    buckets = _buckets(config, subject, parts)
+    buckets = None
+    if config.buckets:
+        buckets = buckets_to_train(subject.train_sizes, resolution=parts.resolution, step=parts.bucket_step)
     if buckets is None:
         latents = [frozen.latents(parts, subject, flip=config.flip)]
     else:
@@ -60,14 +62,6 @@ def new_slot(
 def read_texts(config: TrainConfig, texts: Sequence[str], *, parts: ModelParts, frozen: FrozenWork) -> torch.Tensor:
     """What a slot keeps of these texts: embeddings, or the tokens of which a text encoder in training makes them in each step."""
     return tokenize(parts, texts) if config.train_text_encoder else frozen.text(parts, list(texts))
-
-
-def _buckets(config: TrainConfig, subject: Subject, parts: ModelParts) -> Buckets | None:
-    """None where all images come in the model's own square."""
-    if not config.buckets:
-        return None
-    buckets = buckets_of(subject.train_sizes, resolution=parts.resolution, step=parts.bucket_step)
-    return None if buckets.sizes == ((parts.resolution, parts.resolution),) else buckets
 
 
 def _loss_weights(slot: Slot, subject: Subject) -> torch.Tensor:  # (rows of latents, h, w)

@@ -7,7 +7,7 @@ prepare.py's matter, and what a model makes of the pixels another's. No torch.
     FOLDER/metadata.jsonl    {"file_name": "train/0000.png", "split": "train", "captions": {"v2": "...", "v3": "..."}}
                              one line per image; split is "train" (the default) or "heldout"; metadata.py tells of further forms
 Without a list the folder is read as kohya's scripts read it: images at its top and in `<repeats>_<name>`
-sub-folders (the repeats are not used: an epoch shows every image once), each with its caption, version v2, in a `.txt` or
+sub-folders (0 repeats leave one out; else they are not used: an epoch shows every image once), each with its caption, version v2, in a `.txt` or
 `.caption` file beside it, or none of them with one. v1, the trigger alone, needs no captions and always exists.
 An image may have a mask: masks.py tells where."""
 
@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from trainables.digests import digest_of_texts, file_digest
+from trainables.digests import digest_of_texts
 from trainables.errors import SubjectError
+from trainables.folder_files import spelt_path
 from trainables.metadata import Refuse, parse_object, raise_first, read_text
-from trainables.photographs import flattened, size_of, why_unusable
-from trainables.subject_images import TRIGGER_VERSION, SubjectImage, images_in
+from trainables.photographs import read_rgb, size_of, why_unusable
+from trainables.subject_images import DESCRIPTION_NAME, TRIGGER_VERSION, SubjectImage, images_in
 
 __all__ = ["EMBEDDED_SUBJECT", "TRIGGER_VERSION", "Subject", "SubjectImage", "load_pixels", "load_subject", "read_subject"]
 
@@ -42,6 +43,8 @@ class Subject:
     trigger: str
     class_word: str
     images: tuple[SubjectImage, ...]
+    passed_over: tuple[str, ...] = ()  # a line for each kind of what lies in the folder and is not read
+    n_system_files: int = 0  # hidden and system files, which are passed over as well
 
     @cached_property
     def train(self) -> tuple[SubjectImage, ...]:
@@ -71,8 +74,8 @@ class Subject:
 
     def training_digest(self, version: str, *, masks: bool = False) -> str:
         """Names what a training reads: the training images' bytes in order, that caption version alone, the trigger; and the masks if it does."""
-        of_masks = [file_digest(image.mask) if image.mask else "" for image in self.train] if masks else []
-        return digest_of_texts([self.trigger, *self.train_captions(version), *(file_digest(image.path) for image in self.train), *of_masks])
+        of_masks = [image.mask_digest for image in self.train] if masks else []
+        return digest_of_texts([self.trigger, *self.train_captions(version), *(image.digest for image in self.train), *of_masks])
 
     @cached_property
     def train_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -90,7 +93,7 @@ class Subject:
     @cached_property
     def reference_digest(self) -> str:
         """Names what metrics compare with: the bytes of all images, and their split."""
-        return digest_of_texts(image.split + file_digest(image.path) for image in self.images)
+        return digest_of_texts(image.split + image.digest for image in self.images)
 
 
 def load_subject(name_or_dir: str | Path) -> Subject:
@@ -106,26 +109,37 @@ def read_subject(name_or_dir: str | Path, refuse: Refuse) -> Subject:
 
     Raises: SubjectError if there is no such folder."""
     root = _find_folder(str(name_or_dir))
-    images = images_in(root, refuse)
+    found = images_in(root, refuse)
+    images = found.images
     if not any(image.split == "train" for image in images):
-        refuse(f"A subject must have images to train on, but {root} has none. Put images there, or rows with split train.")
+        passed_over = f" ({found.passed_over[0]})" if found.passed_over else ""
+        refuse(f"A subject must have images to train on, but {root} has none{passed_over}. Put images there, or rows with split train.")
     trigger, name, class_word = _read_description(root, refuse)
     _require_all_captions(root, images, refuse)
     usable = [image for image in images if _is_usable(image.path, refuse)]
-    return Subject(root=root, name=name, trigger=trigger, class_word=class_word, images=tuple(sorted(usable, key=lambda i: i.file_name)))
+    return Subject(
+        root=root,
+        name=name,
+        trigger=trigger,
+        class_word=class_word,
+        images=tuple(sorted(usable, key=lambda i: i.file_name)),
+        passed_over=found.passed_over,
+        n_system_files=found.n_system_files,
+    )
 
 
 def load_pixels(images: Sequence[SubjectImage], width: int, height: int | None = None) -> np.ndarray:
     """The images as the model sees them: uint8 (n, height, width, 3), square unless a height is given.
 
     Turned upright by their EXIF orientation, transparency over white, cropped to the largest part of that aspect ratio in the middle,
-    resized by Lanczos. An image of that size already comes back as it is."""
+    resized by Lanczos. An image of that size already comes back as it is.
+
+    Raises: ContentChanged if one changed since its digest was made."""
     height = height or width
     pixels = np.zeros((len(images), height, width, 3), dtype=np.uint8)
     for i, image in enumerate(images):
-        with Image.open(image.path) as opened:
-            upright = flattened(ImageOps.exif_transpose(opened))
-        pixels[i] = np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS))
+        pixels[i] = np.asarray(ImageOps.fit(read_rgb(image.path), (width, height), Image.Resampling.LANCZOS))
+        image.require_unchanged()
     return pixels
 
 
@@ -141,7 +155,7 @@ def _find_folder(name: str) -> Path:
 
 def _read_description(root: Path, refuse: Refuse) -> tuple[str, str, str]:
     """Trigger, name and class word out of subject.json; empty or usual ones where they were refused."""
-    path, name = root / "subject.json", root.resolve().name
+    path, name = spelt_path(root, DESCRIPTION_NAME), root.resolve().name
     if not path.exists():
         refuse(f'A subject must have a trigger word, but {root} has no subject.json. Write {{"trigger": "..."}} into {path}.')
         return "", name, ""

@@ -5,21 +5,51 @@ Every rule is stated once and told to `refuse`, so that load_subject raises the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from trainables.errors import SubjectError
+from trainables.errors import ContentChanged, SubjectError
+from trainables.folder_files import (
+    EXAMPLES_OF_IMAGES,
+    IMAGE_SUFFIXES,
+    Listing,
+    comparable,
+    counted,
+    is_file,
+    list_folder,
+    named,
+    odd_files_lines,
+    require_readable,
+    spelt_path,
+    suffix_of,
+)
 from trainables.masks import MASK_FOLDER, is_mask, with_masks
-from trainables.metadata import TEXT_VERSION, Refuse, Row, captions_in, list_files, raise_first, read_text, rows_of
-from trainables.photographs import IMAGE_SUFFIXES, image_files
+from trainables.metadata import (
+    LIST_NAMES,
+    TEXT_VERSION,
+    Refuse,
+    Row,
+    captions_in,
+    list_files,
+    raise_first,
+    read_text,
+    resolved,
+    rows_of,
+)
+from trainables.photographs import pixels_digest, unread_problem
 
 TRIGGER_VERSION = "v1"
 MAX_CAPTION_BYTES = 2**20
 
-_CAPTION_SUFFIXES = (".txt", ".caption")
+DESCRIPTION_NAME = "subject.json"
+OWN_NAMES = (DESCRIPTION_NAME, *LIST_NAMES, "report.html", "report.csv")
+"""What this project itself writes at the top of a subject's folder."""
+
 _SPLITS = ("train", "heldout")
+_KOHYA_FOLDER = re.compile(r"(\d+)_(.+)")
 
 
 @dataclass(frozen=True)
@@ -30,24 +60,40 @@ class SubjectImage:
     captions: Mapping[str, str]  # by caption version, without v1
     mask: Path | None = None
 
+    @cached_property
+    def digest(self) -> str:
+        """Names its content, as it was when this was asked first: keys are made of it."""
+        return pixels_digest(self.path)
 
-def images_in(root: Path, refuse: Refuse = raise_first) -> list[SubjectImage]:
-    """The subject's images, without those that were refused: those of its lists, or else those that kohya's scripts find."""
+    @cached_property
+    def mask_digest(self) -> str:
+        """The same of its mask; "" without one."""
+        return pixels_digest(self.mask) if self.mask else ""
+
+    def require_unchanged(self) -> None:
+        """Raises: ContentChanged if image or mask are others than its digests say. Ask it after reading them."""
+        for path, digest in ((self.path, self.digest), (self.mask, self.mask_digest)):
+            if path is not None and pixels_digest(path) != digest:
+                raise ContentChanged(f"An image must not change while it is used, but {path} did. Put the old one back, or start anew.")
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """What a subject's folder was found to hold."""
+
+    images: tuple[SubjectImage, ...]  # without those that were refused
+    passed_over: tuple[str, ...]  # a line for each kind of what is not read
+    n_system_files: int
+
+
+def images_in(root: Path, refuse: Refuse = raise_first) -> FolderImages:
+    """The subject's images: those of its lists, or else those that kohya's scripts find."""
+    listing = list_folder(root, refuse)
     lists = list_files(root, refuse)
-    if not lists:
-        return _images_of_kohya_folder(root, refuse)
-    rows = rows_of(lists, refuse)
-    images, masks = with_masks(root, images_of_rows(root, rows, refuse), rows, refuse)
-    known = {row.pictured for row in rows} | masks
-    for path in image_files(root.rglob("*"), refuse):
-        if path.resolve() in known:
-            continue
-        if is_mask(root, path):
-            _refuse_mask_without_image(path, refuse)
-        else:
-            where = " or ".join(sorted(path.name for path in lists))
-            refuse(f"Every image must have a row in {where}, but {path} has none. Add a row, or move the image away.")
-    return images
+    images, lines = _listed_images(root, listing, lists, refuse) if lists else _images_of_kohya_folder(root, listing, refuse)
+    in_lists = [path.relative_to(root).as_posix() for path in lists]
+    odd = odd_files_lines(listing, own=(*OWN_NAMES, *in_lists))
+    return FolderImages(tuple(images), (*lines, *odd), listing.n_system)
 
 
 def images_of_rows(
@@ -58,7 +104,7 @@ def images_of_rows(
     for row in rows:
         if (image := _image_of_row(root, row, suffixes, refuse)) is None:
             continue
-        first = first_rows.setdefault(image.path.resolve(), row)
+        first = first_rows.setdefault(resolved(image.path), row)
         if first is row:
             images.append(image)
         else:
@@ -66,32 +112,42 @@ def images_of_rows(
     return images
 
 
-def caption_beside(path: Path, refuse: Refuse = raise_first) -> dict[str, str]:
+def caption_beside(listing: Listing, image: Path, refuse: Refuse = raise_first) -> dict[str, str]:
     """What stands in the `.txt` or `.caption` file beside an image, as version v2; nothing if there is none."""
-    files = [path.with_suffix(suffix) for suffix in _CAPTION_SUFFIXES if path.with_suffix(suffix).is_file()]
-    if len(files) == 2:
-        refuse(f"An image must have one caption, but {path} has {' and '.join(file.name for file in files)}. Delete one.")
+    files = listing.captions_of(image)
+    if len(files) > 1:
+        refuse(f"An image must have one caption, but {image} has {' and '.join(file.name for file in files)}. Delete one.")
     if not files:
         return {}
-    if (size_bytes := files[0].stat().st_size) > MAX_CAPTION_BYTES:
-        refuse(f"A caption must be at most {MAX_CAPTION_BYTES} bytes of text, but {files[0]} has {size_bytes}. Shorten it.")
-        return {}
     try:
+        if (size_bytes := files[0].stat().st_size) > MAX_CAPTION_BYTES:
+            refuse(f"A caption must be at most {MAX_CAPTION_BYTES} bytes of text, but {files[0]} has {size_bytes}. Shorten it.")
+            return {}
         return {TEXT_VERSION: read_text(files[0]).strip()}
     except SubjectError as error:
         refuse(str(error))
-        return {}
+    except OSError as error:
+        refuse(str(require_readable(files[0], error)))
+    return {}
 
 
-def captions_without_image(files: Sequence[Path], images: Sequence[Path]) -> list[Path]:
-    """The caption files that no image lies beside."""
-    pictured = {path.with_suffix("") for path in images}
-    texts = (path for path in files if path.suffix.lower() in _CAPTION_SUFFIXES and not path.name.startswith("."))
-    return [path for path in texts if path.with_suffix("") not in pictured]
+def concept_folders(root: Path, paths: Iterable[Path]) -> list[str]:
+    """The `<repeats>_<name>` folders of these files, one for each name."""
+    found: dict[str, str] = {}
+    for path in paths:
+        if folder := _KOHYA_FOLDER.fullmatch(path.relative_to(root).parts[0]):
+            found.setdefault(comparable(folder[2]), folder[0])
+    return list(found.values())
+
+
+def is_left_out(root: Path, path: Path) -> bool:
+    """Whether a file lies in a folder that kohya's scripts leave out: `0_name`."""
+    top = path.relative_to(root).parts[0]
+    return top != path.name and bool(_KOHYA_FOLDER.fullmatch(top)) and not _repeats_of(root / top)
 
 
 def out_of_folder_problem(root: Path, path: Path) -> str | None:
-    real = path.resolve()
+    real = resolved(path)
     if real.is_relative_to(root.resolve()):
         return None
     return f"An image must lie in the subject's folder, but {path} is a link to {real}. Copy it into {root}."
@@ -104,7 +160,7 @@ def _image_of_row(root: Path, row: Row, suffixes: Sequence[str], refuse: Refuse)
         usable = False
     if not usable:
         return None
-    path = row.folder / PurePosixPath(row.values["file_name"])
+    path = spelt_path(row.folder, row.values["file_name"])
     return SubjectImage(
         file_name=path.relative_to(root).as_posix(),
         path=path,
@@ -129,20 +185,13 @@ def _problems_of_row(root: Path, row: Row, suffixes: Sequence[str]) -> Iterator[
     if PurePosixPath(file_name).is_absolute() or ".." in PurePosixPath(file_name).parts:
         yield f"An image must lie in the subject's folder, but {row.where} names {file_name!r}. Copy it into {root}."
         return
-    path = row.folder / file_name
-    if "\0" in file_name or not _is_file(path):
+    path = spelt_path(row.folder, file_name)
+    if not is_file(path):
         yield f"A caption must have its image, but {row.where} names {file_name!r}, which is missing. Add it, or delete the row."
-    elif path.suffix.lower() not in suffixes:
-        yield f"Images must be {', '.join(suffixes)}, but {row.where} names {file_name!r}. Convert it, or delete the row."
+    elif suffix_of(path) not in suffixes:
+        yield f"Images must be {EXAMPLES_OF_IMAGES}, but {row.where} names {file_name!r}. Convert it, or delete the row."
     elif problem := out_of_folder_problem(root, path):
         yield problem
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
 
 
 def _both_lines(first: Row, second: Row) -> str:
@@ -151,23 +200,102 @@ def _both_lines(first: Row, second: Row) -> str:
     return f"{first.where} and {second.where}"
 
 
-def _images_of_kohya_folder(root: Path, refuse: Refuse) -> list[SubjectImage]:
-    folders = [root, *sorted(f for f in root.iterdir() if f.is_dir() and re.fullmatch(r"\d+_.+", f.name))]
-    files = [path for folder in folders for path in folder.iterdir()]
+def _listed_images(
+    root: Path, listing: Listing, lists: Mapping[Path, str], refuse: Refuse
+) -> tuple[list[SubjectImage], list[str]]:
+    """The images of the lists, and a line for the captions that lie beside them unread."""
+    rows = rows_of(lists, refuse)
+    images, masks = with_masks(root, images_of_rows(root, rows, refuse), rows, refuse)
+    where = " or ".join(sorted(path.name for path in lists))
+    for path in listing.unread:
+        refuse(unread_problem(path) or "")
+    known = {row.pictured for row in rows} | masks
+    for path in listing.images:
+        if resolved(path) in known:
+            continue
+        if is_mask(root, path):
+            _refuse_mask_without_image(path, refuse)
+        else:
+            refuse(f"Every image must have a row in {where}, but {path} has none. Add a row, or move the image away.")
+    unread = [path for image in images for path in listing.captions_of(image.path)]
+    others = len(listing.captions) - len(unread)
+    lines = [f"{counted(len(unread), 'caption file')} beside images passed over, since {where} holds the captions: {named(unread, root)}."]
+    more = [f"{counted(others, 'text file')} passed over that no image has: {named(listing.captions_without_image(i.path for i in images), root)}."]
+    return images, lines * bool(unread) + more * bool(others)
+
+
+def _images_of_kohya_folder(root: Path, listing: Listing, refuse: Refuse) -> tuple[list[SubjectImage], list[str]]:
+    """The images at the top and in `<repeats>_<name>` folders, and what is said of all others."""
+    folders = _kohya_folders(listing, refuse)
+    within = [path for path in listing.files if path.parent in folders]
+    usable = [path for path in within if path in set(listing.images) and not is_mask(root, path)]
+    for path in within:
+        if problem := unread_problem(path):
+            refuse(problem)
     images = []
-    for path in image_files((file for file in files if not is_mask(root, file)), refuse):
+    for path in usable:
         if problem := out_of_folder_problem(root, path):
             refuse(problem)
         else:
-            images.append(SubjectImage(path.relative_to(root).as_posix(), path, "train", caption_beside(path, refuse)))
-    for path in captions_without_image(files, [image.path for image in images]):
-        refuse(f"Every caption must have its image, but {path} has none beside it. Add the image, or move the text away.")
+            images.append(SubjectImage(path.relative_to(root).as_posix(), path, "train", caption_beside(listing, path, refuse)))
+    for path in listing.captions_without_image(image.path for image in images):
+        if path.parent in folders:
+            refuse(f"Every caption must have its image, but {path} has none beside it. Add the image, or move the text away.")
+    _require_one_concept(root, images, refuse)
     images, masks = with_masks(root, images, (), refuse)
-    in_folders = (path for folder in folders for path in (folder / MASK_FOLDER).glob("*"))
-    for path in image_files((*(file for file in files if is_mask(root, file)), *in_folders), refuse):
-        if path.resolve() not in masks:
+    mask_folders = {*folders, *(spelt_path(folder, MASK_FOLDER) for folder in folders)}
+    for path in listing.images:
+        if path.parent in mask_folders and is_mask(root, path) and resolved(path) not in masks:
             _refuse_mask_without_image(path, refuse)
-    return images
+    return images, _lines_on_other_folders(root, listing, {*folders, *mask_folders})
+
+
+def _kohya_folders(listing: Listing, refuse: Refuse) -> set[Path]:
+    """The top and the `<repeats>_<name>` folders in it; one that is a link is refused."""
+    folders = {listing.root}
+    for path in listing.linked_folders:
+        if path.parent == listing.root and _repeats_of(path):
+            refuse(out_of_folder_problem(listing.root, path) or f"A folder of images must be no link, but {path} is one. Copy it.")
+    for path in listing.files:
+        top = listing.root / path.relative_to(listing.root).parts[0]
+        if top != path and _repeats_of(top):
+            folders.add(top)
+    return folders
+
+
+def _repeats_of(folder: Path) -> int:
+    """How often kohya's scripts show its images in an epoch; 0 where they leave it out."""
+    match = _KOHYA_FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match else 0
+
+
+def _require_one_concept(root: Path, images: Sequence[SubjectImage], refuse: Refuse) -> None:
+    # To kohya's scripts a folder's name is the caption of its images where they have none: here
+    # it would be one trigger for all.
+    concepts = concept_folders(root, [image.path for image in images if not image.captions])
+    if len(concepts) > 1:
+        refuse(
+            f"A subject without captions must be one concept, but {root} has {concepts[0]} and "
+            f"{concepts[1]}, which would be trained under one trigger. Move one away, give both one "
+            "name (10_jenny, 5_jenny), or write captions for the images of both."
+        )
+
+
+def _lines_on_other_folders(root: Path, listing: Listing, read: set[Path]) -> list[str]:
+    """A line on the photographs in folders that are not read, and one on the folders that say so themselves."""
+    unread: dict[bool, list[Path]] = {True: [], False: []}
+    for path in (*listing.images, *listing.unread):
+        if path.parent not in read:
+            unread[is_left_out(root, path)].append(path)
+    lines = []
+    if unread[False]:
+        lines.append(
+            f"{counted(len(unread[False]), 'image')} in sub-folders passed over: {named(unread[False], root)}. Only the top and folders "
+            "called <repeats>_<name>, e.g. 1_photos, are read: rename theirs, or let `python -m sweep prepare` read all."
+        )
+    if unread[True]:
+        lines.append(f"{counted(len(unread[True]), 'image')} in folders with 0 repeats passed over: {named(unread[True], root)}.")
+    return lines
 
 
 def _refuse_mask_without_image(path: Path, refuse: Refuse) -> None:

@@ -12,6 +12,7 @@ from analysis.cost import cost, failures
 from analysis.curves import learning_curves, survival
 from analysis.load import load_study_records
 from analysis.pareto import pareto_front
+from analysis.prompt_groups import label_notes
 from analysis.prompts import seen_and_unseen
 from analysis.selection import best_set, paired_comparisons
 from analysis.tables import ranked_trials
@@ -48,4 +49,8 @@ def test_their_curves_survival_cost_and_failures_are_there(records):
     assert survival(records)["n_reached"].tolist() == [2, 2] and failures(records)["reason"].tolist() == ["loss is NaN"]
     assert cost(records).set_index("work").loc["evaluation", "device_seconds"] == 12.0
     assert pareto_front(records)["trial"].tolist() == ["t0001"]
-    assert seen_and_unseen(records)["gap"].tolist() == pytest.approx([0.0, 0.0])
+
+
+def test_the_seen_prompts_that_they_declare_label_nothing(records):
+    assert seen_and_unseen(records).empty and records.images["seen"].isna().all()
+    assert "`python -m sweep rescore schema_2`" in label_notes("schema_2", records.evaluations)[0]

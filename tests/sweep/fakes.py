@@ -52,6 +52,8 @@ class FakeContent:
     def model_digest(self, model: str, vae: str | None) -> str:
         return f"{model}+{vae}"
 
+    digest_for_training = digest_for_pictures = model_digest
+
     def require_model(self, model: str, vae: str | None) -> None:
         pass
 

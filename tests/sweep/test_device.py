@@ -2,18 +2,25 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sweep.causes import Cause
 from sweep.device import PackDevice
-from sweep.errors import DeviceLostError
+from sweep.errors import ContentChanged, DeviceLostError
+from sweep.keys import Keys
 from sweep.messages import EvaluationOrder, TrainingOrder
+from sweep.study import Study
 from trainables.config import EvalConfig, TrainConfig, pack_signature
 from trainables.errors import ConfigError
 from trainables.pack import Pack
+from trainables.subject import load_pixels, load_subject
 
 
 @pytest.fixture
@@ -254,3 +261,59 @@ def test_of_two_devices_on_one_storage_one_trains_a_key_and_the_other_reads_it(n
     one.stop("k")  # its study was interrupted: the other goes on from the first epoch
     reports = train_to(other, 2, save=(2,))
     assert reports["k"].epoch == 2 and other._store.epochs("k") == [1, 2]
+
+
+def _change_image(folder):
+    Image.fromarray(np.full((64, 64, 3), 7, np.uint8)).save(folder / "0.png")
+
+
+def _change_trigger(folder):
+    (folder / "subject.json").write_text('{"trigger": "sks"}')
+
+
+def _change_caption(folder):
+    (folder / "0.txt").write_text("J3NN13, frown")
+
+
+@pytest.mark.parametrize(("change", "says"), [(_change_image, "images of"), (_change_trigger, "captions v1 of"), (_change_caption, "captions v2 of")])
+def test_what_changed_since_the_launch_is_neither_trained_nor_scored_under_its_old_key(new_device, config, model, subject, tmp_path, change, says):
+    folder = Path(shutil.copytree(subject, tmp_path / "copy"))
+    for i in range(4):
+        (folder / f"{i}.txt").write_text("J3NN13, smile")
+    content = Keys(Study(subject=str(folder), model=model, fixed={"caption": "v1"})).content_digests()
+    changed, evaluation = dataclasses.replace(config, subject=str(folder)), EvalConfig(infer_model=model, steps=2, images_per_prompt=1)
+    control = EvaluationOrder("c", None, 0, evaluation, str(folder))
+    unchanged = new_device(content=content)
+    unchanged.start(order("k", changed, 1))
+    assert not [report for report in unchanged.advance() if report.error]
+    assert unchanged.evaluate([control])[0].error is None
+
+    change(folder)
+    device = new_device(content=content)
+    device.start(order("other", changed, 1))
+    (report,) = device.advance()
+    (scored,) = device.evaluate([control])
+    for one in (report, scored):
+        assert f"the {says} {folder} changed while it runs" in one.error and "\n" not in one.error and one.cause is Cause.LOST
+    assert not device.held
+
+
+def test_a_model_that_changed_since_the_launch_is_not_used(new_device, config, model, subject, tmp_path):
+    copy = str(shutil.copytree(model, tmp_path / "model"))
+    content = Keys(Study(subject=subject, model=copy, fixed={"caption": "v1"})).content_digests()
+    (Path(copy) / "scheduler" / "scheduler_config.json").write_text((Path(copy) / "scheduler" / "scheduler_config.json").read_text() + "\n")
+    device = new_device(content=content)
+    with pytest.raises(ContentChanged, match=f"model {copy} changed"):
+        device.start(order("k", dataclasses.replace(config, train_model=copy), 1))
+    (scored,) = device.evaluate([EvaluationOrder("c", None, 0, EvalConfig(infer_model=copy, steps=2), subject)])
+    assert f"model {copy} changed" in scored.error and scored.cause is Cause.LOST
+
+
+def test_an_image_that_changes_after_its_digest_was_made_is_not_read(subject, tmp_path):
+    folder = Path(shutil.copytree(subject, tmp_path / "copy"))
+    read = load_subject(folder)
+    digests = read.reference_digest, read.training_digest("v1")
+    _change_image(folder)
+    assert (read.reference_digest, read.training_digest("v1")) == digests
+    with pytest.raises(ContentChanged, match="0.png did"):
+        load_pixels(read.train, 64)

@@ -76,9 +76,9 @@ def test_a_value_that_breaks_a_rule_is_refused_when_the_study_is_made(name, doma
 
 
 def test_the_ends_of_integer_ranges_are_read_as_ray_draws_them():
-    Study(space={"rank": tune.randint(1, 9)}, baseline={"rank": 8})
+    Study(space={"rank": tune.randint(1, 9)}, try_first=[{"rank": 8}])
     with pytest.raises(StudyError, match="rank=9 is outside"):
-        Study(space={"rank": tune.randint(1, 9)}, baseline={"rank": 9})
+        Study(space={"rank": tune.randint(1, 9)}, try_first=[{"rank": 9}])
 
 
 @pytest.mark.parametrize(
@@ -492,3 +492,59 @@ def test_embedded_models_are_scored_by_the_embedded_networks_and_others_by_the_p
     assert Study(model="sd15", perceptual="lpips:vgg").backbones == {"perceptual": "lpips:vgg", "pooled": "inception"}
     with pytest.raises(StudyError, match="`pooled`.*'incepton'.*inception"):
         Study(pooled="incepton")
+
+
+def test_a_narrowed_space_leaves_out_the_start_points_outside_of_it_with_a_note_and_keeps_the_baseline():
+    baseline = {"caption": "v2", "rank": 4, "guidance": 4.0}
+    points = [{"caption": "v2"}, {"rank": 16}, {"caption": "v1", "rank": 4}]
+    study = Study(space=SPACE, baseline=baseline, try_first=points)
+    narrowed = study.with_overrides({"space.caption": "v1", "space.rank": "8,16"})
+    assert [row.configuration for row in narrowed.try_first] == [{"rank": 16}]
+    assert narrowed.baseline.configuration == baseline
+    assert narrowed.notes == (
+        "the start point with caption='v2' is left out, since `--set space.caption` leaves v1",
+        "the start point with rank=4 is left out, since `--set space.rank` leaves 8, 16",
+    )
+    assert narrowed.listed[0].configuration == baseline and study.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("fields_of_study", "message"),
+    [
+        ({"space": SPACE, "baseline": {"caption": "v1", "rnak": 4, "guidance": 3.0}}, "Did you mean `rank`"),
+        ({"space": {"rank": tune.choice([4])}, "baseline": {"rank": 4, "guidance": 3.0}, "fan_out": {"guidance": [4.0]}}, "in `fan_out`"),
+        ({"space": SPACE, "baseline": {"caption": "v1", "rank": -4, "guidance": 3.0}}, "rank.*-4"),
+    ],
+)
+def test_a_baseline_outside_of_the_space_must_be_a_configuration_all_the_same(fields_of_study, message):
+    with pytest.raises(StudyError, match=message):
+        Study(**fields_of_study)
+
+
+@pytest.mark.parametrize("asked", [{"space.caption": "v1"}, {"caption": "v1"}])
+def test_the_way_out_for_a_subject_without_captions_is_one_that_the_shipped_study_takes(asked):
+    captions = load_study(REPOSITORY / "search_spaces" / "captions.py")
+    with pytest.raises(StudyError, match=r"Use --set space\.caption=v1, or"):
+        captions.require_captions(["v1"])
+    load_study(REPOSITORY / "search_spaces" / "captions.py", asked).require_captions(["v1"])
+
+
+def test_the_way_out_from_a_baseline_of_another_caption_version_fixes_the_version():
+    space = {"caption": tune.choice(["v1", "v2"])}
+    study = Study(space=space, baseline={"caption": "v2"}).with_overrides({"space.caption": "v1"})
+    with pytest.raises(StudyError, match=r"asks for 'v2' and .* has v1\. Use --set caption=v1,"):
+        study.require_captions(["v1"])
+    Study(space=space, baseline={"caption": "v2"}).with_overrides({"caption": "v1"}).require_captions(["v1"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_study_file_is_read_in_the_encodings_that_windows_saves(tmp_path, encoding):
+    (tmp_path / "mine.py").write_bytes('from sweep import Study\r\nstudy = Study(fixed={"negative_prompt": "né"})\r\n'.encode(encoding))
+    study = load_study(tmp_path / "mine.py")
+    assert study.fixed == {"negative_prompt": "né"} and "\ufeff" not in study.source and "\r" not in study.source
+
+
+def test_a_study_file_in_an_old_encoding_is_one_line_with_the_way_out(tmp_path):
+    (tmp_path / "mine.py").write_bytes("# né\n".encode("cp1252"))
+    with pytest.raises(StudyError, match=r"readable as UTF-8 text, but .*mine\.py is not.*Save it as UTF-8"):
+        load_study(tmp_path / "mine.py")

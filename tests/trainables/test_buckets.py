@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from sweep.exporting import steps_per_epoch
 from tests.trainables.test_pack import assert_same_training, trained
 from trainables.buckets import Buckets, bucket_sizes, buckets_of, nearest_size, share_cut_away
 from trainables.config import TrainConfig, pack_signature
@@ -16,6 +17,7 @@ from trainables.errors import ConfigError
 from trainables.frozen import FrozenWork
 from trainables.models import encode_latents
 from trainables.pack import Pack
+from trainables.slot_content import new_slot
 from trainables.slots import draw
 from trainables.subject import load_pixels, load_subject
 
@@ -151,3 +153,15 @@ def test_trainings_with_buckets_share_a_pack_with_those_of_their_subject_alone(b
 def test_class_images_are_square_and_so_refused_beside_buckets():
     with pytest.raises(ConfigError, match="buckets.*prior_images"):
         TrainConfig(buckets=True, prior_images="women", prior_prompt="a woman")
+
+
+def test_an_export_counts_the_steps_that_were_made(parts, tmp_path):
+    for i, size in enumerate([(64, 64), (64, 64), (64, 64), (128, 64), (64, 128)]):
+        Image.fromarray(np.full((*size, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "subject.json").write_text('{"trigger": "J3NN13"}')
+    subject = load_subject(str(tmp_path))
+    for changes, wanted in (({"buckets": True}, 4), ({"buckets": False}, 3)):  # 2 + 1 + 1 batches of one shape, or 5 images by twos
+        config = TrainConfig(train_model=parts.source.name, subject=str(tmp_path), caption="v1", batch=2, **changes)
+        slot = new_slot("x", config, subject, parts=parts, frozen=FrozenWork(), total_epochs=None)
+        assert steps_per_epoch(config, subject, parts.source) == slot.steps_per_epoch == wanted
+    assert steps_per_epoch(dataclasses.replace(config, buckets=True), subject, None) is None

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.trainables.exported import whole_adapter
 from tests.trainables.layouts import write_sd2_layout, write_single_file
-from tests.trainables.test_single_files import copy_configuration, open_clip, unet_of
+from tests.trainables.test_single_files import copy_configuration, open_clip, unet_of, without_text_model
 from trainables.checkpoints import write_checkpoint
 from trainables.errors import AdapterError
 from trainables.lora import SlotLoRA, stack_adapters
@@ -54,7 +54,11 @@ def test_a_folder_gets_the_adapter_and_the_pipeline_loads_it(tiny_model_dir, tmp
     assert (folder / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() == source.vae.weights.read_bytes()
 
 
-def test_a_single_file_gets_the_adapter_under_its_own_names_and_the_rest_stays_to_the_byte(sd15_dir, single_file, tmp_path):
+@pytest.mark.parametrize("change", [dict, without_text_model])
+def test_a_single_file_gets_the_adapter_under_its_own_names_and_the_rest_stays_to_the_byte(
+    sd15_dir, single_file, tmp_path, change
+):
+    write_single_file(single_file, sd15_dir, change)
     adapter, source = whole_adapter(sd15_dir), resolve_model(str(single_file))
     fused = write_checkpoint(tmp_path / "fused.safetensors", source, updates_of(adapter), metadata={"modelspec.title": "mine"})
     copy_configuration(sd15_dir, tmp_path / "fused")

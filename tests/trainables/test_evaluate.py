@@ -29,7 +29,7 @@ def make_subject(tmp_path_factory):
         for i in range(n_train + n_heldout):
             coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
             coarse.resize((64, 64)).save(folder / f"{i}.png")
-            rows.append({"file_name": f"{i}.png", "split": "train" if i < n_train else "heldout", "captions": {}})
+            rows.append({"file_name": f"{i}.png", "split": "train" if i < n_train else "heldout", "captions": {"v2": "J3NN13, Smile"}})
         (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "subject.json").write_text(json.dumps({"trigger": "J3NN13", "name": "blocks", "class_word": "person"}))
         return load_subject(str(folder))
@@ -135,9 +135,17 @@ def test_evaluations_of_one_adapter_share_its_held_out_loss(config, adapter, mak
 
 def test_every_value_has_its_n_and_interval_and_groups_are_those_of_their_pictures_alone(evaluator, config, make_subject):
     subject = make_subject(6, 4)
-    mixed = replace(config, prompts=({"text": "{trigger}, smile"}, {"text": "a photo of {trigger}", "seen": False}))
-    result = evaluator.evaluate([EvaluationRequest("it", None, mixed, subject)])[0]
+    # What is declared labels nothing.
+    mixed = replace(config, prompts=({"text": "{trigger}, smile", "seen": False}, {"text": "a photo of {trigger}"}))
+    result = evaluator.evaluate([EvaluationRequest("it", None, mixed, subject, caption="v2")])[0]
     assert (result.facts["n_seen"], result.facts["n_unseen"]) == (3, 3)
+    assert [row["seen"] for row in result.image_rows] == [True] * 3 + [False] * 3
+    assert result.facts["seen_prompts"] == {"v1": [False, False], "v2": [True, False]}
+    assert result.facts["groups"]["v2"] == pytest.approx({name: result.values[name] for name in result.facts["groups"]["v2"]})
+    # A control is compared with trials of any version: under v1, which has seen none of these words, all its pictures are unseen.
+    of_v1 = result.facts["groups"]["v1"]
+    assert set(of_v1) == {"lpips_unseen", "fid_unseen", "kid_unseen"}
+    assert of_v1 == pytest.approx({f"{name}_unseen": result.values[name] for name in ("lpips", "fid", "kid")})
     pooled, train = evaluator.pooled(result.images), evaluator.pooled(load_pixels(subject.train, 64))
     lpips = np.array([row["lpips"] for row in result.image_rows])
     for group, rows in (("seen", slice(0, 3)), ("unseen", slice(3, 6))):
@@ -152,7 +160,8 @@ def test_every_value_has_its_n_and_interval_and_groups_are_those_of_their_pictur
 
 
 def test_a_set_of_seen_prompts_has_no_unseen_values(evaluator, config, make_subject):
-    result = evaluator.evaluate([EvaluationRequest("it", None, config, make_subject(5, 0))])[0]
+    config = replace(config, prompts=("{trigger}, smile", "{trigger}"))
+    result = evaluator.evaluate([EvaluationRequest("it", None, config, make_subject(5, 0), caption="v2")])[0]
     assert result.facts["n_unseen"] == 0 and not [name for name in result.values if name.endswith("_unseen")]
     assert result.values["lpips_seen"] == result.values["lpips"] and result.values["fid_seen"] == result.values["fid"]
 
@@ -160,11 +169,25 @@ def test_a_set_of_seen_prompts_has_no_unseen_values(evaluator, config, make_subj
 def test_further_metrics_join_values_image_rows_and_networks_and_missing_ones_are_skipped(config, make_subject, tmp_path):
     subject, folder = make_subject(5, 3), write_clip(tmp_path / "clip")
     further = Evaluator(FrozenWork(), further=[f"clip_i={folder}", f"clip_t={folder}", "dinov2=/nowhere"])
-    result = further.evaluate([EvaluationRequest("it", None, config, subject)])[0]
+    result = further.evaluate([EvaluationRequest("it", None, config, subject, caption="v2")])[0]
     of_rows = [row["further_metrics"] for row in result.image_rows]
     for name in ("clip_i", "clip_i_heldout", "clip_t"):
         assert result.values[name] == pytest.approx(np.mean([row[name] for row in of_rows])) and result.facts["intervals"][name][2] == 6
-    assert result.values["clip_t_seen"] == result.values["clip_t"]
+    assert result.values["clip_t_seen"] == pytest.approx(np.mean([row["clip_t"] for row in of_rows[:3]]))
+    assert result.values["clip_t_unseen"] == pytest.approx(np.mean([row["clip_t"] for row in of_rows[3:]]))
     assert result.backbones["clip_t"].startswith("clip sha256:") and "/nowhere" in result.facts["skipped"]["dinov2"]
-    plain = Evaluator(FrozenWork()).evaluate([EvaluationRequest("it", None, config, subject)])[0]
+    plain = Evaluator(FrozenWork()).evaluate([EvaluationRequest("it", None, config, subject, caption="v2")])[0]
     assert result.values == {**result.values, **plain.values}  # further metrics change no other value
+
+
+def test_the_class_word_belongs_to_the_value_of_clip_t_alone(config, make_subject, tmp_path):
+    subject, folder = make_subject(5, 3), write_clip(tmp_path / "clip")
+    further = Evaluator(FrozenWork(), further=[f"clip_i={folder}", f"clip_t={folder}"])
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    request = EvaluationRequest("it", None, config, subject)
+    person, dog, none = (
+        further.score_further(images, replace(request, subject=replace(subject, class_word=word)), resolution=64) for word in ("person", "dog", "")
+    )
+    assert len({scores.values["clip_t"] for scores in (person, dog, none)}) == 3
+    assert person.values["clip_i"] == dog.values["clip_i"] and person.networks["clip_i"] == dog.networks["clip_i"]
+    assert person.networks["clip_t"] == f"{none.networks['clip_t']}, class word 'person'" != dog.networks["clip_t"]

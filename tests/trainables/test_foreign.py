@@ -1,18 +1,24 @@
 """LoRA files of others: what they do to a model is what diffusers does with them, and what is no LoRA of this model is refused by name."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 from tests.trainables.exported import tiny_parts, whole_adapter
 from trainables.adapter_files import FORMATS, PEFT_CONFIG, PEFT_WEIGHTS, write_adapter
+from trainables.config import EvalConfig
 from trainables.errors import AdapterError
 from trainables.foreign import find_foreign
+from trainables.frozen import FrozenWork
+from trainables.generate import ImageSet, generate
 from trainables.kohya import kohya_name, kohya_tensors
 from trainables.lora import SlotLoRA, stack_adapters
 from trainables.merging import updatable_layers, updates_of
@@ -185,6 +191,101 @@ def test_what_is_no_update_of_the_models_layers_is_one_line_that_names_it(tiny_m
     with pytest.raises(AdapterError, match=says) as caught:
         find_foreign(tmp_path / "x.safetensors").updates_for(parts)
     assert "\n" not in str(caught.value)
+
+
+LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+def spoilt(tensors, which: str, how):
+    """The tensors, those of the first layer or of all changed by `how`."""
+    ending, everywhere = which.removeprefix("every "), which.startswith("every ")
+    names = {name for name in tensors if name.endswith(ending) and (everywhere or name.startswith(LAYER))}
+    assert names
+    return {name: how(tensor).contiguous() if name in names else tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "which, how, says",
+    [
+        ("lora_down.weight", lambda t: torch.full_like(t, torch.nan), "NaN or infinite.*lower learning rate"),
+        ("lora_up.weight", lambda t: t.index_fill(0, torch.tensor([0]), torch.inf), "NaN or infinite"),
+        ("alpha", lambda t: t * torch.nan, "NaN or infinite"),
+        ("alpha", lambda t: t * torch.inf, "NaN or infinite"),
+        ("alpha", lambda t: torch.ones(2), "alpha of a layer must be one number.* 2 for mid_block"),
+        ("every alpha", lambda t: t * 0, "every update in x is zero"),
+        ("every lora_up.weight", lambda t: t * 0, "every update in x is zero"),
+        ("every lora_down.weight", lambda t: t * 0, "every update in x is zero"),
+    ],
+)
+def test_a_file_that_would_give_black_pictures_or_the_base_models_is_one_line(tiny_model_dir, tmp_path, parts, which, how, says):
+    tensors = kohya_tensors(whole_adapter(tiny_model_dir, targets="attention", text=False))
+    save_file(spoilt(tensors, which, how), tmp_path / "x.safetensors")
+    with pytest.raises(AdapterError, match=says) as caught:
+        find_foreign(tmp_path / "x.safetensors").updates_for(parts)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_rank_zero_is_one_line(tiny_model_dir, tmp_path, parts):
+    tensors = kohya_tensors(whole_adapter(tiny_model_dir, targets="attention", text=False))
+    tensors[f"{LAYER}.lora_down.weight"] = tensors[f"{LAYER}.lora_down.weight"][:0]
+    tensors[f"{LAYER}.lora_up.weight"] = tensors[f"{LAYER}.lora_up.weight"][:, :0].contiguous()
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(AdapterError, match="rank of at least 1.*has 0 for mid_block"):
+        find_foreign(tmp_path / "x.safetensors").updates_for(parts)
+
+
+def test_layers_that_were_not_trained_leave_a_file_usable(tiny_model_dir, tmp_path, parts):
+    tensors = kohya_tensors(whole_adapter(tiny_model_dir, targets="attention"))
+    half = {name: t * 0 if name.startswith("lora_te") and "lora_up" in name else t for name, t in tensors.items()}
+    save_file(half, tmp_path / "x.safetensors")
+    assert len(find_foreign(tmp_path / "x.safetensors").updates_for(parts)) == len(tensors) // 3
+
+
+@pytest.mark.parametrize("alpha", ["strong", None, [1], True, float("nan")])
+@pytest.mark.parametrize("name", ["lora_alpha", "alpha_pattern"])
+def test_an_alpha_of_pefts_that_is_no_number_is_one_line(tiny_model_dir, tmp_path, parts, name, alpha):
+    folder = write_adapter(tmp_path / "x", whole_adapter(tiny_model_dir, targets="attention", text=False), "peft") / "unet"
+    values = json.loads((folder / PEFT_CONFIG).read_text())
+    (folder / PEFT_CONFIG).write_text(json.dumps(values | {name: {"attn2.to_q": alpha} if name == "alpha_pattern" else alpha}))
+    with pytest.raises(AdapterError, match="alpha of a layer must be a number|NaN or infinite"):
+        find_foreign(folder).updates_for(parts)
+
+
+@pytest.mark.parametrize("pattern", ["text_model.encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.q_proj", r"layers\.0\.self_attn\.q_proj"])
+def test_patterns_of_the_text_encoder_are_read_with_and_without_the_level_text_model(tiny_model_dir, tmp_path, parts, pattern):
+    folder = write_adapter(tmp_path / "x", whole_adapter(tiny_model_dir, targets="attention"), "peft") / "text_encoder"
+    values = json.loads((folder / PEFT_CONFIG).read_text())
+    (folder / PEFT_CONFIG).write_text(json.dumps(values | {"alpha_pattern": {pattern: 2.0}}))
+    scales = {path: update.scale for path, update in find_foreign(folder).updates_for(parts).items()}
+    wanted = "text_encoder.encoder.layers.0.self_attn.q_proj"
+    assert scales.pop(wanted) == 2.0 / 4 and set(scales.values()) == {6.0 / 4}
+
+
+def test_patterns_in_the_metadata_of_a_file_of_diffusers_are_read_the_same(tiny_model_dir, tmp_path, parts):
+    path = write_adapter(tmp_path / "x.safetensors", whole_adapter(tiny_model_dir, targets="attention"), "diffusers")
+    tensors, metadata = load_file(path), safe_open(path, framework="pt").metadata()
+    values = json.loads(metadata["lora_adapter_metadata"])
+    values |= {"text_encoder.alpha_pattern": {"text_model.encoder.layers.1.self_attn.v_proj": 3.0}}
+    save_file(tensors, path, metadata={**metadata, "lora_adapter_metadata": json.dumps(values)})
+    scales = {path: update.scale for path, update in find_foreign(path).updates_for(parts).items()}
+    assert scales.pop("text_encoder.encoder.layers.1.self_attn.v_proj") == 3.0 / 4 and set(scales.values()) == {6.0 / 4}
+
+
+def test_in_bfloat16_a_file_gives_the_pictures_of_the_adapter_that_it_was_exported_from(tiny_model_dir, tmp_path):
+    adapter = whole_adapter(tiny_model_dir, text=False)
+    # So small that a bfloat16 weight plus the update is the weight: beside it, the update still counts.
+    adapter = replace(adapter, layers={path: (a, b * 0.02) for path, (a, b) in adapter.layers.items()})
+    path = write_adapter(tmp_path / "x.safetensors", adapter, "kohya")
+    config = EvalConfig(infer_model=str(tiny_model_dir), prompts=("{trigger}, smile",), steps=3, images_per_prompt=2, infer_dtype="bfloat16")
+
+    def pictures(of, on_load=lambda parts: None):
+        frozen = FrozenWork(on_load=on_load)
+        parts = frozen.parts(str(tiny_model_dir), None, "bfloat16")
+        return generate(parts, [ImageSet(of, config, "J3NN13")], frozen=frozen)[0]
+
+    as_file = pictures(None, find_foreign(path).merge_into)
+    assert np.array_equal(as_file, pictures(adapter))
+    assert (as_file != pictures(None)).any()
 
 
 def test_pickles_missing_files_and_peft_without_its_configuration_are_one_line(tiny_model_dir, tmp_path, parts):

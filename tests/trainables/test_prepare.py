@@ -1,6 +1,7 @@
 """Raw photographs become a subject that loads: what is dropped and why, what is held out, and what is left when it fails."""
 
 import csv
+import io
 import json
 import os
 import sys
@@ -177,13 +178,141 @@ def test_captions_of_a_list_are_taken_along_and_prose_is_kept_as_it_is(raw, tmp_
     assert "are made of tags" in prepared.notes[0]
 
 
-def test_photographs_without_the_captions_that_others_have_are_refused_or_dropped(raw, tmp_path):
+def test_where_some_have_captions_the_others_get_the_trigger_or_are_dropped(raw, tmp_path):
     for number in range(N_SCENES - 1):
-        (raw / f"{number}.txt").write_text("J3NN13")
-    with pytest.raises(SubjectError, match=r"1 of 10 have not, e\.g\. 9\.png: it has no v2.*--drop uncaptioned"):
-        prepare_subject(raw, tmp_path / "s", how())
-    prepare_subject(raw, tmp_path / "s", how(drop=("uncaptioned",)))
-    assert report_of(tmp_path / "s")["9.png"]["verdict"] == "dropped"
+        (raw / f"{number}.txt").write_text(f"J3NN13, smile, tag {number}")
+    prepared = prepare_subject(raw, tmp_path / "s", how(heldout=0))
+    subject = load_subject(tmp_path / "s")
+    assert subject.caption_versions == ("v1", "v2", "v3", "v4") == prepared.caption_versions
+    assert subject.train_captions("v2")[8:] == ("J3NN13, smile, tag 8", "J3NN13")
+    assert report_of(tmp_path / "s")["9.png"]["explanation"] == "it has no v2"
+    (note,) = prepared.notes
+    assert note.startswith("1 of 10 photographs have no caption that others have, e.g. 9.png")
+    asked = note.rpartition("--drop ")[2]
+    assert asked == "tiny,duplicate,uncaptioned"  # what is dropped anyway is dropped as well
+    prepare_subject(raw, tmp_path / "dropped", how(drop=tuple(asked.split(","))))
+    assert report_of(tmp_path / "dropped")["9.png"]["verdict"] == "dropped"
+
+
+COPIES = {
+    "quality 95, then 60": (lambda im, path: save(im, path, quality=95), lambda im, path: save(im, path, quality=60)),
+    "PNG, then quality 60": (lambda im, path: save(im, path), lambda im, path: save(im, path, quality=60)),
+    "PNG, then quality 95": (lambda im, path: save(im, path), lambda im, path: save(im, path, quality=95)),
+    "quality 90, then 20": (lambda im, path: save(im, path, quality=90), lambda im, path: save(im, path, quality=20)),
+    "quality 95, then WebP": (lambda im, path: save(im, path, quality=95), lambda im, path: save(im, path, "WEBP")),
+    "quality 95, then 60, then PNG": (
+        lambda im, path: save(im, path, quality=95),
+        lambda im, path: save(saved_again(im, quality=60), path, "PNG"),
+    ),
+    "a camera's, then without EXIF": (
+        lambda im, path: save(im, path, quality=90, exif=camera_data()),
+        lambda im, path: save(im, path, quality=92),
+    ),
+}
+
+
+def save(image: Image.Image, path: Path, form: str | None = None, **options) -> None:
+    image.save(path, form or ("JPEG" if "quality" in options else "PNG"), **options)
+
+
+def saved_again(image: Image.Image, **options) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return Image.open(file)
+
+
+def camera_data() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x010F] = "Canon"
+    return exif
+
+
+def smooth_portrait() -> Image.Image:
+    path = next(iter(load_subject("embedded:subject").train)).path
+    return Image.open(path).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS)
+
+
+@pytest.mark.parametrize("case", COPIES)
+@pytest.mark.parametrize("picture", [lambda: scene(0, size=(256, 192)), smooth_portrait])
+@pytest.mark.parametrize("names", [("b.jpg", "a.jpg"), ("IMG_1201.jpg", "IMG_1201 (1).jpg")])
+def test_an_original_beats_its_compressed_copy_and_takes_its_captions_over(case, picture, names, tmp_path):
+    (tmp_path / "raw").mkdir()
+    original, copy = names
+    for name, write in zip(names, COPIES[case], strict=True):
+        write(picture(), tmp_path / "raw" / name)
+    (tmp_path / "raw" / copy).with_suffix(".txt").write_text("J3NN13, smile")
+    scene(9).save(tmp_path / "raw" / "other.png")
+    (tmp_path / "raw" / "other.txt").write_text("J3NN13")
+    prepared = prepare_subject(tmp_path / "raw", tmp_path / "s", how(heldout=0, least_sharpness=0))
+    report = report_of(tmp_path / "s")
+    assert [name for name, row in report.items() if row["verdict"] == "dropped"] == [copy]
+    assert report[copy]["explanation"] == f"it is the same picture as {original}, which takes over its v2"
+    captions = {c.source: c.captions.get("v2") for c in prepared.candidates if not c.dropped}
+    assert captions == {original: "J3NN13, smile", "other.png": "J3NN13"} and prepared.notes == ()
+
+
+def test_of_equal_copies_the_captioned_one_stays_and_then_the_one_of_the_shorter_name(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name in ("IMG_1201 (1).png", "IMG_1201.png", "captioned copy.png"):
+        scene(0).save(tmp_path / "raw" / name)
+    prepare_subject(tmp_path / "raw", tmp_path / "s", how())
+    assert report_of(tmp_path / "s")["IMG_1201.png"]["verdict"] == "kept"
+    (tmp_path / "raw" / "captioned copy.TXT").write_text("J3NN13")
+    prepare_subject(tmp_path / "raw", tmp_path / "t", how())
+    assert report_of(tmp_path / "t")["captioned copy.png"]["verdict"] == "kept"
+
+
+def test_a_copy_that_is_dropped_for_another_reason_leaves_its_caption_and_its_mask(tmp_path):
+    (tmp_path / "raw").mkdir()
+    scene(0, size=(128, 128)).save(tmp_path / "raw" / "large.png")
+    scene(0, size=(128, 128)).resize((24, 24)).save(tmp_path / "raw" / "thumbnail.png")
+    (tmp_path / "raw" / "thumbnail.txt").write_text("J3NN13, smile")
+    Image.new("L", (24, 24), 255).save(tmp_path / "raw" / "thumbnail.mask.png")
+    prepare_subject(tmp_path / "raw", tmp_path / "s", how())
+    subject = load_subject(tmp_path / "s")
+    assert report_of(tmp_path / "s")["thumbnail.png"]["reasons"] == "tiny"
+    assert subject.train_captions("v2") == ("J3NN13, smile",) and subject.train[0].mask
+
+
+def test_a_caption_of_a_copy_that_is_not_used_is_told(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name, text in (("a", "J3NN13, smile"), ("copy", "J3NN13, frown")):
+        scene(0).save(tmp_path / "raw" / f"{name}.png")
+        (tmp_path / "raw" / f"{name}.txt").write_text(text)
+    prepare_subject(tmp_path / "raw", tmp_path / "s", how(derive=False))
+    assert load_subject(tmp_path / "s").train_captions("v2") == ("J3NN13, smile",)
+    assert report_of(tmp_path / "s")["copy.png"]["explanation"] == "it is the same picture as a.png, whose v2 differs and is used"
+
+
+def test_what_is_passed_over_is_counted_and_named(raw, tmp_path):
+    folders = (raw / "0_regularisation", raw / "deep" / "er", raw / ".ipynb_checkpoints", raw / "@eaDir")
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        scene(50 + number).save(folder / "x.png")
+    for name in ("Thumbs.db", "IMG_1.MOV", "IMG_2", "0.TXT"):
+        (raw / name).write_text("J3NN13")
+    os.symlink("nothing", raw / "gone.jpg")
+    os.symlink(raw / "deep", raw / "link")
+    prepared = prepare_subject(raw, tmp_path / "s", how(heldout=0))
+    assert len(prepared.candidates) == N_SCENES + 1 and "deep/er/x.png" in report_of(tmp_path / "s")
+    told = " | ".join(prepared.notes)
+    for words in (
+        "1 image in folders with 0 repeats passed over: 0_regularisation/x.png",
+        "2 files passed over, no image by its suffix: IMG_1.MOV, IMG_2",
+        "gone.jpg",
+        "1 link to a folder not followed: link",
+        "3 hidden or system files passed over",
+    ):
+        assert words in told
+    assert load_subject(tmp_path / "s").train_captions("v2")[0] == "J3NN13"  # 0.TXT
+
+
+def test_two_concepts_without_captions_are_a_note(raw, tmp_path):
+    for name in ("10_jenny", "5_dog"):
+        (raw / name).mkdir()
+        scene(60 + len(name)).save(raw / name / "x.png")
+    (note,) = prepare_subject(raw, tmp_path / "s", how()).notes
+    assert note.startswith("10_jenny and 5_dog become one subject under one trigger")
 
 
 def test_heic_without_its_package_is_one_line_with_the_way_out(raw, tmp_path, monkeypatch):

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.trainables.scenes import scene
+from trainables.candidates import Preparation
+from trainables.captions import caption_subject
+from trainables.checkup import check_subject
 from trainables.errors import SubjectError
+from trainables.folder_files import IMAGE_SUFFIXES
+from trainables.prepare import prepare_subject
 from trainables.subject import load_pixels, load_subject
 
 
@@ -322,3 +328,214 @@ def test_a_name_that_is_no_folder_is_refused_with_the_name(name: str) -> None:
 def test_a_file_is_no_subject(tmp_path: Path) -> None:
     with pytest.raises(SubjectError, match=r"a\.png' is a file"):
         load_subject(write_picture(tmp_path / "a.png"))
+
+
+# -- one set of rules for names --------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Room for a kohya folder; only its trigger is there."""
+    root = tmp_path / "mine"
+    root.mkdir()
+    (root / "subject.json").write_text('{"trigger": "J3NN13"}')
+    return root
+
+
+def read_all(root: Path) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
+    """The names and captions that loading finds, and what it says of the rest; `sweep check` says the same."""
+    subject = load_subject(root)
+    found = check_subject(root)
+    assert not found.problems and found.subject.images == subject.images
+    assert found.notes[: len(subject.passed_over)] == subject.passed_over
+    captions = {image.file_name: image.captions.get("v2", "") for image in subject.images}
+    return [image.file_name for image in subject.images], captions, subject.passed_over
+
+
+@pytest.mark.parametrize(
+    "image, caption",
+    [
+        ("000.jpg", "000.TXT"),
+        ("000.JPG", "000.txt"),
+        ("IMG_1.JPG", "img_1.txt"),
+        ("000.jfif", "000.Caption"),
+        ("ne\u0301.jpg", "n\u00e9.txt"),  # as macOS and as Windows write it
+        ("a.b.jpe", "a.b.txt"),
+    ],
+)
+def test_names_are_compared_without_case_and_accents_by_reader_check_and_preparation(
+    image: str, caption: str, folder: Path, tmp_path: Path
+) -> None:
+    save_as(folder / "1_photos" / image)
+    (folder / "1_photos" / caption).write_text("J3NN13, smile")
+    assert read_all(folder) == ([f"1_photos/{image}"], {f"1_photos/{image}": "J3NN13, smile"}, ())
+    prepare_subject(folder, tmp_path / "s", Preparation(trigger="J3NN13", size_pixels=64, heldout=0))
+    assert load_subject(tmp_path / "s").train_captions("v2") == ("J3NN13, smile",)
+
+
+def test_names_that_differ_by_case_alone_keep_their_own_captions(folder: Path) -> None:
+    for name in ("A", "a"):
+        save_as(folder / f"{name}.jpg", seed=ord(name))
+        (folder / f"{name}.txt").write_text(f"J3NN13, {name}")
+    assert read_all(folder)[1] == {"A.jpg": "J3NN13, A", "a.jpg": "J3NN13, a"}
+
+
+def save_as(path: Path, *, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    form = Image.registered_extensions().get(path.suffix.lower(), "JPEG")
+    scene(seed, size=(64, 64)).save(path, form)
+
+
+def test_every_kind_of_image_that_pillow_writes_and_reads_is_read_whatever_the_case(folder: Path) -> None:
+    written = []
+    for suffix in IMAGE_SUFFIXES:
+        form = Image.registered_extensions().get(suffix, "JPEG")
+        if form in Image.SAVE and form not in ("PFM",):
+            image = scene(len(written), size=(64, 64))
+            image.save(folder / f"{len(written):02d}{suffix.upper()}", form)
+            written.append(f"{len(written):02d}{suffix.upper()}")
+    assert len(written) > 25
+    assert read_all(folder)[0] == written
+    assert load_pixels(load_subject(folder).train, 64).shape == (len(written), 64, 64, 3)
+
+
+def test_what_a_kohya_folder_holds_beside_its_images_is_counted_and_named(folder: Path) -> None:
+    places = ["a.png", "5_jenny/b.png", "beach/c.png", "beach/d.png", "5_jenny/deep/e.png", "0_women/f.png"]
+    hidden = [".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png", "__MACOSX/a.png", "5_jenny/._b.png"]
+    for seed, name in enumerate((*places, *hidden)):
+        save_as(folder / name, seed=seed)
+    for name in ("Thumbs.db", ".DS_Store", "5_jenny/desktop.ini", "IMG_1.mov", "notes.pdf"):
+        (folder / name).write_text("x")
+    names, _, passed_over = read_all(folder)
+    assert names == ["5_jenny/b.png", "a.png"]
+    assert [line.split(". ")[0].rstrip(".") for line in passed_over] == [
+        "3 images in sub-folders passed over: 5_jenny/deep/e.png, beach/c.png, beach/d.png",
+        "1 image in folders with 0 repeats passed over: 0_women/f.png",
+        "2 files passed over, no image by its suffix: IMG_1.mov, notes.pdf",
+    ]
+    assert load_subject(folder).n_system_files == 7
+    assert check_subject(folder).notes[-1] == "7 hidden or system files passed over."
+
+
+def test_the_way_out_of_unread_sub_folders_is_to_rename_them(folder: Path) -> None:
+    save_as(folder / "beach" / "a.png")
+    with pytest.raises(SubjectError, match=r"has none \(1 image in sub-folders passed over: beach/a\.png.*1_photos"):
+        load_subject(folder)
+    (folder / "beach").rename(folder / "1_photos")
+    assert read_all(folder) == (["1_photos/a.png"], {"1_photos/a.png": ""}, ())
+
+
+def test_two_concepts_without_captions_are_refused_and_each_way_out_leads_out(folder: Path) -> None:
+    for number, name in enumerate(("10_jenny", "5_Dog", "3_JENNY")):
+        save_as(folder / name / "a.png", seed=number)
+    with pytest.raises(SubjectError, match="one concept, but .* has 10_jenny and 5_Dog"):
+        load_subject(folder)
+    for name in ("10_jenny", "5_Dog", "3_JENNY"):
+        (folder / name / "a.txt").write_text(f"J3NN13, {name}")
+    assert len(read_all(folder)[0]) == 3
+    for file in folder.rglob("*.txt"):
+        file.unlink()
+    (folder / "5_Dog").rename(folder / "7_jenny")
+    assert len(read_all(folder)[0]) == 3
+
+
+def test_captions_beside_listed_images_are_counted_and_named(root: Path) -> None:
+    (root / "train" / "0.TXT").write_text("unread")
+    (root / "train" / "notes.txt").write_text("unread")
+    _, _, passed_over = read_all(root)
+    assert passed_over == (
+        "1 caption file beside images passed over, since metadata.jsonl holds the captions: train/0.TXT.",
+        "1 text file passed over that no image has: train/notes.txt.",
+    )
+
+
+def test_a_list_may_spell_names_as_windows_does(root: Path) -> None:
+    (root / "metadata.jsonl").rename(root / "Metadata.JSONL")
+    (root / "subject.json").rename(root / "Subject.json")
+    rows = [row(n, file_name=f"Train\\{n}.PNG", mask=f"MASKS/{n}.png") for n in range(3)]
+    for number in range(3):
+        write_picture(root / "masks" / f"{number}.PNG", mode="L", colour=255)
+    (root / "Metadata.JSONL").write_text("".join(json.dumps(r) + "\n" for r in [*rows, row(9, file_name="heldout/9.png", split="heldout")]))
+    subject = load_subject(root)
+    assert [image.file_name for image in subject.train] == [f"train/{n}.png" for n in range(3)]
+    assert all(image.mask for image in subject.train)
+    assert caption_subject(root, ["v4"]) == 4
+    assert load_subject(root).train_captions("v4")[2] == "J3NN13, tag 2"
+
+
+@pytest.mark.parametrize(
+    "content, text",
+    [
+        (b"J3NN13, smile\r\nred top\r\n", "J3NN13, smile\nred top"),
+        (b"\xef\xbb\xbfJ3NN13,\tsmile", "J3NN13,\tsmile"),
+        ("J3NN13, né".encode("utf-16"), "J3NN13, né"),
+    ],
+)
+def test_captions_as_editors_save_them_are_read_whole(content: bytes, text: str, folder: Path) -> None:
+    save_as(folder / "a.png")
+    (folder / "a.txt").write_bytes(content)
+    assert load_subject(folder).train_captions("v2") == (text,)
+    several = [line for line in check_subject(folder).warnings if "one line to kohya" in line]
+    assert len(several) == ("\n" in text)
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"", r"1 of 1 have no v2, e\.g\. a\.png"),
+        (b" \r\n\t", r"1 of 1 have no v2"),
+        ("né".encode("cp1252"), r"must be UTF-8, but .*a\.txt is not \(byte 1\)\. Save it as UTF-8"),
+        ("né".encode("utf-16-le"), r"a\.txt (is not|holds a zero)"),
+        (b"x" * (2**20 + 1), "at most 1048576 bytes"),
+    ],
+)
+def test_a_caption_that_cannot_be_read_is_one_line(content: bytes, says: str, folder: Path) -> None:
+    save_as(folder / "a.png")
+    (folder / "a.txt").write_bytes(content)
+    with pytest.raises(SubjectError, match=says) as refused:
+        load_subject(folder)
+    assert "\n" not in str(refused.value)
+
+
+def unreadable(path: Path) -> Path:
+    """A file that cannot be opened, whoever asks: a folder of its name."""
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    return path
+
+
+def looping(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    os.symlink(path.name, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.txt", "subject.json", "metadata.jsonl", "masks/a.png"])
+@pytest.mark.parametrize("spoil", [unreadable, looping])
+def test_a_file_that_the_system_cannot_open_is_one_line_or_a_note(name: str, spoil: Callable, folder: Path) -> None:
+    for number, image in enumerate(("a.png", "b.png")):
+        save_as(folder / image, seed=number)
+    (folder / "masks").mkdir()
+    spoil(folder / name)
+    found = check_subject(folder)
+    assert all("\n" not in line for line in (*found.problems, *found.notes))
+    try:
+        load_subject(folder)
+    except SubjectError as error:
+        assert str(error) == found.problems[0]
+    else:
+        assert not found.problems
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "sub/" + "y" * 300 + "/0.png", "loop/0.png"])
+def test_a_name_that_no_file_can_have_is_a_missing_one(name: str, root: Path) -> None:
+    os.symlink("loop", root / "loop")
+    write_rows(root, [row(0, file_name=name), row(1), row(2, mask=name)])
+    found = check_subject(root)
+    assert any("which is missing" in line for line in found.problems)
+
+
+def test_a_name_that_is_no_unicode_is_read(folder: Path) -> None:
+    save_as(folder / "plain.png")
+    (folder / "plain.png").rename(folder / os.fsdecode(b"n\xe9.png"))
+    assert len(read_all(folder)[0]) == 1
