@@ -34,7 +34,8 @@ def learning_curves(records: StudyRecords) -> pd.DataFrame:
 
 def survival(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     """One row per rung, by epoch: `n_reached` trials scored there, of which `n_stopped` early there, `n_failed` after it, `n_on` went on or
-    are complete; the share that went on; best and mean objective, the latter with its interval over trials, from 8 on."""
+    are complete; the share that went on; best and mean objective, the latter with its interval
+    over trials, from 8 on."""
     state = records.trials.set_index("trial")["state"]
     last = records.rungs.groupby("trial")["epoch"].transform("max")
     rungs = records.rungs.assign(is_last=records.rungs["epoch"].eq(last), state=records.rungs["trial"].map(state))

@@ -208,18 +208,24 @@ def _cannot_tell(ranked: pd.DataFrame, records: StudyRecords) -> list[str]:
 
 
 def _verdicts(best: str, rivals: list[str], found: pd.DataFrame, *, by_seeds: bool) -> list[str]:
-    """How the best trial stands by LPIPS against the next in rank: who is closer than it comes first. `found` is what `best_set` says."""
+    """How the best trial stands by LPIPS against the next in rank: who is closer than it comes
+    first. `found` is what `best_set` says."""
     by_trial = found.set_index("trial")
-    compared = [name for name in found["trial"] if name in rivals and by_trial.loc[name, "n"] > 1]  # the lowest LPIPS first
+    compared = [
+        name for name in found["trial"] if name in rivals and by_trial.loc[name, "n"] > 1
+    ]  # the lowest LPIPS first
     if best not in by_trial.index or not compared:
         return []
     alike = [name for name in compared if by_trial.loc[name, "in_set"]]
-    how = "Same prompts and noise on both sides" + (", and the same training seeds" if by_seeds else "")
+    how = "Same prompts and noise on both sides" + (
+        ", and the same training seeds" if by_seeds else ""
+    )
     lines = []
     if not by_trial.loc[best, "in_set"]:
         first = found["trial"].iloc[0]
         lines.append(
-            f"{first} is closer to the subject by LPIPS than {best}, which the objective puts first (p {_p_text(by_trial.loc[best, 'p_best'])}, corrected for "
+            f"{first} is closer to the subject by LPIPS than {best}, which the objective puts "
+            f"first (p {_p_text(by_trial.loc[best, 'p_best'])}, corrected for "
             f"{len(found) - 1} comparisons). {how}."
         )
         told = f"can be the closest by LPIPS in place of {first}"
@@ -228,7 +234,8 @@ def _verdicts(best: str, rivals: list[str], found: pd.DataFrame, *, by_seeds: bo
         return [*lines, f"Of the next {len(compared)} in rank, {len(others)} {told}{which}."]
     which = f": {', '.join(alike)}" if alike else ""
     return [
-        f"Of the next {len(compared)} in rank, {len(alike)} cannot be told from {best} by LPIPS{which}. "
+        f"Of the next {len(compared)} in rank, {len(alike)} cannot be told from {best} by "
+        f"LPIPS{which}. "
         f"{how}; 95 %, corrected for {len(found) - 1} comparisons."
     ]
 

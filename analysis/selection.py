@@ -1,7 +1,8 @@
 """The best of many: which configurations cannot be told from it, and by how much the best looks better than it is.
 
 All of this is of a value that every single picture has, LPIPS: FID is one number per image set, and has no pairs. Differences are of
-pictures of the same prompt and noise; they cover the choice of pictures, and of training seeds where trials have several (joint.py)."""
+pictures of the same prompt and noise; they cover the choice of pictures, and of training seeds
+where trials have several (joint.py)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def best_set(records: StudyRecords, *, value: str = "lpips") -> pd.DataFrame:
     order = np.argsort(rank, kind="stable")
     smallest = np.ones(len(trials))
     rivals = order[:N_RIVALS].tolist()
-    for rival, found in zip(rivals, joint_differences_of(images, rivals, trainings_of(trials)), strict=True):
+    for rival, found in zip(
+        rivals, joint_differences_of(images, rivals, trainings_of(trials)), strict=True
+    ):
         smallest = np.fmin(smallest, np.where(np.arange(len(trials)) == rival, 1.0, found.p_worse))
     p_best = np.minimum(1, smallest * max(1, len(trials) - 1))
     columns = ["trial", *records.parameters, "best_epoch"]
@@ -61,7 +64,13 @@ def paired_comparisons(records: StudyRecords, reference: str | None = None, *, v
     trials, images = _scored(records, value)
     place = _place_of(records, trials, reference)
     found = joint_differences(images, place, trainings_of(trials))
-    numbers = {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n, "p": found.p}
+    numbers = {
+        "difference": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "p": found.p,
+    }
     frame = trials[["trial", *records.parameters, "best_epoch"]].assign(**numbers)
     others = frame[(np.arange(len(frame)) != place) & (found.n > 0)]
     return others.assign(p_holm=holm(others["p"])).sort_values("difference", kind="stable", ignore_index=True)
@@ -73,7 +82,8 @@ def optimism_of_the_best(records: StudyRecords, *, value: str = "lpips", seed: i
 
     Pictures are resampled; in each resample the lowest is chosen, and its mean there compared with its mean over all pictures (the bootstrap
     form of Tibshirani & Tibshirani 2009, Ann. Appl. Stat. 3:822). That takes the differences seen for true, and says too little where trials
-    are truly equal: `optimism_at_most` is what it would be if all were. To each resample of trials with several training seeds comes what
+    are truly equal: `optimism_at_most` is what it would be if all were. To each resample of trials
+    with several training seeds comes what
     other seeds would do, of the scatter that the study shows. Drawn with `seed`."""
     trials, images = _scored(records, value)
     mean = images.over_seeds()
@@ -138,8 +148,11 @@ def _means(values: np.ndarray) -> np.ndarray:  # (m, n) -> (m,), what is not fin
         return np.where(finite, values, 0).sum(axis=1) / finite.sum(axis=1)
 
 
-def _other_seeds(images: ImageValues, trials: pd.DataFrame, common: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:  # -> (b, m)
-    """What other training seeds would add to the means of the trials, but for what they do to all alike."""
+def _other_seeds(
+    images: ImageValues, trials: pd.DataFrame, common: np.ndarray, *, rng: np.random.Generator
+) -> np.ndarray:  # -> (b, m)
+    """What other training seeds would add to the means of the trials, but for what they do to all
+    alike."""
     own = np.arange(images.values.shape[2]) < images.n_seeds[:, None]
     means = np.where(own, images.values[:, common].mean(axis=1), np.nan)
     parts = seed_scatter(means, trainings_of(trials)).of_differences(0)

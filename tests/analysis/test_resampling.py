@@ -1,4 +1,5 @@
-"""Intervals of rows: the same as one by one, coverage of new prompts by simulation, corrections by hand."""
+"""Intervals of rows: the same as one by one, coverage of new prompts by simulation, corrections by
+hand."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def test_of_equal_prompts_the_interval_is_students_over_their_means():
     means = values.reshape(4, 3).mean(axis=1)
     found = row_intervals(values, clusters=np.repeat(np.arange(4), 3))
     half = t.ppf(0.975, 3) * means.std(ddof=1) / 2
-    assert (found.low[0], found.high[0]) == pytest.approx((means.mean() - half, means.mean() + half))
+    assert (found.low[0], found.high[0]) == pytest.approx(
+        (means.mean() - half, means.mean() + half)
+    )
 
 
 def test_weights_of_resamples_are_the_shares_of_what_was_drawn():
