@@ -27,6 +27,7 @@ from sweep.messages import (
 )
 from sweep.pool_entries import EvaluationEntry, TrainingEntry, TrialEntry, WorkerEntry
 from sweep.sharing import share_of, with_room
+from trainables.activity import Phase
 
 
 class Pool:
@@ -85,10 +86,17 @@ class Pool:
         if trial in self._trials:
             self._trials[trial].after_epoch = max(self._trials[trial].after_epoch, epoch)
 
-    def request(self, orders: Iterable[EvaluationOrder]) -> None:
-        """Ask for evaluations that belong to no trial: the control, or further values at a finished trial's last epoch."""
+    def request(self, orders: Iterable[EvaluationOrder], trainings: Iterable[TrainingOrder] = ()) -> None:
+        """Ask for evaluations that belong to no live trial: the control, further values at a finished trial's last epoch, lost ones.
+
+        `trainings`: those that the evaluations are of. They are trained again where their adapters are gone, and so are adapters at
+        `epochs` of them, which are asked for themselves."""
         for order in orders:
             self._want(order, requested=True)
+        for wanted in trainings:
+            if wanted.epochs or self._requested_of(wanted.key):
+                training = self._trainings.setdefault(wanted.key, TrainingEntry(wanted.key, wanted.config, wanted.total_epochs))
+                training.requested.update(wanted.epochs)
 
     def outcome(self, evaluation_key: str) -> Outcome | None:
         return self._outcomes.get(evaluation_key)
@@ -103,8 +111,9 @@ class Pool:
         """Take in a worker's reports and say what to do next."""
         if worker in self._gone:  # cut off, not dead: others have taken over what it had
             return Orders(closed=True)
-        entry = self._workers.setdefault(worker, WorkerEntry(sync.device or worker))
-        entry.doing = sync.doing
+        entry = self._workers.setdefault(worker, WorkerEntry(worker))
+        entry.device = sync.device or worker
+        entry.doing, entry.phase, entry.heard_at = sync.doing, sync.phase, self._clock()
         for report in sync.trainings:
             self._take_training(worker, report)
         for report in sync.evaluations:
@@ -121,6 +130,12 @@ class Pool:
         evaluate = self._evaluate(worker, busy=bool(keep or start), n=sync.n_image_sets)
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
 
+    def note(self, worker: str, doing: str, phase: Phase) -> None:
+        """A sign of life from within a worker's work: what it does now."""
+        if worker not in self._gone:
+            entry = self._workers.setdefault(worker, WorkerEntry(worker))
+            entry.doing, entry.phase, entry.heard_at = doing, phase, self._clock()
+
     def worker_lost(
         self, worker: str, reason: str = "its worker ended unexpectedly", cause: Cause = Cause.LOST, counts: bool = True
     ) -> None:
@@ -134,15 +149,17 @@ class Pool:
 
     def snapshot(self) -> dict[str, Any]:
         """What the live view shows: plain values, by worker, trial and training."""
-        waiting = self._evaluations.values()
+        waiting, now = self._evaluations.values(), self._clock()
         return {
+            "phases": {name: entry.phase for name, entry in self._workers.items()},
+            "silent_s": {name: now - entry.heard_at for name, entry in self._workers.items()},
             "workers": {name: entry.doing for name, entry in self._workers.items()},
             "devices": {name: entry.device for name, entry in self._workers.items()},
             "n_done": dict(self._n_done),
             "n_losses": self._n_losses,
             "trials": {name: self._slowest(trial).describe() for name, trial in self._trials.items()},
             "evaluations_running": sum(e.worker is not None for e in waiting),
-            "requests_open": sum(e.requested for e in waiting),
+            "requests_open": sum(e.requested for e in waiting) + sum(t.is_requested for t in self._trainings.values()),
             "epochs_trained": sum(t.n_trained for t in self._trainings.values()),
             "rungs_scored": self._n_rungs_scored,
             "n_trainings": len(self._trainings),
@@ -167,6 +184,9 @@ class Pool:
         if order.key not in self._outcomes:
             evaluation = self._evaluations.setdefault(order.key, EvaluationEntry(order))
             evaluation.requested = evaluation.requested or requested
+
+    def _requested_of(self, training_key: str) -> list[EvaluationEntry]:
+        return [e for e in self._evaluations.values() if e.requested and e.order.training_key == training_key]
 
     def _answer(self, entry: TrialEntry, epoch: int) -> Answer:
         scored = []
@@ -231,8 +251,7 @@ class Pool:
 
     def _drop_requests(self, training: TrainingEntry) -> None:
         """What was requested of a training that failed, and is not stored, will never be scored: nobody must wait for it."""
-        lost = [e for e in self._evaluations.values() if e.requested and e.order.training_key == training.key]
-        for evaluation in lost:
+        for evaluation in self._requested_of(training.key):
             if evaluation.order.epoch not in training.stored:
                 self._settle(evaluation.order.key, training.failed)
 
@@ -251,7 +270,7 @@ class Pool:
         rungs = [rung for name in training.trials for rung in self._rungs_due(self._trials[name], training)]
         epochs = {rung.epoch for rung in rungs if rung.evaluation_key not in self._outcomes}
         # What was requested for a trial whose rungs were known already: nobody has said yet that its adapter is stored.
-        epochs |= {e.order.epoch for e in self._evaluations.values() if e.requested and e.order.training_key == training.key}
+        epochs |= {e.order.epoch for e in self._requested_of(training.key)} | training.requested
         return tuple(sorted(e for e in epochs - training.stored if e > after))
 
     def _rungs_due(self, entry: TrialEntry, training: TrainingEntry) -> list[Rung]:
