@@ -349,6 +349,8 @@ def _options_of(request: Request, **changes: Any) -> dict[str, Any]:
 
 def _directory_of(request: Request) -> contextlib.AbstractContextManager[None]:
     """Relative paths in a study are meant from where it was launched, if that is still there."""
+    if request.directory and not Path(request.directory).is_dir():
+        typer.echo(f"note: the study was launched in {request.directory}, which is gone; relative names in it are looked up here.")
     return contextlib.chdir(request.directory) if request.directory and Path(request.directory).is_dir() else contextlib.nullcontext()
 
 
