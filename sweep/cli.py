@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -52,6 +53,9 @@ for _name, _command in COMMANDS.items():
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code. Every error of ours, and of the command line itself, is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = app(arguments, standalone_mode=False, prog_name="sweep")
         return result if isinstance(result, int) else 0
