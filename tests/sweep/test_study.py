@@ -575,7 +575,9 @@ def test_a_study_file_in_an_old_encoding_is_one_line_with_the_way_out(tmp_path):
         load_study(tmp_path / "mine.py")
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in (REPOSITORY / "search_spaces").glob("*.py")))
+@pytest.mark.parametrize(
+    "file", sorted(path.name for path in (REPOSITORY / "search_spaces").glob("*.py"))
+)
 def test_every_shipped_study_runs_on_a_subject_without_captions_by_the_way_out_that_it_names(file):
     path = REPOSITORY / "search_spaces" / file
     try:

@@ -158,10 +158,22 @@ def test_the_built_in_subject_is_not_written_to():
 @pytest.mark.parametrize(
     "caption, simplified, said",
     [
-        ("zq7kx, zq7kx in a red hat, smile", "zq7kx in a red hat, smile", "zq7kx in a red hat is smiling"),
-        ("zq7kx\nsmile,  red\ttop\nclose-up", "zq7kx, smile, close-up", "a close-up of zq7kx smiling wearing a red top"),
+        (
+            "zq7kx, zq7kx in a red hat, smile",
+            "zq7kx in a red hat, smile",
+            "zq7kx in a red hat is smiling",
+        ),
+        (
+            "zq7kx\nsmile,  red\ttop\nclose-up",
+            "zq7kx, smile, close-up",
+            "a close-up of zq7kx smiling wearing a red top",
+        ),
         ("ZQ7KX, zq7kx, smile", "ZQ7KX, smile", "ZQ7KX is smiling"),
-        ("zq7kx woman, zq7kx on a beach, smile", "zq7kx woman, on a beach, smile", "zq7kx woman is smiling, on a beach"),
+        (
+            "zq7kx woman, zq7kx on a beach, smile",
+            "zq7kx woman, on a beach, smile",
+            "zq7kx woman is smiling, on a beach",
+        ),
         ("smile\n\n,\n", "zq7kx, smile", "zq7kx is smiling"),
         ("zq7kx2, smile", "zq7kx, zq7kx2, smile", "zq7kx is smiling, zq7kx2"),
     ],
