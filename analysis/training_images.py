@@ -92,7 +92,7 @@ def _held_out_in(folder: Path) -> set[str]:
 
 
 def _small(file: Path) -> np.ndarray | None:  # (3 * 32 * 32,), 0 to 1
-    """None where it cannot be read: Pillow raises OSError, SyntaxError, ValueError, struct.error ..."""
+    """None where it cannot be read; Pillow raises OSError, SyntaxError, ValueError, struct.error."""
     try:
         with file.open("rb") as opened, Image.open(opened) as image:
             # A JPEG is read at a fraction of its size.

@@ -62,7 +62,7 @@ def test_the_edges_of_a_compressed_pictures_blocks_are_not_sharpness(size):
 
 
 def test_detail_counts_the_frequencies_of_blocks():
-    # A cosine of one frequency in each direction: one coefficient beside the mean; and nothing in a plain picture but its mean.
+    # A cosine of one frequency is one coefficient beside the mean; a plain picture has only its mean.
     x = np.arange(64)
     wave = 20 * np.cos((2 * x + 1) * 3 * np.pi / 16)
     picture = Image.fromarray(np.rint(128 + np.add.outer(wave * 0, wave)).astype(np.uint8))
