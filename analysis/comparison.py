@@ -10,10 +10,11 @@ import pandas as pd
 
 from analysis.cost import failures
 from analysis.image_values import image_values
+from analysis.joint import differences_with, seeds_of_means
 from analysis.load import StudyRecords
-from analysis.resampling import holm, row_intervals
-from analysis.tables import ranked_trials
-from sweep.records import RecordsError
+from analysis.resampling import holm
+from analysis.tables import best_evaluations, ranked_trials, trainings_of
+from sweep.records import Component, RecordsError
 
 PROTOCOL = ("perceptual_backbone", "pooled_backbone", "n_images", "n_references")
 
@@ -23,7 +24,8 @@ def compare_studies(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.Dat
     `vs_first`, its LPIPS less that of the first study's best over n common prompts and noises, with a 95 % interval and `p_holm`.
 
     Without common pictures, or over another network, differences are missing. Each best was picked from its own study: see
-    `optimism_of_the_best`. Bootstrap, drawn with `seed`; p after Student's paired t, Holm-corrected for the studies.
+    `optimism_of_the_best`. Student's t of the pairs, and of what training seeds do in either study where it has several (joint.py); p is
+    Holm-corrected for the studies. `seed` draws the intervals of `lpips`.
 
     Raises:
         RecordsError: less than two studies."""
@@ -31,7 +33,7 @@ def compare_studies(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.Dat
         raise RecordsError(f"A comparison is of two studies or more, but {len(studies)} was given.")
     bests = [_best(records, seed=seed) for records in studies]
     table = pd.DataFrame([_row(records, best) for records, best in zip(studies, bests, strict=True)])
-    differences = pd.DataFrame([_difference(studies, bests, i, seed=seed) for i in range(len(studies))])
+    differences = pd.DataFrame([_difference(studies, bests, i) for i in range(len(studies))])
     return pd.concat([table, differences.assign(p_holm=holm(differences["p"])).drop(columns="p")], axis=1)
 
 
@@ -72,9 +74,7 @@ def _is_missing(value: object) -> bool:
     return not isinstance(value, (list, dict, tuple)) and bool(pd.isna(value))
 
 
-def _difference(studies: Sequence[StudyRecords], bests: Sequence[pd.Series | None], i: int, *, seed: int) -> dict[str, float]:
-    from scipy.stats import ttest_1samp
-
+def _difference(studies: Sequence[StudyRecords], bests: Sequence[pd.Series | None], i: int) -> dict[str, float]:
     nothing = {"vs_first": math.nan, "vs_first_low": math.nan, "vs_first_high": math.nan, "vs_first_n": 0, "p": math.nan}
     first, own = bests[0], bests[i]
     if i == 0 or first is None or own is None or first["perceptual_backbone"] != own["perceptual_backbone"]:
@@ -88,17 +88,24 @@ def _difference(studies: Sequence[StudyRecords], bests: Sequence[pd.Series | Non
         images = studies[k].images
         images = images[images["evaluation_key"].isin(bests[k]["evaluation_keys"])]
         sides.append(images.assign(evaluation_key=f"{k}/" + images["evaluation_key"]))
-    values = image_values(pd.concat(sides, ignore_index=True), keys).over_seeds()
-    d = values[1] - values[0]
-    d = d[np.isfinite(d)]
-    if not len(d):
+    seeds = [] if _is_one_training(first, own) else [part for k in (0, i) for part in _seeds_of(studies[k], bests[k]["trial"])]
+    found = differences_with(image_values(pd.concat(sides, ignore_index=True), keys), 0, seeds)
+    if not found.n[1]:
         return nothing
-    found = row_intervals(d[None], seed=seed)
-    if np.ptp(d) > 1e-12 * np.abs(d).max(initial=1.0):
-        p = float(ttest_1samp(d, 0).pvalue)
-    else:  # without spread (but for rounding) a t-test has nothing to divide by
-        p = math.nan if len(d) < 2 else float(np.allclose(d, 0))
-    return {"vs_first": found.mean[0], "vs_first_low": found.low[0], "vs_first_high": found.high[0], "vs_first_n": len(d), "p": p}
+    return {"vs_first": found.mean[1], "vs_first_low": found.low[1], "vs_first_high": found.high[1], "vs_first_n": int(found.n[1]), "p": found.p[1]}
+
+
+def _seeds_of(records: StudyRecords, trial: str) -> list[Component]:
+    """What training seeds do to the mean of this trial, by all trials of its study; two rows, as the difference to the first has them."""
+    trials = best_evaluations(records)
+    parts = seeds_of_means(image_values(records.images, list(trials["evaluation_keys"])), trainings_of(trials))
+    row = int(trials["trial"].eq(trial).to_numpy().argmax())
+    return [Component(np.array([0.0, part.variance[row]]), np.full(2, part.freedom[row])) for part in parts]
+
+
+def _is_one_training(first: pd.Series, own: pd.Series) -> bool:
+    """Whether both are the same adapters: then seeds cancel."""
+    return isinstance(own["training_key"], str) and first["training_key"] == own["training_key"] and first["n_train_seeds"] == own["n_train_seeds"]
 
 
 def _has_keys(best: pd.Series) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import CONTROL, FAILED, StudyRecords, launches_of
+from analysis.load import FAILED, StudyRecords, launches_of
 
 S_PER_HOUR = 3600
 
@@ -25,12 +25,16 @@ def cost(records: StudyRecords) -> pd.DataFrame:
     done = read.groupby("training_key")["epoch"].max().sum()
     rate = _epochs_per_hour(records)
     training_s = float(done) / rate * S_PER_HOUR
-    sets = records.evaluations[records.evaluations["training_key"] != CONTROL]
-    controls = len(records.evaluations) - len(sets)
-    seconds = records.evaluations[["seconds_generate", "seconds_score"]].sum(axis=1, min_count=1).sum(min_count=1)
+    sets = records.evaluations[
+        records.evaluations["adapter_file"].isna()
+    ]  # a file is nobody's trial
+    unread = sets[
+        ~sets["evaluation_key"].isin(read["evaluation_key"])
+    ]  # controls, and fan-out: each was asked for
+    seconds = sets[["seconds_generate", "seconds_score"]].sum(axis=1, min_count=1).sum(min_count=1)
     rows = [
         _work("training", "epochs", longest.sum(), done, training_s, is_estimate=True),
-        _work("evaluation", "image sets", len(read) + controls, len(records.evaluations), seconds, is_estimate=False),
+        _work("evaluation", "image sets", len(read) + len(unread), len(sets), seconds, is_estimate=False),
     ]
     return pd.DataFrame([*rows, *_held(records)])
 

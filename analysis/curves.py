@@ -16,7 +16,10 @@ def learning_curves(records: StudyRecords) -> pd.DataFrame:
 
     `training` is the first trial of that training, `n_trials` how many read this image set; `lpips_low` to `kid_high` are the intervals
     over pictures that the records hold, missing in records of schema 1 and 2. Evaluation parameters of the study have their own names."""
-    sets = records.evaluations[records.evaluations["training_key"] != CONTROL]
+    is_trained = (records.evaluations["training_key"] != CONTROL) & records.evaluations[
+        "adapter_file"
+    ].isna()
+    sets = records.evaluations[is_trained]
     readers = _readers_of_sets(records)
     first = readers.sort_values("number", kind="stable").drop_duplicates("evaluation_key").set_index("evaluation_key")["trial"]
     evaluated = {name: sets[f"eval.{name}"] for name in records.parameters if f"eval.{name}" in sets}
@@ -31,7 +34,7 @@ def learning_curves(records: StudyRecords) -> pd.DataFrame:
 
 def survival(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     """One row per rung, by epoch: `n_reached` trials scored there, of which `n_stopped` early there, `n_failed` after it, `n_on` went on or
-    are complete; the share that went on; best and mean objective, the latter with its bootstrap interval over trials."""
+    are complete; the share that went on; best and mean objective, the latter with its interval over trials, from 8 on."""
     state = records.trials.set_index("trial")["state"]
     last = records.rungs.groupby("trial")["epoch"].transform("max")
     rungs = records.rungs.assign(is_last=records.rungs["epoch"].eq(last), state=records.rungs["trial"].map(state))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.tables import PAIRED_BY
+PAIRED_BY = ("prompt", "seed")
+"""Two images are a pair where the prompt and the noise are the same: common random numbers."""
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,13 @@ function scatter(trials, xKey, yKey) {
   const x = scale(own.map(t => t[xKey]), L + 8, R - 8), y = scale(own.map(t => t[yKey]), B, T + 8);
   const names = [xKey, yKey].map(key => metricOf(key).name);
   const svg = frame(names.join(" against "), x, y, ...[xKey, yKey].map((key, i) => `${names[i]}, ${direction(key)}`));
-  const adapted = own.filter(t => !t.is_control);
+  const adapted = own.filter(t => t.is_trial);
   const beats = (b, a) => [xKey, yKey].every(key => cost(b, key) <= cost(a, key)) && [xKey, yKey].some(key => cost(b, key) < cost(a, key));
   const front = adapted.filter(a => !adapted.some(b => beats(b, a))).sort((a, b) => a[xKey] - b[xKey]);
   svg.append(s("polyline", {class: "front", points: front.map(t => `${x(t[xKey])},${y(t[yKey])}`).join(" ")}));
   for (const t of own) {
     const text = `${t.trial}: ${names[0]} ${metric(t, xKey)}, ${names[1]} ${metric(t, yKey)}\n${settings(t)}`, px = x(t[xKey]), py = y(t[yKey]);
-    const shape = t.is_control ? s("path", {class: "stop", d: `M${px - 4} ${py - 4}h8v8h-8z`}) : s("circle", {class: "dot" + (t.trial === data.best ? " top" : ""), cx: px, cy: py, r: 5});
+    const shape = t.is_trial ? s("circle", {class: "dot" + (t.trial === data.best ? " top" : ""), cx: px, cy: py, r: 5}) : s("path", {class: "stop", d: `M${px - 4} ${py - 4}h8v8h-8z`});
     svg.append(mark(shape, text, t.trial));
   }
   return enterable(svg);

@@ -18,10 +18,10 @@ from analysis.importance import ENOUGH_TRIALS, importances_of, levels_of, main_e
 from analysis.load import DEFAULT_STORAGE, StudyRecords, launches_of
 from analysis.pareto import axes_of, front_notes
 from analysis.pictures import Thumbnails, description_of
-from analysis.report_pictures import ReportPictures
-from analysis.stats import paired_difference
-from analysis.tables import PAIRED_BY, ranked_trials
 from analysis.prompt_groups import label_notes
+from analysis.report_pictures import ReportPictures
+from analysis.selection import best_set
+from analysis.tables import ranked_trials
 from analysis.text import caption_of, notes_of
 from sweep.records import SIMILARITIES, RecordsError, more_is_better
 
@@ -52,10 +52,11 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "seed": seed,
             "parameters": _given_names(records),
             "metrics": [_metric(key) for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
+            "n_trials": len(records.trials),
             "counts": records.trials["state"].value_counts().to_dict(),
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
             "axes": axes,
-            "cannot_tell": _cannot_tell(ranked, sets, records, seed=seed),
+            "cannot_tell": _cannot_tell(ranked, records),
             "caption": caption_of(ranked) if ranked["n_images"].notna().any() else "",
             "first": pictures.first,
             "extremes": pictures.extremes,
@@ -139,6 +140,7 @@ def _trial(
     found = {
         "trial": trial,
         "is_control": bool(row["is_control"]),
+        "is_trial": not row["is_control"] and not row["is_file"],
         "is_baseline": is_baseline,
         **values,
         **words,
@@ -188,22 +190,13 @@ def _rungs_by_trial(records: StudyRecords) -> dict[str, list[list[Any]]]:
     return found
 
 
-def _cannot_tell(ranked: pd.DataFrame, sets: ImageSets, records: StudyRecords, *, seed: int) -> list[str]:
+def _cannot_tell(ranked: pd.DataFrame, records: StudyRecords) -> list[str]:
     """What a reader may not conclude from the best trial's numbers, a sentence each."""
     scored = ranked[ranked["rank_number"].notna()]
     if scored.empty:
         return []
     best, rivals = scored.iloc[0], scored.iloc[1 : N_RIVALS + 1]
-    lines = []
-    differences = [_lpips_difference(best["evaluation_keys"], keys, sets, seed=seed) for keys in rivals["evaluation_keys"]]
-    alike = [name for name, found in zip(rivals["trial"], differences) if found is not None and found.low <= 0 <= found.high]
-    compared = sum(found is not None for found in differences)
-    if compared:
-        which = f": {', '.join(alike)}" if alike else ""
-        lines.append(
-            f"Of the next {compared} in rank, {len(alike)} cannot be told from {best['trial']} by LPIPS{which}. "
-            "Same prompts and noise on both sides; the 95 % interval of the paired difference holds 0."
-        )
+    lines = _verdicts(best["trial"], rivals["trial"].tolist(), best_set(records), by_seeds=scored["n_train_seeds"].max() > 1)
     if len(scored) > 1:
         lines.append(
             f"{best['trial']} was chosen out of {len(scored)} by the pictures that it is scored by, so its own value flatters it. "
@@ -214,16 +207,34 @@ def _cannot_tell(ranked: pd.DataFrame, sets: ImageSets, records: StudyRecords, *
     return [*lines, *notes_of(ranked), *front_notes(records), *label_notes(records.name, records.evaluations)]
 
 
-def _lpips_difference(own: Any, other: Any, sets: ImageSets, *, seed: int) -> Any:
-    sides = []
-    for keys in (own, other):
-        known = [key for key in keys if key in sets] if isinstance(keys, tuple) else []
-        if not known:
-            return None
-        sides.append(pd.concat([sets.rows(key) for key in known]).groupby(list(PAIRED_BY))["lpips"].mean())
-    x, y = sides[0].align(sides[1], join="inner")
-    found = paired_difference(x.to_numpy(), y.to_numpy(), seed=seed)
-    return None if math.isnan(found.low) else found
+def _verdicts(best: str, rivals: list[str], found: pd.DataFrame, *, by_seeds: bool) -> list[str]:
+    """How the best trial stands by LPIPS against the next in rank: who is closer than it comes first. `found` is what `best_set` says."""
+    by_trial = found.set_index("trial")
+    compared = [name for name in found["trial"] if name in rivals and by_trial.loc[name, "n"] > 1]  # the lowest LPIPS first
+    if best not in by_trial.index or not compared:
+        return []
+    alike = [name for name in compared if by_trial.loc[name, "in_set"]]
+    how = "Same prompts and noise on both sides" + (", and the same training seeds" if by_seeds else "")
+    lines = []
+    if not by_trial.loc[best, "in_set"]:
+        first = found["trial"].iloc[0]
+        lines.append(
+            f"{first} is closer to the subject by LPIPS than {best}, which the objective puts first (p {_p_text(by_trial.loc[best, 'p_best'])}, corrected for "
+            f"{len(found) - 1} comparisons). {how}."
+        )
+        told = f"can be the closest by LPIPS in place of {first}"
+        others = [name for name in alike if name != first]
+        which = f": {', '.join(others)}" if others else ""
+        return [*lines, f"Of the next {len(compared)} in rank, {len(others)} {told}{which}."]
+    which = f": {', '.join(alike)}" if alike else ""
+    return [
+        f"Of the next {len(compared)} in rank, {len(alike)} cannot be told from {best} by LPIPS{which}. "
+        f"{how}; 95 %, corrected for {len(found) - 1} comparisons."
+    ]
+
+
+def _p_text(p: float) -> str:
+    return f"{p:.2g}" if p >= 1e-4 else "below 0.0001"
 
 
 def _what_mattered(records: StudyRecords, *, seed: int) -> dict[str, Any]:

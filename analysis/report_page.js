@@ -135,7 +135,7 @@ function open(name) {
   if (known(trial.training_key)) facts.push(["training", trial.training_key]);
   const pictures = sets.get(trial.set) || [], of = data.pictures.sizes[trial.set];
   const close = h("button", {class: "button", type: "button", text: "Close", on: {click: () => dialog.close()}});
-  const chart = trial.is_control ? null : curves(data.trials.filter(t => !t.is_control), name, `Learning curve of ${name} among all`);
+  const chart = trial.is_trial ? curves(data.trials.filter(t => t.is_trial), name, `Learning curve of ${name} among all`) : null;
   dialog.replaceChildren(h("div", {class: "inside"},
     h("div", {class: "top-line"}, h("div", {}, h("h2", {id: "trial-name", text: known(trial.rank_number) ? `${name}, rank ${trial.rank_number}` : name}), quiet(`${trial.state.toLowerCase()}${trial.reason ? ": " + trial.reason : ""}`)), close),
     h("ul", {class: "settings"}, data.parameters.filter(p => known(trial.configuration[p])).map(p => h("li", {}, h("span", {text: nameOf(p) + " "}), setting(trial.configuration[p])))),

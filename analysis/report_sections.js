@@ -6,9 +6,8 @@ function whichWay(metrics) {
 }
 function headline() {
   const best = byName.get(data.best), state = Object.entries(data.counts).map(([name, n]) => `${n} ${name.toLowerCase()}`).join(", ");
-  const adapted = data.trials.filter(t => !t.is_control);
-  document.getElementById("counts").textContent = adapted.length ? `${adapted.length} trials (${state}), ${data.n_images} pictures` : "No trials yet";
-  if (!best) return section("best", "Best configuration", h("p", {text: !adapted.length ? "This study has no trials yet. Launch it, and make the report again." : data.counts.RUNNING ? "No trial has been scored yet. Make the report again when one has." : "No trial could be scored. Why stands under Failures."}));
+  document.getElementById("counts").textContent = data.n_trials ? `${data.n_trials} trials (${state}), ${data.n_images} pictures` : "No trials yet";
+  if (!best) return section("best", "Best configuration", h("p", {text: !data.n_trials ? "This study has no trials yet. Launch it, and make the report again." : data.counts.RUNNING ? "No trial has been scored yet. Make the report again when one has." : "No trial could be scored. Why stands under Failures."}));
   const facts = data.metrics.slice(0, 4).map(m => [h("dt", {text: m.name}), h("dd", {}, metric(best, m.key), interval(best, m.key) ? h("small", {text: interval(best, m.key)}) : null)]);
   const against = best.vs_baseline_n ? `Against the baseline its LPIPS is ${number(Math.abs(best.vs_baseline), 3)} ${best.vs_baseline < 0 ? "closer to" : "further from"} the subject (95 % of the difference: ${number(best.vs_baseline_low, 3)} to ${number(best.vs_baseline_high, 3)}; ${best.vs_baseline_n} pairs of the same prompt and noise).` : null;
   section("best", "Best configuration", h("div", {class: "lead"},
@@ -31,7 +30,7 @@ function pictures() {
     ...ends.flatMap(([title, list]) => [h("h3", {text: `${title}, of ${data.best}`}), h("div", {class: "pairs"}, list.map(decoded).map(pair))]));
 }
 function learning() {
-  const adapted = data.trials.filter(t => !t.is_control), chart = curves(adapted, data.best, "Learning curves"), trade = scatter(data.trials, "lpips", "fid");
+  const chart = curves(data.trials.filter(t => t.is_trial), data.best, "Learning curves"), trade = scatter(data.trials, "lpips", "fid");
   if (!chart && !trade) return;
   section("curves", "Learning curves", quiet("Blue is the best trial. A cross marks where a trial was stopped early. Open a point to see its trial." + (adapted.length > MOST_CURVES ? ` Curves of the first ${MOST_CURVES} in rank.` : "")),
     h("div", {class: "charts"}, chart, trade ? h("div", {}, trade, quiet("The dashed line joins what no other trial beats in both. A square is a control without an adapter.")) : null));

@@ -1,7 +1,7 @@
 """The best of many: which configurations cannot be told from it, and by how much the best looks better than it is.
 
 All of this is of a value that every single picture has, LPIPS: FID is one number per image set, and has no pairs. Differences are of
-pictures of the same prompt and noise; they cover the choice of pictures, and of training seeds where every trial has several."""
+pictures of the same prompt and noise; they cover the choice of pictures, and of training seeds where trials have several (joint.py)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.image_values import ImageValues, image_values
+from analysis.joint import joint_differences, joint_differences_of, seed_scatter
 from analysis.load import FAILED, StudyRecords
-from analysis.resampling import holm, resample_weights
-from analysis.stats import N_RESAMPLES
-from analysis.tables import best_evaluations
+from analysis.resampling import N_RESAMPLES, holm, resample_weights
+from analysis.tables import best_evaluations, trainings_of
 from sweep.records import RecordsError
 
 LEVEL = 0.05
@@ -38,10 +38,9 @@ def best_set(records: StudyRecords, *, value: str = "lpips") -> pd.DataFrame:
     rank = _means(mean)
     order = np.argsort(rank, kind="stable")
     smallest = np.ones(len(trials))
-    for rival in order[:N_RIVALS]:
-        p = _p_worse(*_differences(images, rival))
-        p[rival] = 1.0
-        smallest = np.fmin(smallest, p)
+    rivals = order[:N_RIVALS].tolist()
+    for rival, found in zip(rivals, joint_differences_of(images, rivals, trainings_of(trials)), strict=True):
+        smallest = np.fmin(smallest, np.where(np.arange(len(trials)) == rival, 1.0, found.p_worse))
     p_best = np.minimum(1, smallest * max(1, len(trials) - 1))
     columns = ["trial", *records.parameters, "best_epoch"]
     if not len(trials):
@@ -55,21 +54,16 @@ def paired_comparisons(records: StudyRecords, reference: str | None = None, *, v
     """One row per other trial with pictures in common with `reference` (a trial; without one, the baseline), the lowest first: difference
     on n common prompts and noises, its 95 % interval (Student's t), two-sided p, and `p_holm`, corrected for all rows of this table.
 
-    Where every trial has several training seeds, variances of images and of seeds are added, as analysis/stats.py does.
+    Where trials have several training seeds, both cover these too: see `joint_differences`.
 
     Raises:
         RecordsError: there is no such trial with pictures, or a value that single pictures do not have."""
-    from scipy.stats import t as student
-
     trials, images = _scored(records, value)
     place = _place_of(records, trials, reference)
-    mean, error, freedom, n = _differences(images, place)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.where(error > 0, 2 * student.sf(np.abs(mean / error), freedom), np.where(mean == 0, 1.0, 0.0))
-    half = student.ppf(0.975, freedom) * error
-    p[~np.isfinite(error)] = math.nan
-    frame = trials[["trial", *records.parameters, "best_epoch"]].assign(difference=mean, low=mean - half, high=mean + half, n=n, p=p)
-    others = frame[(np.arange(len(frame)) != place) & (n > 0)]
+    found = joint_differences(images, place, trainings_of(trials))
+    numbers = {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n, "p": found.p}
+    frame = trials[["trial", *records.parameters, "best_epoch"]].assign(**numbers)
+    others = frame[(np.arange(len(frame)) != place) & (found.n > 0)]
     return others.assign(p_holm=holm(others["p"])).sort_values("difference", kind="stable", ignore_index=True)
 
 
@@ -79,7 +73,8 @@ def optimism_of_the_best(records: StudyRecords, *, value: str = "lpips", seed: i
 
     Pictures are resampled; in each resample the lowest is chosen, and its mean there compared with its mean over all pictures (the bootstrap
     form of Tibshirani & Tibshirani 2009, Ann. Appl. Stat. 3:822). That takes the differences seen for true, and says too little where trials
-    are truly equal: `optimism_at_most` is what it would be if all were. Drawn with `seed`."""
+    are truly equal: `optimism_at_most` is what it would be if all were. To each resample of trials with several training seeds comes what
+    other seeds would do, of the scatter that the study shows. Drawn with `seed`."""
     trials, images = _scored(records, value)
     mean = images.over_seeds()
     has_most = np.isfinite(mean).sum(axis=1) == np.isfinite(mean).sum(axis=1).max(initial=0)
@@ -90,6 +85,7 @@ def optimism_of_the_best(records: StudyRecords, *, value: str = "lpips", seed: i
         return pd.DataFrame(columns=columns)
     x = mean[:, common]
     resampled = resample_weights(x.shape[1], seed=seed, n_resamples=N_RESAMPLES) @ x.T
+    resampled += _other_seeds(images.of(has_most), trials, common, rng=np.random.default_rng(seed))
     chosen = resampled.argmin(axis=1)
     optimism = float((x.mean(axis=1)[chosen] - resampled[np.arange(len(chosen)), chosen]).mean())
     at_most = float(-(resampled - x.mean(axis=1)).min(axis=1).mean())
@@ -142,29 +138,11 @@ def _means(values: np.ndarray) -> np.ndarray:  # (m, n) -> (m,), what is not fin
         return np.where(finite, values, 0).sum(axis=1) / finite.sum(axis=1)
 
 
-def _differences(images: ImageValues, rival: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean difference of each trial to the rival over common pictures, standard error, degrees of freedom (Satterthwaite), and n."""
-    own = images.over_seeds()
-    d = own - own[rival]
-    mean, n = _means(d), np.isfinite(d).sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        by_images = np.where(np.isfinite(d), (d - mean[:, None]) ** 2, 0).sum(axis=1) / (n - 1) / n
-        freedom = n - 1.0
-        s = images.values.shape[2]
-        if s > 1 and (images.n_seeds == s).all():
-            per_seed = images.values - images.values[rival]
-            per_seed = np.where(np.isfinite(per_seed).all(axis=2, keepdims=True), per_seed, 0).sum(axis=1) / n[:, None]
-            by_seeds = per_seed.var(axis=1, ddof=1) / s
-            total = by_images + by_seeds
-            freedom = np.where(total > 0, total**2 / (by_images**2 / (n - 1) + by_seeds**2 / (s - 1)), n - 1.0)
-            by_images = total
-    return mean, np.where(n > 1, np.sqrt(by_images), np.nan), freedom, n
-
-
-def _p_worse(mean: np.ndarray, error: np.ndarray, freedom: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """One-sided p that a trial's mean is above its rival's; missing below 2 common pictures. Differences without spread are certain."""
-    from scipy.stats import t as student
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.where(error > 0, student.sf(mean / error, freedom), np.where(mean > 0, 0.0, 1.0))
-    return np.where(n > 1, p, np.nan)
+def _other_seeds(images: ImageValues, trials: pd.DataFrame, common: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:  # -> (b, m)
+    """What other training seeds would add to the means of the trials, but for what they do to all alike."""
+    own = np.arange(images.values.shape[2]) < images.n_seeds[:, None]
+    means = np.where(own, images.values[:, common].mean(axis=1), np.nan)
+    parts = seed_scatter(means, trainings_of(trials)).of_differences(0)
+    variance = sum(part.variance for part in parts) / 2  # of a difference, which two trials share
+    variance[0] = variance[1:].max(initial=0.0)
+    return rng.normal(size=(N_RESAMPLES, len(variance))) * np.sqrt(variance)

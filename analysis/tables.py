@@ -4,36 +4,34 @@ Frames in, new frames out; how they are printed is analysis/__main__.py's."""
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.bands import with_bands
+from analysis.image_values import image_values
+from analysis.joint import joint_differences, joint_means, joint_recorded
 from analysis.load import CONTROL, FAILED, StudyRecords
-from analysis.stats import mean_interval, mean_intervals, paired_differences
+from analysis.stats import mean_interval
 from sweep.records import EVALUATIONS, METRIC_COLUMNS, best_of, more_is_better
 
 METRICS = METRIC_COLUMNS
 COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
-PAIRED_BY = ("prompt", "seed")
-"""Two images are a pair where the prompt and the noise are the same: common random numbers."""
 
 
 def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     """One row per trial, best first, by the evaluation of its best rung, failed ones last; then one row per adapter file that was scored
     beside them (`is_file`), and one per control. None of these has a rank.
 
-    `lpips_band` and `fid_band` are verdicts in words: see bands.py. Beside every metric stand `n_images`, `n_references` and the networks; `lpips_low` and `lpips_high` are a 95 % interval over the
-    images, drawn with `seed`, and over the training seeds too where `n_train_seeds` is above 1: metrics are then means over them, and
-    `objective_spread` is the standard deviation of the objective between them. `vs_baseline` is the mean LPIPS difference to the baseline's image of the same
-    prompt and noise (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
+    `lpips_band` and `fid_band` are verdicts in words: see bands.py. Beside every metric stand `n_images`, `n_references` and the networks.
+    METRIC_low and METRIC_high are 95 % intervals over the images, that of LPIPS drawn with `seed`, and over the training seeds too where
+    `n_train_seeds` is above 1: metrics are then means over them, `n_copies` is their sum, and `objective_spread` is the standard deviation of
+    the objective between them (see joint.py). `vs_baseline` is the mean LPIPS difference to the baseline's image of the same prompt and noise
+    (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = best_evaluations(records)
     table = pd.concat([trials, _files(records), _controls(records)], ignore_index=True)
-    images = _lpips_of_sets(records, table["evaluation_keys"])
-    table = table.join(_intervals(table, images, seed=seed)).join(_against_baseline(table, images, seed=seed))
+    table = table.join(_intervals(table, records, seed=seed)).join(_against_baseline(table, records))
     by = ["is_control", "is_file", "failed", "objective", "number"]
     table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
     ranked = table.drop(columns="failed")
@@ -43,7 +41,7 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
 
 def pivot(records: StudyRecords, *by: str, value: str = "objective", seed: int = 0) -> pd.DataFrame:
     """One row per combination of values of the parameters or labels `by`, e.g. "caption", "guidance": n trials, the best, and the mean with
-    its bootstrap interval over trials, drawn with `seed`. Failed trials, and those that lack one of the parameters, are in none.
+    its interval over trials (from 8 on, see resampling.py), drawn with `seed`. Failed trials, and those that lack one of the parameters, are in none.
 
     Raises:
         KeyError: a parameter that the study did not search, or a value that it did not measure."""
@@ -63,8 +61,8 @@ def best_of_each(records: StudyRecords, *by: str, value: str = "objective", seed
         KeyError: as `pivot`."""
     frame = _grouped_by(records, by, value).sort_values([value, "number"], ascending=[not more_is_better(value), True], kind="stable")
     counts = frame.groupby(list(by), as_index=False).size().rename(columns={"size": "n_trials"})
+    frame = frame.join(_intervals(frame, records, seed=seed))
     best = frame.drop_duplicates(list(by)).merge(counts, on=list(by)).reset_index(drop=True)
-    best = best.join(_intervals(best, _lpips_of_sets(records, best["evaluation_keys"]), seed=seed))
     others = [name for name in records.parameters if name not in by]
     columns = [*by, "n_trials", "trial", *others, "best_epoch", value, "objective", "lpips", "lpips_low", "lpips_high", "fid", "kid", "n_images"]
     return best[list(dict.fromkeys(columns))]
@@ -97,14 +95,14 @@ def best_evaluations(records: StudyRecords) -> pd.DataFrame:
 
 
 def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
-    """The metrics of each trial, by its name: means over its training seeds, and what their evaluations have in common."""
+    """The metrics of each trial, by its name: means over its training seeds, all its copies, and what its evaluations have in common."""
     each = trials[["trial", "evaluation_keys"]].explode("evaluation_keys").rename(columns={"evaluation_keys": "evaluation_key"})
     each = each.merge(_measured(records.evaluations), on="evaluation_key", how="left")
-    metrics = [name for name in each if name not in EVALUATIONS.columns or name in METRICS]
-    numbers = [name for name in metrics if pd.api.types.is_float_dtype(each[name])]
-    how = {name: "mean" if name in numbers else "first" for name in each.columns.drop("trial")}
+    means = [name for name in each if (name in METRICS or name not in EVALUATIONS.columns) and pd.api.types.is_float_dtype(each[name])]
+    how = {name: "mean" if name in means else "first" for name in each.columns.drop("trial")}
     counts = trials.set_index("trial")["evaluation_keys"].map(len).astype("Int64")
-    return each.groupby("trial").agg(how).assign(n_train_seeds=counts)
+    copies = each.groupby("trial")["n_copies"].sum(min_count=1)
+    return with_bands(each.groupby("trial").agg(how)).assign(n_train_seeds=counts, n_copies=copies)
 
 
 def _controls(records: StudyRecords) -> pd.DataFrame:
@@ -127,69 +125,62 @@ def _without_a_trial(evaluations: pd.DataFrame, records: StudyRecords) -> pd.Dat
 
 
 def _measured(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """One row per image set: every metric and its recorded interval, further metrics too, bands, n and networks."""
-    # The interval of `lpips` is drawn from the images: `_intervals`. The others need features, and are recorded.
-    spread = [name for name in evaluations if name not in EVALUATIONS.columns and not name.startswith("eval.")]
-    own = [name for name in spread if name not in ("lpips_low", "lpips_high")]
-    columns = ["evaluation_key", *METRICS, *COUNTS, *own, "skipped", "perceptual_backbone", "pooled_backbone"]
-    return with_bands(evaluations[columns])
+    """One row per image set: every metric, further metrics too, n and networks."""
+    further = [name for name in evaluations if name not in EVALUATIONS.columns and not name.startswith("eval.")]
+    own = [name for name in further if name not in _ends(evaluations)]
+    return evaluations[["evaluation_key", *METRICS, *COUNTS, *own, "skipped", "perceptual_backbone", "pooled_backbone"]]
 
 
-@dataclass(frozen=True)
-class _Lpips:
-    """LPIPS of images (n, s) under s training seeds; pairs (n,) number their prompt and noise, ascending."""
-
-    pairs: np.ndarray
-    values: np.ndarray
+def _ends(evaluations: pd.DataFrame) -> list[str]:
+    """The columns of recorded intervals."""
+    metrics = [name.removesuffix("_low") for name in evaluations if name.endswith("_low") and name.removesuffix("_low") in evaluations]
+    return [f"{metric}_{end}" for metric in metrics for end in ("low", "high")]
 
 
-_NO_IMAGES = _Lpips(np.empty(0, int), np.empty((0, 1)))
+def _intervals(table: pd.DataFrame, records: StudyRecords, *, seed: int) -> pd.DataFrame:
+    """METRIC_low and METRIC_high of the table's rows: of LPIPS from the pictures, of others from the intervals in the records."""
+    images, trainings = image_values(records.images, list(table["evaluation_keys"])), trainings_of(table)
+    lpips = joint_means(images, trainings, seed=seed)
+    found = {"lpips_low": lpips.low, "lpips_high": lpips.high}
+    ends = [name for name in _ends(records.evaluations) if name not in found]
+    places = _places(table["evaluation_keys"], records.evaluations["evaluation_key"])
+    for low, high in zip(ends[::2], ends[1::2], strict=True):
+        values, below, above = (_by_seed(records.evaluations[name], places) for name in (low.removesuffix("_low"), low, high))
+        joint = joint_recorded(values, below, above, images, trainings)
+        found |= {low: joint.low, high: joint.high}
+    return pd.DataFrame(found, index=table.index, dtype=float)
 
 
-def _lpips_of_sets(records: StudyRecords, keys: pd.Series) -> dict[str, _Lpips]:
-    """By evaluation key, for those that the table names."""
-    wanted = {key for some in keys if isinstance(some, tuple) for key in some}
-    images = records.images[records.images["evaluation_key"].isin(wanted)]
-    images = images.assign(pair=images.groupby(list(PAIRED_BY), sort=False).ngroup()).sort_values(["evaluation_key", "pair"])
-    names, starts = np.unique(images["evaluation_key"].to_numpy(), return_index=True)
-    pairs, values = images["pair"].to_numpy(), images["lpips"].to_numpy(dtype=float)[:, None]
-    ends = [*starts[1:], len(images)]
-    return {name: _Lpips(pairs[i:j], values[i:j]) for name, i, j in zip(names, starts, ends, strict=False)}
+def trainings_of(table: pd.DataFrame) -> list[object]:
+    """What each row was trained as, None for a control or a file; rows of equal trainings share their adapters."""
+    is_trained = ~(table["is_control"] | table["is_file"])
+    keys = table["training_key"].where(table["training_key"].notna(), table["trial"])
+    return [key if trained else None for key, trained in zip(keys, is_trained, strict=True)]
 
 
-def _over_seeds(keys: object, images: dict[str, _Lpips]) -> _Lpips:
-    """Of the images that these evaluations share: a column per training seed; empty where there are none."""
-    known = [images[key] for key in keys if key in images] if isinstance(keys, tuple) else []
-    if not known:
-        return _NO_IMAGES
-    if len(known) == 1:
-        return known[0]
-    pairs = functools.reduce(np.intersect1d, [one.pairs for one in known])
-    return _Lpips(pairs, np.concatenate([one.values[np.isin(one.pairs, pairs)] for one in known], axis=1))
+def _places(keys: pd.Series, known: pd.Series) -> np.ndarray:  # -> (m, s)
+    """The rows of the evaluations that each row of the table is of; one past the last where it has fewer training seeds."""
+    row = {key: i for i, key in enumerate(known)}
+    tuples = [own if isinstance(own, tuple) else () for own in keys]
+    s = max((len(own) for own in tuples), default=0) or 1
+    return np.array([[row.get(own[j], len(row)) if j < len(own) else len(row) for j in range(s)] for own in tuples], dtype=int).reshape(-1, s)
 
 
-def _intervals(table: pd.DataFrame, images: dict[str, _Lpips], *, seed: int) -> pd.DataFrame:
-    intervals = mean_intervals([_over_seeds(keys, images).values for keys in table["evaluation_keys"]], seed=seed)
-    ends = [(interval.low, interval.high) for interval in intervals]
-    return pd.DataFrame(ends, index=table.index, columns=["lpips_low", "lpips_high"], dtype=float)
+def _by_seed(column: pd.Series, places: np.ndarray) -> np.ndarray:  # -> (m, s)
+    return np.append(column.to_numpy(dtype=float, na_value=math.nan), math.nan)[places]
 
 
-def _against_baseline(table: pd.DataFrame, images: dict[str, _Lpips], *, seed: int) -> pd.DataFrame:
+def _against_baseline(table: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
     columns = ["vs_baseline", "vs_baseline_low", "vs_baseline_high", "vs_baseline_n"]
     marked = table["label.baseline"].eq(True) if "label.baseline" in table else pd.Series(False, index=table.index)
-    keys = next(iter(table.loc[marked, "evaluation_keys"].dropna()), None)
-    baseline = _over_seeds(keys, images)
-    own = [_NO_IMAGES if other == keys else _over_seeds(other, images) for other in table["evaluation_keys"]]
-    differences = paired_differences([_common(one, baseline) for one in own], seed=seed)
-    rows = [(difference.mean, difference.low, difference.high, difference.n) for difference in differences]
-    return pd.DataFrame(rows, index=table.index, columns=columns)
-
-
-def _common(one: _Lpips, other: _Lpips) -> tuple[np.ndarray, np.ndarray]:
-    """The values of the images that both have, in one order."""
-    if np.array_equal(one.pairs, other.pairs):
-        return one.values, other.values
-    return one.values[np.isin(one.pairs, other.pairs)], other.values[np.isin(other.pairs, one.pairs)]
+    marked &= table["evaluation_keys"].notna()
+    if not marked.any():
+        return pd.DataFrame({**dict.fromkeys(columns[:3], math.nan), columns[3]: 0}, index=table.index)
+    baseline = int(marked.to_numpy().argmax())
+    found = joint_differences(image_values(records.images, list(table["evaluation_keys"])), baseline, trainings_of(table))
+    is_other = table["evaluation_keys"].map(lambda keys: keys != table["evaluation_keys"].iloc[baseline]).to_numpy(dtype=bool)
+    rows = {name: np.where(is_other, values, math.nan) for name, values in zip(columns, (found.mean, found.low, found.high))}
+    return pd.DataFrame({**rows, columns[3]: np.where(is_other, found.n, 0)}, index=table.index)
 
 
 def _cell(names: dict[str, object], values: pd.Series, metric: str, *, seed: int) -> dict[str, object]:

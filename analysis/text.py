@@ -28,8 +28,9 @@ SIMILARITIES = ("dinov2", "clip_i", "clip_t", "face")
 
 
 def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console, *, most_rows: int = MOST_ROWS) -> None:
-    """The best of the ranked trials and the controls, in full where the console is wide enough or no terminal at all, else the narrow form."""
-    shown = ranked[(ranked.index < most_rows) | ranked["is_control"]]
+    """The best of the ranked trials, the files and the controls, in full where the console is wide
+    enough or no terminal at all, else the narrow form."""
+    shown = ranked[(ranked.index < most_rows) | ranked["is_control"] | ranked["is_file"]]
     labels = [label for label in records.labels if label != "label.baseline" and _heading(label) not in records.parameters]
     given = (*labels, *records.parameters)
     rows = [_cells(row, given) | _further_cells(row, _similarities(ranked)) for row in shown.to_dict("records")]

@@ -1,70 +1,112 @@
-"""Does the winner hold? The best trials of a study once more, trained and scored under seeds that played no part in choosing them.
+"""Does the winner hold? The best trials of a study once more, trained and scored under seeds that
+played no part in choosing them.
 
-The best of many looks better than it is: it was picked by the very pictures that score it. What is made here is a study file of its own, that
-anybody may read and launch, and in the end a verdict over the training seeds. Nothing here runs anything."""
+The best of many looks better than it is: it was picked by the very pictures that score it. What is
+made here is a study file of its own, that anybody may read and launch. What came of it is
+sweep/verdict.py's. Nothing here runs anything."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from sweep.errors import StudyError
+from sweep.objective import Objective
 from sweep.searcher import FAIL
 from sweep.study import Study
-from sweep.trial_rows import Trial
+from sweep.values import json_text, with_prompts_read
+from sweep.verdict import verdict_of
+
+__all__ = ["FRESH_SEED", "confirmation_source", "finalists_of", "one_of_each", "verdict_of"]
 
 FRESH_SEED = 1_000_000
-"""Where the training and the noise seeds of a confirmation begin: far from those of any study."""
-CONFIDENCE = 0.95
+"""The seeds of a confirmation begin at the first multiple of it above all seeds of the study."""
+
+SEEDS = ("train_seed", "eval_seed")
+REPEATED = (*SEEDS, "images_per_prompt")
+"""What a confirmation says itself: the rest of a trial's configuration stays as it is."""
+
+KEPT_FIELDS = (
+    *("subject", "model", "aliases", "fan_out", "perceptual", "pooled", "metrics"),
+    *("objective", "pareto", "loggers", "max_concurrent"),
+)
+REPLACED_FIELDS = (
+    *("name", "fixed", "space", "epochs", "rows", "try_first", "baseline", "sampler", "samples"),
+    *("early_stopping", "study_seed", "train_seeds", "budget_hours", "budget_gpu_hours"),
+    *("scales", "scale", "scale_text", "notes", "file", "source", "overrides"),
+)
+"""The two together are all fields of a study (tested): a new one is kept or replaced on purpose."""
+
+
+def one_of_each(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The trials without those that differ from a better one in their seeds only: under fresh seeds
+    they would be the same."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in _ranked(rows):
+        found.setdefault(json_text([_without_seeds(row), row["best_epoch"]]), row)
+    return list(found.values())
 
 
 def finalists_of(rows: Sequence[Mapping[str, Any]], *, top: int) -> list[Mapping[str, Any]]:
-    """The `top` best of a study's trials (rows as Records.latest_trials has them, decoded), the best first.
+    """The `top` best of a study's trials (rows as Records.latest_trials has them, decoded), the
+    best first.
 
     Raises:
-        StudyError: none is scored."""
-    scored = [row for row in rows if row["objective"] is not None and row["state"] != FAIL]
-    if not scored:
-        raise StudyError("A study is confirmed once a trial is scored, but none is. Launch it, or go on with it.")
-    return sorted(scored, key=lambda row: (row["objective"], row["number"]))[:top]
+        StudyError: none is scored, or there is no rival."""
+    found = _ranked(rows)[:top]
+    if not found:
+        raise StudyError(
+            "A study is confirmed once two trials are scored, but none is. Run `sweep resume` "
+            "first."
+        )
+    if len(found) < min(2, top):
+        raise StudyError(
+            f"A winner is confirmed against a rival of another configuration, but "
+            f"{found[0]['trial']} "
+            "has none that is scored. Run `sweep resume`, with a higher --samples if all have "
+            "ended."
+        )
+    return found
 
 
-def confirmation_source(study: Study, finalists: Sequence[Mapping[str, Any]], *, n_images: int, n_seeds: int) -> str:
-    """A study file: a row for each finalist, as long as it was at its best, under `n_seeds` fresh training seeds, with at least `n_images`
-    pictures of fresh noise each."""
+def confirmation_source(
+    study: Study, finalists: Sequence[Mapping[str, Any]], *, n_images: int, n_seeds: int
+) -> str:
+    """A study file: a row for each finalist, under the study's own protocol and with the length
+    and schedule of its best epoch, under `n_seeds` fresh training seeds, with at least `n_images`
+    pictures of fresh noise each. All finalists have equally many."""
     rows = [_row(study, finalist, rank) for rank, finalist in enumerate(finalists, start=1)]
-    evaluation = study.split(dict(finalists[0]["configuration"]))[2]
-    fixed = {
-        **study.fixed,
-        "train_seed": FRESH_SEED,
-        "eval_seed": FRESH_SEED,
-        "images_per_prompt": math.ceil(n_images / len(evaluation.prompts)),
-    }
-    objective = ", ".join([f"scales={dict(study.objective.scales)!r}", f"**{dict(study.objective.weights)!r}"])
+    first = _fresh_seed(study, finalists)
+    counts = [len(study.split(_configuration(finalist))[2].prompts) for finalist in finalists]
+    n_each = math.ceil(n_images / math.lcm(*counts)) * math.lcm(*counts)
+    if len(set(counts)) > 1:
+        rows = [
+            {**row, "images_per_prompt": n_each // n} for row, n in zip(rows, counts, strict=True)
+        ]
+    kept = {name: getattr(study, name) for name in KEPT_FIELDS}
     fields = {
-        "subject": study.subject,
-        "model": study.model,
-        "aliases": dict(study.aliases),
-        "perceptual": study.perceptual,
-        "pooled": study.pooled,
-        "metrics": tuple(study.metrics),
-        "loggers": tuple(study.loggers),
+        **kept,
+        # Of which the study chose by its models, and those of the finalists may be fewer.
+        **study.backbones,
+        "fan_out": _fresh_fan_out(study, first),
         "train_seeds": n_seeds,
         "early_stopping": "off",
+        "fixed": {
+            **study.fixed,
+            **dict.fromkeys((name for name in SEEDS if name not in study.fan_out), first),
+            "images_per_prompt": n_each // counts[0],
+        },
     }
     lines = [
-        f'"""Does the winner of {study.name} hold? Its {len(rows)} best trials under {n_seeds} fresh training seeds and fresh noise."""',
+        f'"""Does the winner of {study.name} hold? Its {len(rows)} best trials under {n_seeds} '
+        'fresh training seeds, on fresh noise."""',
         "",
-        "from sweep import Epochs, Objective, Prompt, Study  # noqa: F401",
+        "from sweep import Epochs, Objective, Study",
         "",
         "study = Study(",
-        *(f"    {name}={value!r}," for name, value in fields.items()),
-        f"    objective=Objective({objective}),",
+        *(f"    {name}={_text(value)}," for name, value in fields.items()),
         f"    epochs=Epochs(max={max(row['epochs'] for row in rows)}),",
-        f"    fixed={fixed!r},",
         "    rows=[",
         *(f"        {row!r}," for row in rows),
         "    ],",
@@ -73,50 +115,54 @@ def confirmation_source(study: Study, finalists: Sequence[Mapping[str, Any]], *,
     return "\n".join(lines) + "\n"
 
 
-def verdict_of(finalists: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> list[str]:
-    """What came of it, in a line for each thing to know. `trials` are those of the confirmation."""
-    scored = [trial for trial in trials if trial.state != FAIL and trial.best]
-    before = {trial.id: trial.labels.get("was") for trial in trials}
-    first = finalists[0]["trial"]
-    winner = next((trial for trial in scored if before[trial.id] == first), None)
-    if winner is None:
-        return [f"not confirmed: {first}, which won, could not be scored again."]
-    ranked = sorted(scored, key=lambda trial: trial.objective)
-    place, best = ranked.index(winner) + 1, ranked[0]
-    if place == 1:
-        lines = [f"confirmed: {first} is the best of {len(scored)} again, {winner.objective:.4f}."]
-        rivals = ranked[1:2]
-    else:
-        lines = [f"not confirmed: {first} is number {place} of {len(scored)} now, {winner.objective:.4f}; {before[best.id]} is the best, {best.objective:.4f}."]
-        rivals = [best]
-    for rival in rivals:
-        mean, low, high, n = _difference(_values(winner), _values(rival))
-        apart = "they cannot be told apart" if math.isnan(low) or low <= 0 <= high else "they differ"
-        interval = f" [{low:.4f}, {high:.4f}]" if math.isfinite(low) else ""
-        lines.append(f"{first} less {before[rival.id]}: {mean:.4f}{interval} over {n} training seed{'s' * (n != 1)}: {apart}.")
-    lines.append("Values here and there are of other numbers of pictures, on which FID depends: compare the finalists with each other.")
-    return lines
+def _ranked(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    scored = [row for row in rows if row["objective"] is not None and row["state"] != FAIL]
+    return sorted(scored, key=lambda row: (row["objective"], row["number"]))
 
 
 def _row(study: Study, finalist: Mapping[str, Any], rank: int) -> dict[str, Any]:
-    configuration = {name: value for name, value in finalist["configuration"].items() if name not in ("train_seed", "eval_seed", "images_per_prompt")}
-    train, epochs, _ = study.split(dict(finalist["configuration"]))
-    # A schedule that depends on the length is another one on a shorter training.
-    length = epochs[-1] if train.length_dependent else finalist["best_epoch"]
-    return {**configuration, "epochs": int(length), "labels": {"was": finalist["trial"], "rank_before": rank}}
+    train, epochs, _ = study.split(_configuration(finalist))
+    best_epoch = int(finalist["best_epoch"])
+    row = {**_without_seeds(finalist), "epochs": best_epoch}
+    if train.length_dependent and epochs[-1] != best_epoch:
+        row["schedule_epochs"] = epochs[-1]  # it was at its best on the way to there
+    labels = {"was": finalist["trial"], "rank_before": rank}
+    return {**row, "trial": finalist["trial"], "labels": labels}
 
 
-def _values(trial: Trial) -> tuple[float, ...]:
-    """Its objective under each training seed, in their order."""
-    return trial.seed_objectives.get(trial.best[0], (trial.objective,)) if trial.best else ()
+def _configuration(finalist: Mapping[str, Any]) -> dict[str, Any]:
+    """Its configuration with the length that was asked for: records name the one where a trial
+    of a sampled length was stopped."""
+    configuration = with_prompts_read(finalist["configuration"])
+    asked = (finalist.get("sampled") or {}).get("epochs")
+    return configuration if asked is None else {**configuration, "epochs": asked}
 
 
-def _difference(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float, int]:
-    """Mean of the differences, seed by seed, with Student's interval; NaN ends where there is one seed."""
-    x = np.asarray(values) - np.asarray(others)
-    if len(x) < 2:
-        return float(x.mean()), math.nan, math.nan, len(x)
-    from scipy.stats import ttest_1samp
+def _without_seeds(finalist: Mapping[str, Any]) -> dict[str, Any]:
+    configuration = with_prompts_read(finalist["configuration"])
+    return {name: value for name, value in configuration.items() if name not in REPEATED}
 
-    low, high = ttest_1samp(x, 0).confidence_interval(CONFIDENCE)
-    return float(x.mean()), float(low), float(high), len(x)
+
+def _fresh_seed(study: Study, finalists: Iterable[Mapping[str, Any]]) -> int:
+    """The first seed of the confirmation. That of a confirmation has others again."""
+    places = [study.fixed, *(finalist["configuration"] for finalist in finalists)]
+    used = [place[name] for place in places for name in SEEDS if name in place]
+    used += [value for name in SEEDS for value in study.fan_out.get(name, ())]
+    return FRESH_SEED * ((max(used, default=0) + study.train_seeds) // FRESH_SEED + 1)
+
+
+def _fresh_fan_out(study: Study, first: int) -> dict[str, Any]:
+    fan_out = {name: list(values) for name, values in study.fan_out.items()}
+    fan_out.pop("images_per_prompt", None)
+    if "eval_seed" in fan_out:
+        fan_out["eval_seed"] = [first + i for i in range(len(fan_out["eval_seed"]))]
+    return fan_out
+
+
+def _text(value: Any) -> str:
+    """The value as a study file writes it."""
+    if isinstance(value, Objective):
+        weights = {name: float(weight) for name, weight in value.weights.items()}
+        scales = {name: float(scale) for name, scale in value.scales.items()}
+        return f"Objective(scales={scales!r}, **{weights!r})"
+    return repr(value)

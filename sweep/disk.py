@@ -6,18 +6,20 @@ on from there. Reads records and file sizes; knows of adapters only how they lie
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep.folder import ADAPTERS, StudyFolder
+from sweep.folder import ADAPTERS, StudyFolder, live_studies
 from sweep.launches import read_launches
-from sweep.record_schema import TRIALS
+from sweep.record_schema import TABLES, TRIALS
 from sweep.searcher import PRUNED
 from sweep.trial_rows import is_unfinished
-from trainables.leases import Leases
+from trainables.leases import LEASE, Leases
 from trainables.storage import Place, bytes_in, folders_in, remove_tree
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 WEIGHTS, STATE = "adapter.safetensors", "state.safetensors"  # as in trainables/adapters.py, which imports torch
 EPOCH = re.compile(r"epoch-(\d{5,})")
 NO_ADAPTER = "none"
+REMOVING = ".removing-"
+"""Begins the name of a folder that is being removed."""
 MOST_SIZED = 64
 """Picture folders whose files are sized; of more, every so-manyth one tells for the rest."""
 
@@ -86,6 +90,19 @@ class Garbage:
     unused: tuple[Training, ...]  # no study refers to them
     ended: tuple[Training, ...]  # no trial will train them on: their states go
     leftovers: tuple[Place, ...]  # folders that something that was killed was writing or removing
+
+    def still_in(self, now: Garbage) -> Garbage:
+        """What is garbage now, too: a study may have been launched since this was looked for."""
+        unused, ended, leftovers = {t.key for t in self.unused}, {t.key for t in self.ended}, set(self.leftovers)
+        return Garbage(
+            unused=tuple(t for t in now.unused if t.key in unused),
+            ended=tuple(t for t in now.ended if t.key in ended),
+            leftovers=tuple(path for path in now.leftovers if path in leftovers),
+        )
+
+    @property
+    def n_trainings(self) -> int:
+        return len(self.unused) + len(self.ended)
 
     @property
     def n_bytes(self) -> int:
@@ -174,19 +191,25 @@ def garbage_of(storage: Place, *, keep_states: bool = False) -> Garbage:
     )
 
 
-def collect(storage: Place, garbage: Garbage) -> None:
-    """Remove it. What a training in another process holds by now is left alone."""
-    leases = Leases(storage / ADAPTERS)
-    for training in garbage.unused:
-        _remove_training(storage / ADAPTERS, training.key, leases)
-    for training in garbage.ended:
-        _drop_states(storage / ADAPTERS, training.key, leases)
+def collect(storage: Place, garbage: Garbage) -> Garbage:
+    """Remove it, while `removing` keeps launches out. Returns what was removed: a training that another process holds stays."""
+    adapters = storage / ADAPTERS
+    leases = Leases(adapters)
     for path in garbage.leftovers:
         remove_tree(path)
+    return Garbage(
+        unused=tuple(training for training in garbage.unused if _remove_training(adapters, training.key, leases)),
+        ended=tuple(training for training in garbage.ended if _drop_states(adapters, training.key, leases)),
+        leftovers=garbage.leftovers,
+    )
 
 
 def drop_states_of_stopped(folder: StudyFolder) -> None:
-    """At the end of a launch: trainings that were stopped early will not go on, in this study or in another one of the storage."""
+    """At the end of a launch: trainings that were stopped early will not go on, in this study or in another one of the storage.
+
+    While another study runs they stay, for `sweep gc`: what it will train on from is not in its records yet."""
+    if live_studies(folder.storage, but=folder.root.name):
+        return
     stopped = {training.key for training in trainings_in(folder.adapters, use_of(folder).stopped) if training.states}
     if not stopped:
         return
@@ -203,11 +226,22 @@ def own_trainings(folder: StudyFolder) -> list[Training]:
     return trainings_in(folder.adapters, use_of(folder).keys - frozenset().union(*others))
 
 
+def stamp_of(folder: StudyFolder) -> frozenset[tuple[Any, ...]]:
+    """Another value after anything was written into the study's records."""
+    parts = []
+    for table in TABLES:
+        for part in (folder.root / "records" / table.name).glob("*.parquet"):
+            with suppress(FileNotFoundError):  # compacted meanwhile, into one that has another name
+                stat = part.stat()
+                parts.append((table.name, part.name, stat.st_size, stat.st_mtime))
+    return frozenset(parts)
+
+
 def remove_study(folder: StudyFolder, trainings: Collection[Training]) -> None:
     """The study's folder, and these trainings. What is left when it is interrupted, `sweep gc` collects."""
     aside: Place = folder.root
     if isinstance(aside, Path):  # at once, so that nobody sees half of a study; a store cannot
-        aside = folder.storage / f".removing-{folder.root.name}"
+        aside = folder.storage / f"{REMOVING}{folder.root.name}"
         remove_tree(aside)
         folder.root.rename(aside)
     leases = Leases(folder.adapters)
@@ -252,18 +286,35 @@ def _pictures_bytes(folder: Place) -> tuple[int, bool]:
 
 
 def _leftovers(storage: Place) -> Iterator[Place]:
-    yield from storage.glob(".removing-*")
+    for place in (storage, storage / ADAPTERS):
+        yield from place.glob(f"{REMOVING}*")
     yield from (storage / ADAPTERS).glob("*/.writing-*")
 
 
-def _remove_training(adapters: Place, key: str, leases: Leases) -> None:
-    if leases.acquire(key):
-        remove_tree(adapters / key)
+def _remove_training(adapters: Place, key: str, leases: Leases) -> bool:
+    """Whether it was removed: not where another process holds it."""
+    if not leases.acquire(key):
+        return False
+    # A process that asks for it from now on begins anew, and must not lose what it stores: a folder goes at once, and a store file by file
+    # but for the claims, of which ours goes last.
+    folder = adapters / key
+    if isinstance(folder, Path):
+        aside = adapters / f"{REMOVING}{key}-{uuid.uuid4().hex[:8]}"
+        folder.rename(aside)
         leases.release(key)
+        remove_tree(aside)
+    else:
+        for file in [path for path in folder.rglob("*") if path.is_file() and path.parent.name != LEASE]:
+            file.unlink(missing_ok=True)
+        leases.release(key)
+    return True
 
 
-def _drop_states(adapters: Place, key: str, leases: Leases) -> None:
-    if leases.acquire(key):
-        for path in (adapters / key).glob(f"epoch-*/{STATE}"):
-            path.unlink(missing_ok=True)
-        leases.release(key)
+def _drop_states(adapters: Place, key: str, leases: Leases) -> bool:
+    """Whether its states were removed: not where another process holds it."""
+    if not leases.acquire(key):
+        return False
+    for path in (adapters / key).glob(f"epoch-*/{STATE}"):
+        path.unlink(missing_ok=True)
+    leases.release(key)
+    return True

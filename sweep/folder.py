@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from sweep.comparison import Verdict, require_comparable
@@ -27,10 +29,14 @@ from sweep.errors import LeaseLostError, RecordsError, StudyError
 from sweep.record_files import write_atomically
 from sweep.study import Study
 from trainables.leases import STALE_S, Holder, Leases
-from trainables.storage import Place, StorePath, patiently, place, reason_of, require_plain_name
+from trainables.storage import Place, StorePath, folders_in, patiently, place, reason_of, require_plain_name
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_STORAGE = Path("sweeps")
 ADAPTERS = "adapters"
+REMOVAL_PATIENCE_S, REMOVAL_POLL_S = 60.0, 0.5
+"""How long a launch waits for `sweep gc` or `rm` of another process, and how often it looks."""
 
 
 class StudyFolder:
@@ -81,8 +87,9 @@ class StudyFolder:
         except OSError as error:
             raise _unwritable(self.root, error) from error
         if not mine:
-            raise self._in_use()
+            raise self.in_use()
         try:
+            _wait_for_removal(self.storage)
             yield Hold(self, lease)
         finally:
             lease.release(self.root.name)
@@ -113,7 +120,7 @@ class StudyFolder:
         except OSError as error:
             raise _unwritable(self.root, error) from error
 
-    def _in_use(self) -> StudyError:
+    def in_use(self) -> StudyError:
         name, holder = self.root.name, self.holder
         who = f"{name} is in use by process {holder.pid} on {holder.host}, heard of {holder.silent_s:.0f} s ago" if holder else f"{name} is in use"
         return StudyError(
@@ -180,6 +187,49 @@ class StudyFolder:
 
     def worker_log(self, worker: str) -> Path:
         return self.here / f"{worker}.log"
+
+
+def live_studies(storage: Place, *, but: str = "") -> list[str]:
+    """The studies that a process holds now, by name, whether they have records yet or not. `but`: left out."""
+    leases = Leases(storage)
+    names = [path.name for path in folders_in(storage) if path.name not in (ADAPTERS, but)]
+    return [name for name in names if leases.holder(name) is not None]
+
+
+@contextmanager
+def removing(storage: Place) -> Iterator[None]:
+    """Keep launches from beginning while adapters of the storage are removed: what one will read is not in its records yet.
+
+    Each side takes its lease first and looks for the other's then, so that at least one sees the other. Ask for `live_studies` inside.
+
+    Raises:
+        StudyError: another process is removing files there.  RecordsError: the storage cannot be written."""
+    lease = Leases(storage)
+    try:
+        mine = lease.acquire(ADAPTERS)
+    except OSError as error:
+        raise _unwritable(storage / ADAPTERS, error) from error
+    if not mine:
+        raise StudyError(f"Files of a storage are removed by one process at a time, but {_remover_text(storage)} removes some of {storage}. Wait for it.")
+    try:
+        yield
+    finally:
+        lease.release(ADAPTERS)
+
+
+def _wait_for_removal(storage: Place) -> None:
+    for attempt in range(round(REMOVAL_PATIENCE_S / REMOVAL_POLL_S)):
+        if Leases(storage).holder(ADAPTERS) is None:
+            return
+        if attempt == 0:
+            logger.warning(f"waiting for {_remover_text(storage)}, which removes what no study of {storage} needs")
+        sleep(REMOVAL_POLL_S)
+    raise StudyError(f"A study begins when nothing is being removed from its storage, but {_remover_text(storage)} still does. Try again later.")
+
+
+def _remover_text(storage: Place) -> str:
+    holder = Leases(storage).holder(ADAPTERS)
+    return f"process {holder.pid} on {holder.host}" if holder else "another process"
 
 
 class Hold:

@@ -107,19 +107,28 @@ def resume(
 
 def confirm(
     name: StudyName,
-    top: Annotated[int, typer.Option(min=1, help="The best so many trials.")] = 5,
-    images: Annotated[int, typer.Option(min=2, help="Pictures of each, at least; FID wants hundreds.")] = 200,
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each; with three or more there is an interval.")] = 3,
+    top: Annotated[int, typer.Option(min=2, help="The best so many trials.")] = 5,
+    images: Annotated[
+        int, typer.Option(min=2, help="Pictures of each, at least; FID wants hundreds.")
+    ] = 200,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Training seeds of each; one alone settles nothing.")
+    ] = 3,
+    new_name: Annotated[
+        str | None, typer.Option("--name", help="Name of the confirmation; NAME-confirm otherwise.")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     pack_size: PackSize = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")
+    ] = None,
     address: RayAddress = None,
 ) -> None:
     """Train and score the best trials anew, under fresh seeds, and say whether the winner holds: `sweep confirm captions --top 5 --seeds 3`.
 
     It is a study of its own, NAME-confirm, whose file is written beside the records; the same command goes on with it."""
     started_at = time.monotonic()
-    from sweep.confirmation import confirmation_source, finalists_of, verdict_of
+    from sweep.confirmation import confirmation_source, finalists_of, one_of_each, verdict_of
     from sweep.folder import find_study_folder
     from sweep.launches import read_launches
     from sweep.records import TRIALS, Records, as_rows
@@ -128,10 +137,11 @@ def confirm(
     folder = find_study_folder(name, storage)
     request = read_launches(folder.launches).request
     options = _options_of(request, device=device, pack_size=pack_size)
-    finalists = finalists_of(as_rows(Records(folder.root).latest_trials(), TRIALS), top=top)
+    rows = as_rows(Records(folder.root).latest_trials(), TRIALS)
+    finalists = finalists_of(one_of_each(rows), top=top)
     with _directory_of(request):
         study = _stored_study(folder, request, {"name": folder.root.name})
-        new_name = f"{folder.root.name}-confirm"
+        new_name = new_name or f"{folder.root.name}-confirm"
         source = confirmation_source(study, finalists, n_images=images, n_seeds=seeds)
         driver, code = _run_to_end(
             load_study(f"{new_name}.py", {"name": new_name}, source=source), folder.storage, options, started_at=started_at, address=address

@@ -41,15 +41,19 @@ from sweep.record_schema import (
     Table,
     as_arrow,
 )
+from sweep.seed_scatter import CONFIDENCE, Component, SeedScatter, half_width, p_value
 from trainables import checksums
 from trainables.storage import Place, StorePath, line_of, patiently, place, reason_of, require_plain_name
 
 __all__ = [
+    "CONFIDENCE",
+    "Component",
     "EVALUATIONS",
     "IMAGES",
     "METRIC_COLUMNS",
     "SCHEMA_VERSION",
     "SIMILARITIES",
+    "SeedScatter",
     "TABLES",
     "TRIALS",
     "Place",
@@ -58,8 +62,10 @@ __all__ = [
     "SweepError",
     "as_rows",
     "best_of",
+    "half_width",
     "line_of",
     "more_is_better",
+    "p_value",
     "place",
 ]
 

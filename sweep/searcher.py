@@ -34,7 +34,8 @@ MAX_STARTUP_TRIALS = 10
 
 
 def trial_id(number: int) -> str:
-    """Stable across relaunches: it is made of the trial's number in its study."""
+    """Stable across relaunches: it is made of the trial's number in its study, unless a row names
+    its own."""
     return f"t{number:04d}"
 
 
@@ -60,9 +61,14 @@ class PastTrial:
     labels: Mapping[str, Any] = field(default_factory=dict)
     rungs: tuple[tuple[int, float], ...] = ()
     vector: tuple[float, ...] = ()  # on the axes of the study's `pareto`; empty where that is not known
-    vectors: Mapping[int, tuple[float, ...]] = field(
-        default_factory=dict
-    )  # the same of every rung, by epoch
+    vectors: Mapping[int, tuple[float, ...]] = field(default_factory=dict)  # of each rung, by epoch
+    trial: str = ""  # its id; "": made of its number
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The configuration as it was asked for."""
+        length = {} if self.asked_epochs is None else {"epochs": self.asked_epochs}
+        return {**self.configuration, **length}
 
     @property
     def asked_epochs(self) -> int | None:
@@ -101,7 +107,7 @@ class Searcher:
         self._n_past = self._n_taken = self._n_created  # numbers that some launch has begun: before this one, and in all
         self._limit: int | None = None  # how many trials are wanted, where that was changed while the study runs
         for row in _not_yet_tried(study, past):
-            self._enqueue(row.configuration, row.labels)
+            self._enqueue(row.configuration, row.labels, trial=row.trial)
         self._n_listed = len(study.listed)
 
     @property
@@ -123,7 +129,7 @@ class Searcher:
             self._limit = study.n_trials
         self._study = study
         for row in study.listed[self._n_listed :]:
-            self._enqueue(row.configuration, row.labels)
+            self._enqueue(row.configuration, row.labels, trial=row.trial)
         self._n_listed = max(self._n_listed, len(study.listed))
 
     def ask(self) -> Suggestion | None:
@@ -137,10 +143,12 @@ class Searcher:
         assert trial.number == number, (trial.number, number)
         self._n_created = max(self._n_created, number + 1)
         self._n_taken = max(self._n_taken, number + 1)
-        self._open[trial_id(number)] = trial
+        name = queued.trial if queued else trial_id(number)
+        self._open[name] = trial
         configuration = {**self._drawn(trial), **(queued.configuration if queued else {})}
-        self._asked[trial_id(number)], self._rungs[trial_id(number)] = configuration, {}
-        return Suggestion(trial_id(number), number, configuration, queued.labels if queued else {}, dict(trial.params))
+        self._asked[name], self._rungs[name] = configuration, {}
+        labels = queued.labels if queued else {}
+        return Suggestion(name, number, configuration, labels, dict(trial.params))
 
     def report(self, trial: str, epoch: int, value: float) -> None:
         """A rung's value, by epoch."""
@@ -248,7 +256,15 @@ class Searcher:
 
     # ---- what is known beforehand
 
-    def _enqueue(self, configuration: Mapping[str, Any], labels: Mapping[str, Any], sampled: Mapping[str, Any] | None = None) -> None:
+    def _enqueue(
+        self,
+        configuration: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        sampled: Mapping[str, Any] | None = None,
+        *,
+        trial: str = "",
+    ) -> None:
+        name = trial or trial_id(self._n_created)
         if not is_define_by_run(self._study.space):
             drawn = {
                 name: in_optuna(value)
@@ -256,11 +272,11 @@ class Searcher:
                 if name in self._dimensions and self._dimensions[name].holds(value)
             }
             if self._study.kind != "rows" and len(drawn) < len(configuration):
-                self._outside.add(trial_id(self._n_created))
+                self._outside.add(name)
         else:
             drawn = dict(sampled or configuration)
         self._optuna.enqueue_trial(drawn, user_attrs={"labels": json_text(dict(labels))})
-        self._waiting.append(Suggestion(trial_id(self._n_created), self._n_created, dict(configuration), dict(labels)))
+        self._waiting.append(Suggestion(name, self._n_created, dict(configuration), dict(labels)))
         self._n_created += 1
 
     def _replay(self, past: PastTrial) -> None:
@@ -270,7 +286,7 @@ class Searcher:
         while self._n_created < past.number:  # its rows were lost; its number stays taken
             self._add(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
         if past.state == RUNNING:
-            self._enqueue(past.configuration, past.labels, past.sampled)
+            self._enqueue(past.configuration, past.labels, past.sampled, trial=past.trial)
         else:
             self._add(self._past_in_optuna(past))
 
@@ -313,12 +329,10 @@ class Searcher:
         self, past: PastTrial
     ) -> tuple[dict[str, Any] | None, dict[str, Any], Mapping[str, Any] | None]:
         """Its parameters under the space as it is now, their distributions, and the configuration
-        as it was drawn; None for parameters
-        that do not fit."""
-        asked = {} if past.asked_epochs is None else {"epochs": past.asked_epochs}
+        as it was drawn; None for parameters that do not fit."""
         if is_define_by_run(self._study.space):
             return _rerun(self._study.space, past.sampled)
-        drawn = {**past.configuration, **asked}
+        drawn = past.asked
         if not all(
             dimension.holds(drawn.get(name)) for name, dimension in self._dimensions.items()
         ):
@@ -349,7 +363,7 @@ def _new_optuna_study(name: str, journal: Path | None, *, axes: Sequence[str]) -
 
 def _not_yet_tried(study: Study, past: list[PastTrial]) -> list[Any]:
     """Listed rows without a past trial of their own. A start point may leave names open: any trial that has its values is its."""
-    untaken = [dict(trial.configuration) for trial in past]
+    untaken = [trial.asked for trial in past]
     rows = []
     for row in study.listed:
         wanted = dict(row.configuration)

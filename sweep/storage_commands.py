@@ -34,14 +34,27 @@ def list_studies(storage: Storage = DEFAULT_STORAGE) -> None:
 
 def rm(name: StudyName, storage: Storage = DEFAULT_STORAGE, yes: Yes = False) -> None:
     """Remove a study: its records, pictures, and the adapters that no other study uses: `sweep rm captions`."""
-    from sweep.disk import remove_study
-    from sweep.folder import find_study_folder
+    from sweep.disk import remove_study, stamp_of
+    from sweep.folder import find_study_folder, removing
 
-    folder = find_study_folder(name, storage)
-    with folder.held():  # refuses one that runs, and keeps it from being launched meanwhile
-        own, said = _to_be_removed(folder)
+    folder, said = find_study_folder(name, storage), ""
+    if folder.holder is not None:
+        raise folder.in_use()
+    stamp = stamp_of(folder)
+    if not yes:
+        _, said = _to_be_removed(folder)
         typer.echo(said)
         confirm(f"Remove {folder.root}, with all its records and pictures?", yes=yes)
+    # What goes is decided now, and not before the question: studies may have been launched while it waited.
+    with folder.held(), removing(folder.storage):
+        if stamp_of(folder) != stamp:
+            raise StudyError(
+                f"A study is removed as it was when you were asked, but {folder.root.name} has other records now, so nothing was removed. "
+                f"Run `sweep rm {folder.root.name}` again to see them."
+            )
+        own, what_goes = _to_be_removed(folder)
+        if what_goes != said:
+            typer.echo(what_goes)
         remove_study(folder, own)
     typer.echo(f"{folder.root.name} is removed.")
 
@@ -57,13 +70,13 @@ def gc(
     These are adapters that no study refers to, and optimiser states of trainings that no trial will go on with. Records and pictures stay."""
     from rich.filesize import decimal
 
-    from sweep.disk import collect, garbage_of, studies_in
+    from sweep.disk import collect, garbage_of
+    from sweep.folder import removing
     from sweep.status import garbage_lines
 
     root = storage.absolute()
-    live = [folder.root.name for folder in studies_in(root) if folder.holder is not None]
-    if live and not dry_run:  # what it will read next is not in its records yet
-        raise StudyError(f"Nothing is collected while a study of the storage runs, but {', '.join(live)} does. Wait for it, or `sweep stop {live[0]}`.")
+    if not dry_run:
+        _require_quiet(root)
     garbage = garbage_of(root, keep_states=keep_states)
     lines = garbage_lines(garbage, _rates_of(root))
     for line in lines:
@@ -72,19 +85,33 @@ def gc(
         typer.echo(f"All that {storage} holds is needed.")
     elif not dry_run:
         confirm(f"Remove {decimal(garbage.n_bytes)}?", yes=yes)
-        collect(root, garbage)
-        typer.echo(f"{decimal(garbage.n_bytes)} are free again.")
+        # Studies may have been launched while the question waited: what they need by now stays.
+        with removing(root):
+            _require_quiet(root)
+            removed = collect(root, garbage.still_in(garbage_of(root, keep_states=keep_states)))
+        typer.echo(f"{decimal(removed.n_bytes)} are free again.")
+        if n_kept := garbage.n_trainings - removed.n_trainings:
+            typer.echo(f"{n_kept} training{'s are' if n_kept > 1 else ' is'} in use by now and stay{'' if n_kept > 1 else 's'}.")
+
+
+def _require_quiet(root: Place) -> None:
+    """Raises: StudyError while a study of the storage runs: what it will read next is not in its records yet."""
+    from sweep.folder import live_studies
+
+    if live := live_studies(root):
+        raise StudyError(f"Nothing is collected while a study of the storage runs, but {', '.join(live)} does. Wait for it, or `sweep stop {live[0]}`.")
 
 
 def _to_be_removed(folder: StudyFolder) -> tuple[list[Training], str]:
     """The trainings that go with a study, and what to say before they do."""
     from rich.filesize import decimal
 
-    from sweep.disk import disk_of, own_trainings, studies_in, use_of
+    from sweep.disk import disk_of, own_trainings, use_of
+    from sweep.folder import live_studies
     from sweep.plan import measured_rates
     from sweep.status import disk_text
 
-    live = [other.root.name for other in studies_in(folder.storage) if other.root != folder.root and other.holder is not None]
+    live = live_studies(folder.storage, but=folder.root.name)
     if live:  # what it will read next is not in its records yet
         return [], f"All adapters stay while {', '.join(live)} runs; `sweep gc` collects later what no study needs."
     try:

@@ -92,6 +92,7 @@ class Row:
 
     configuration: Mapping[str, Any]
     labels: Mapping[str, Any] = field(default_factory=dict)
+    trial: str = ""  # the id of its trial; "": made of the trial's number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,9 +276,9 @@ class Study:
             "fixed": {**self._fixed_parameters(), **self.backbones, **self._metrics_of_objective()},
             "space": describe_space(self.space),
             "epochs": asdict(self.epochs) if isinstance(self.epochs, Epochs) else None,
-            "rows": [asdict(row) for row in self.rows],  # type: ignore[call-overload]
-            "try_first": [asdict(row) for row in self.try_first],  # type: ignore[call-overload]
-            "baseline": asdict(self.baseline) if isinstance(self.baseline, Row) else None,
+            "rows": [_row_words(row) for row in self.rows],  # type: ignore[arg-type]
+            "try_first": [_row_words(row) for row in self.try_first],  # type: ignore[arg-type]
+            "baseline": _row_words(self.baseline) if isinstance(self.baseline, Row) else None,
             "fan_out": {name: list(values) for name, values in self.fan_out.items()},
             "sampler": self.sampler,
             "samples": self.n_trials,
@@ -347,12 +348,20 @@ def _normalised(study: Study) -> dict[str, Any]:
 
 def _as_row(row: Any, place: str) -> Row:
     if isinstance(row, Mapping):
-        row = Row(
-            {name: value for name, value in row.items() if name != "labels"}, row.get("labels", {})
-        )
+        given = {name: value for name, value in row.items() if name not in ("labels", "trial")}
+        row = Row(given, row.get("labels", {}), row.get("trial", ""))
     if not (isinstance(row, Row) and isinstance(row.configuration, Mapping) and isinstance(row.labels, Mapping)):
         raise StudyError(f"`{place}` lists configurations, but one is {row!r}. Use e.g. {{'rank': 16, 'labels': {{'note': 'mine'}}}}.")
-    return Row(carried_values(row.configuration, f"`{place}`"), carried(row.labels, f"a label in `{place}`"))
+    return Row(
+        carried_values(row.configuration, f"`{place}`"),
+        carried(row.labels, f"a label in `{place}`"),
+        row.trial,
+    )
+
+
+def _row_words(row: Row) -> dict[str, Any]:
+    """The row as JSON; without an id it is as it was before rows had any."""
+    return {name: value for name, value in asdict(row).items() if name != "trial" or value}
 
 
 def _as_epochs(epochs: Any) -> Epochs:

@@ -46,6 +46,7 @@ def check_study(study: Study) -> None:
     _check_fan_out(study)
     _check_replicates(study)
     _check_start_points(study)
+    _check_trial_ids(study)
     _check_values(study)
     _check_lengths(study)
 
@@ -177,6 +178,29 @@ def _check_start_points(study: Study) -> None:
         require_known(configuration, "`baseline`")
         _require_apart("baseline", configuration, "fan_out", study.fan_out)
         _require_every_name(study, configuration, "baseline")
+
+
+def _check_trial_ids(study: Study) -> None:
+    points = (*((study.baseline,) if study.baseline else ()), *study.try_first)
+    ids = [row.trial for row in (*points, *study.rows)]  # type: ignore[union-attr]
+    if not any(ids):
+        return
+    for name in ids:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise StudyError(
+                f"Either all rows name their trial or none does, by A-Z a-z 0-9 . _ -, but one of "
+                f"`rows` has {name!r}. Use e.g. 'trial': 't0007', or leave it out everywhere."
+            )
+        if ids.count(name) > 1:
+            raise StudyError(
+                f"A trial has an id of its own, but `rows` names {name!r} {ids.count(name)} times. "
+                "Give each row another."
+            )
+    if points:
+        raise StudyError(
+            f"Only `rows` name their trials, but there are start points, too, and one is "
+            f"{points[0].trial!r}. Leave out `baseline` and `try_first`, or the names."
+        )
 
 
 def _require_in_space(study: Study, configuration: Mapping[str, Any]) -> None:

@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from sweep.errors import ObjectiveError, StudyError
 from sweep.folder import DEFAULT_STORAGE
 from sweep.moment import counts_of
 from sweep.pareto import EPOCHS, axes_text, front_of
 from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.searcher import FAIL
+from sweep.values import json_text
 from sweep.wording import MOST_ROWS, WORDS, configuration_text, counts_text, number_text
+
+NO_ADAPTER = "no adapter"
+"""What a control is called: the base model alone, scored as a trial is."""
 
 WIDE = 110
 """Columns from which on a table of numbers has room for configurations, too."""
@@ -61,7 +66,8 @@ def print_summary(
 def ranked_table(rows: list[dict[str, Any]], *, n_rows: int | None = MOST_ROWS, with_configuration: bool = True) -> Table:
     """The end's table. rows: what `ranking` gives, best first; n_rows None: all of them."""
     table = Table(title=None, header_style="bold", row_styles=["", "dim"])
-    for name in ("", "trial", "objective", "epoch", "lpips", "fid"):
+    with_control = any(row.get("no_adapter") is not None for row in rows)
+    for name in ("", "trial", "objective", *([NO_ADAPTER] if with_control else []), "epoch", "lpips", "fid"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     texts = (["labels"] if any(row["labels"] for row in rows) else []) + ["configuration"] if with_configuration else []
@@ -70,19 +76,31 @@ def ranked_table(rows: list[dict[str, Any]], *, n_rows: int | None = MOST_ROWS, 
     for row in _shown(rows, n_rows):
         spread = "" if row["spread"] is None else f" ± {number_text(row['spread'], 4)}"
         numbers = (number_text(row["objective"], 4) + spread, row["epoch"] or "", number_text(row["lpips"], 4), number_text(row["fid"], 1))
-        table.add_row(row["rank"], row["trial"], *(str(n) for n in numbers), row["state"], *(row[name] for name in texts))
+        objective, *others = (str(n) for n in numbers)
+        control = [number_text(row.get("no_adapter"), 4)] if with_control else []
+        cells = (objective, *control, *others, row["state"], *(row[name] for name in texts))
+        table.add_row(row["rank"], row["trial"], *cells)
     return table
 
 
 def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per scored trial, best first, and the best control among them. evaluations: rows of the records by key."""
+    """One row per scored trial, best first. evaluations: rows of the records by key.
+
+    Where all trials were scored in one way, the control that was scored in that way stands among
+    them as a row of its own; else each trial has the objective of its own control, `no_adapter`."""
     rows = [_trial_line(trial, evaluations) for trial in driver.trials.values() if trial.rungs and trial.state != FAIL]
-    controls = [_control_line(driver, evaluations[key]) for key in sorted(driver.controls) if key in evaluations]
-    best_control = min((c for c in controls if c is not None), key=lambda c: c["objective"], default=None)
+    controls = _controls(driver, evaluations)
+    own = {row["trial"]: controls.get(row.pop("protocol")) for row in rows}
+    alike = list({id(line): line for line in own.values()}.values())
+    if not any(alike):  # trials whose evaluations are lost
+        alike = list(controls.values())
+    if len(alike) > 1:
+        rows = [{**row, "no_adapter": (own[row["trial"]] or {}).get("objective")} for row in rows]
     rows.sort(key=lambda row: row["objective"])
     for rank, row in enumerate(rows, 1):
         row["rank"] = str(rank)
-    return sorted([*rows, *([best_control] if best_control else [])], key=lambda row: row["objective"])
+    only = [line for line in alike if line is not None] if len(alike) == 1 else []
+    return sorted([*rows, *only], key=lambda row: row["objective"])
 
 
 def front_lines(trials: Iterable[Trial], axes: Sequence[str], study_name: str) -> list[str]:
@@ -145,7 +163,7 @@ def _print_ranking(console: Console, rows: list[dict[str, Any]], *, n_rows: int 
 
 def _shown(rows: list[dict[str, Any]], n_rows: int | None) -> list[dict[str, Any]]:
     """The first ones, and the control wherever it stands."""
-    return [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or row["trial"] == "no adapter"]
+    return [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or row["trial"] == NO_ADAPTER]
 
 
 def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
@@ -181,7 +199,17 @@ def _trial_line(trial: Trial, evaluations: Mapping[str, Mapping[str, Any]]) -> d
         # What a label repeats of the configuration is said once.
         "labels": configuration_text({k: v for k, v in trial.labels.items() if k != "baseline" and k not in trial.configuration}),
         "configuration": configuration_text(trial.configuration),
+        "protocol": json_text(scored[0]["configuration"]) if scored and "configuration" in scored[0] else "",
     }
+
+
+def _controls(
+    driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The line of every control of the study, by the text of its EvalConfig."""
+    found = [evaluations[key] for key in sorted(driver.controls) if key in evaluations]
+    lines = {json_text(row["configuration"]): _control_line(driver, row) for row in found}
+    return {protocol: line for protocol, line in lines.items() if line is not None}
 
 
 def _mean_of(metric: str, rows: list[Mapping[str, Any]]) -> float | None:
@@ -191,15 +219,17 @@ def _mean_of(metric: str, rows: list[Mapping[str, Any]]) -> float | None:
 
 def _control_line(driver: Driver, row: Mapping[str, Any]) -> dict[str, Any] | None:
     backbones = {"perceptual": row["perceptual_backbone"], "pooled": row["pooled_backbone"]}
-    values = {name: row.get(name) for name in driver.study.objective.weights if row.get(name) is not None}
+    measured = {**row, **(row.get("further_metrics") or {})}
+    weights = driver.study.objective.weights
+    values = {name: measured[name] for name in weights if measured.get(name) is not None}
     try:
         objective = driver.study.objective.value(values, backbones)
-    except Exception:  # a control without a value has no line
+    except (ObjectiveError, StudyError):  # a control without a value has no line
         return None
     shown = {name: row["configuration"].get(name) for name in ("infer_model", "guidance")}
     return {
         "rank": "",
-        "trial": "no adapter",
+        "trial": NO_ADAPTER,
         "objective": objective,
         "spread": None,
         "epoch": 0,

@@ -131,7 +131,17 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
 def past_of(trial: Trial) -> PastTrial:
     """What the searcher has to know of it."""
     rungs = tuple((epoch, value) for epoch, value, *_ in trial.rungs)
-    return PastTrial(trial.number, trial.state, trial.configuration, trial.sampled, trial.labels, rungs, trial.vector, trial.vectors)
+    return PastTrial(
+        trial.number,
+        trial.state,
+        trial.configuration,
+        trial.sampled,
+        trial.labels,
+        rungs,
+        trial.vector,
+        trial.vectors,
+        trial.id,
+    )
 
 
 def _is_unfinished(state: str, cause: Cause | None) -> bool:

@@ -16,7 +16,17 @@ MOST_ROWS = 12
 
 
 def configuration_text(configuration: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in configuration.items())
+    return " ".join(f"{name}={_value_text(value)}" for name, value in configuration.items())
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):  # of prompts, the text alone
+        return str(
+            [one["text"] if isinstance(one, dict) and "text" in one else one for one in value]
+        )
+    return str(value)
 
 
 def counts_text(counts: Mapping[str, int]) -> str:

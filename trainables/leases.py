@@ -28,6 +28,8 @@ from trainables.storage import Place, StorePath, patiently, place
 
 REFRESH_S = 10.0
 STALE_S = 60.0
+LEASE = ".lease"
+"""The file, or in a store the prefix, in the folder of a key."""
 
 _UNKNOWN = ProcessIdentity("an unknown machine", 0)
 
@@ -227,7 +229,7 @@ class _FileClaims:
             return False
 
     def _path(self, key: str) -> Path:
-        return self._root / key / ".lease"
+        return self._root / key / LEASE
 
     def _create(self, key: str) -> bool:
         path = self._path(key)
@@ -315,7 +317,7 @@ class _ObjectClaims:
             return None
 
     def _folder(self, key: str) -> StorePath:
-        return self._root / key / ".lease"
+        return self._root / key / LEASE
 
 
 def _is_free(holder: Holder | None, dead: Collection[str]) -> bool:

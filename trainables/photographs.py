@@ -17,13 +17,21 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
+from trainables.digests import file_digest
 from trainables.errors import SubjectError
-from trainables.folder_files import EXAMPLES_OF_IMAGES, HEIC_SUFFIXES, UNREAD_SUFFIXES, suffix_of
+from trainables.folder_files import (
+    EXAMPLES_OF_IMAGES,
+    HEIC_SUFFIXES,
+    UNREAD_SUFFIXES,
+    require_readable,
+    suffix_of,
+)
 
 MIN_SIDE_PIXELS = 16
 MAX_SIDE_PIXELS = 16384
 
 _ORIENTATION = 0x0112
+_MAY_HOLD_FLOATS = (".tif", ".tiff", ".pfm")
 _CAMERA_MAKE, _CAMERA_MODEL = 0x010F, 0x0110
 _LYING = (5, 6, 7, 8)  # orientations that swap width and height
 _TURNS = {
@@ -126,6 +134,21 @@ def size_of(path: Path) -> tuple[int, int]:
     """(width, height) of an image once it is upright; reads no pixels."""
     with opened_image(path) as image:
         return upright_size(image)
+
+
+def pixels_digest(path: Path) -> str:
+    """Names the pixels that `read_rgb` gives: the file's bytes, and how they are read where that
+    has changed.
+
+    Raises: SubjectError if the file cannot be opened."""
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        raise require_readable(path, error) from None
+    if suffix_of(path) not in _MAY_HOLD_FLOATS:
+        return digest
+    with opened_image(path) as image:
+        return f"{digest} floats" if image.mode == "F" else digest  # 0 to 1 was read as black
 
 
 def flattened(image: Image.Image, over: str = "white") -> Image.Image:

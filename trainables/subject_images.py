@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from trainables.digests import file_digest
 from trainables.errors import ContentChanged, SubjectError
 from trainables.folder_files import (
     EXAMPLES_OF_IMAGES,
@@ -40,7 +39,7 @@ from trainables.metadata import (
     resolved,
     rows_of,
 )
-from trainables.photographs import unread_problem
+from trainables.photographs import pixels_digest, unread_problem
 
 TRIGGER_VERSION = "v1"
 MAX_CAPTION_BYTES = 2**20
@@ -64,17 +63,17 @@ class SubjectImage:
     @cached_property
     def digest(self) -> str:
         """Names its content, as it was when this was asked first: keys are made of it."""
-        return file_digest(self.path)
+        return pixels_digest(self.path)
 
     @cached_property
     def mask_digest(self) -> str:
         """The same of its mask; "" without one."""
-        return file_digest(self.mask) if self.mask else ""
+        return pixels_digest(self.mask) if self.mask else ""
 
     def require_unchanged(self) -> None:
         """Raises: ContentChanged if image or mask are others than its digests say. Ask it after reading them."""
         for path, digest in ((self.path, self.digest), (self.mask, self.mask_digest)):
-            if path is not None and file_digest(path) != digest:
+            if path is not None and pixels_digest(path) != digest:
                 raise ContentChanged(f"An image must not change while it is used, but {path} did. Put the old one back, or start anew.")
 
 

@@ -1,18 +1,25 @@
 """The report: its numbers, which pictures it holds, and that nothing of a study becomes markup. test_report_page.py opens it in a browser."""
 
+import io
 import json
 import math
 import re
 import shlex
 
+import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from analysis.__main__ import main
+from analysis.cost import cost
+from analysis.curves import learning_curves
 from analysis.load import load_study_records
 from analysis.pictures import Thumbnails
 from analysis.report import json_for_html, page_of
 from analysis.report_numbers import report_numbers
+from analysis.tables import ranked_trials
+from analysis.text import print_ranked
 from sweep.records import Records
 
 from . import chromium
@@ -177,3 +184,31 @@ def test_the_command_writes_the_page_and_leaves_nothing_half_written(study_dir, 
     (tmp_path / "file").touch()
     assert main(["report", str(study_dir), "-o", str(tmp_path / "file" / "r.html")]) == 2
     assert "Use -o FILE" in capsys.readouterr().err
+
+
+def scored_file(study_dir, key="f"):
+    """An adapter file that was scored beside the trials, by the pictures of the first prompt."""
+    row = {"evaluation_key": key, "training_key": "file:0123", "adapter_file": "old", "epoch": 0}
+    images = [{"prompt": "p0", "seen": True, "seed": seed, "lpips": 0.1} for seed in range(4)]
+    values = {"configuration": {"guidance": 3.0}, "n_images": 4, "lpips": 0.1, "fid": 9.0}
+    Records(study_dir).append_evaluation({**row, **values, "objective": 0.1}, images)
+
+
+def test_a_scored_file_is_counted_as_no_trial_anywhere(study_dir):
+    before = load_study_records(study_dir)
+    scored_file(study_dir)
+    records = load_study_records(study_dir)
+    numbers = report_numbers(records)
+    assert (numbers["n_trials"], sum(numbers["counts"].values())) == (6, 6)
+    assert [t["trial"][:7] for t in numbers["trials"] if not t["is_trial"]] == ["old", "control"]
+    assert sum(t["is_trial"] for t in numbers["trials"]) == 6
+    assert numbers["best"] == report_numbers(before)["best"]
+    pd.testing.assert_frame_equal(cost(records), cost(before))
+    pd.testing.assert_frame_equal(learning_curves(records), learning_curves(before))
+
+
+def test_a_file_is_in_the_table_however_many_trials_there_are(study_dir):
+    scored_file(study_dir)
+    records, out = load_study_records(study_dir), io.StringIO()
+    print_ranked(records, ranked_trials(records), Console(file=out, width=300), most_rows=2)
+    assert "old" in out.getvalue() and "t0000" not in out.getvalue() and "6 trials" in out.getvalue()

@@ -1,4 +1,4 @@
-"""Resampling of rows: the same as one by one, coverage by simulation, corrections by hand."""
+"""Intervals of rows: the same as one by one, coverage of new prompts by simulation, corrections by hand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from analysis.resampling import holm, resample_weights, row_intervals
 from analysis.stats import mean_interval
@@ -20,22 +21,29 @@ def test_many_intervals_at_once_are_those_of_each():
         assert (found.mean[i], found.low[i], found.high[i], found.n[i]) == pytest.approx((one.mean, one.low, one.high, one.n), nan_ok=True)
 
 
-def test_resampling_prompts_covers_new_prompts_and_resampling_pictures_does_not():
-    rng, clusters, covered = np.random.default_rng(4), np.repeat(np.arange(20), 4), []
-    values = np.repeat(rng.normal(size=(200, 20)), 4, axis=1) + rng.normal(size=(200, 80))  # the true mean is 0
+@pytest.mark.parametrize("n_prompts", [2, 5, 20])
+def test_an_interval_over_prompts_covers_new_prompts_and_one_over_pictures_does_not(n_prompts):
+    rng, clusters, covered = np.random.default_rng(4), np.repeat(np.arange(n_prompts), 4), []
+    values = np.repeat(rng.normal(size=(1000, n_prompts)), 4, axis=1) + rng.normal(size=(1000, 4 * n_prompts))  # the true mean is 0
     for own in (clusters, None):
         found = row_intervals(values, clusters=own, n_resamples=500)
         covered.append(np.mean((found.low <= 0) & (found.high >= 0)))
-    assert covered[0] >= 0.9 and covered[1] < 0.85
+    assert 0.936 <= covered[0] <= 0.97 and covered[1] < 0.85
     assert np.isnan(row_intervals(values[:, :4], clusters=clusters[:4]).low).all()
 
 
-def test_weights_of_resamples_add_up_to_1_and_draw_whole_clusters():
-    clusters = np.array([0, 1, 1, 1])
-    weights = resample_weights(4, clusters=clusters, seed=1, n_resamples=400)
+def test_of_equal_prompts_the_interval_is_students_over_their_means():
+    values = np.random.default_rng(0).normal(size=(1, 12))
+    means = values.reshape(4, 3).mean(axis=1)
+    found = row_intervals(values, clusters=np.repeat(np.arange(4), 3))
+    half = t.ppf(0.975, 3) * means.std(ddof=1) / 2
+    assert (found.low[0], found.high[0]) == pytest.approx((means.mean() - half, means.mean() + half))
+
+
+def test_weights_of_resamples_are_the_shares_of_what_was_drawn():
+    weights = resample_weights(4, seed=1, n_resamples=400)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
-    assert set(weights[:, 0]) == {0, 0.25, 1}  # drawn never, once beside the three, twice
-    assert (weights[:, 0] == 1).mean() == pytest.approx(0.25, abs=0.08)  # both draws fell on the cluster of one
+    assert set(weights.ravel()) <= {0, 0.25, 0.5, 0.75, 1} and weights.mean(axis=0) == pytest.approx(np.full(4, 0.25), abs=0.03)
 
 
 def test_holm_corrects_as_by_hand_and_ignores_what_is_missing():

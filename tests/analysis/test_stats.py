@@ -1,4 +1,4 @@
-"""Intervals: cases by hand, coverage by simulation, and the same numbers for the same seed."""
+"""Intervals of means: cases by hand, coverage by simulation, and the same numbers for the same seed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, t
 
-from analysis.stats import mean_interval, mean_intervals, paired_difference
+from analysis.resampling import FEWEST, MANY, row_intervals
+from analysis.stats import mean_interval, mean_intervals
+
+from .simulated import LAWS, draws
 
 
 def test_the_interval_of_many_draws_is_that_of_the_normal_law():
@@ -22,7 +25,7 @@ def test_the_interval_of_many_draws_is_that_of_the_normal_law():
 
 
 def test_the_seed_decides_the_interval_and_nothing_else():
-    x = np.random.default_rng(1).normal(size=20)
+    x = np.random.default_rng(1).exponential(size=20)
     np.random.seed(0)
     first = mean_interval(x, seed=3)
     np.random.seed(1)
@@ -33,57 +36,40 @@ def test_too_few_values_have_no_interval():
     assert mean_interval([]).text() == "-" and mean_interval([]).n == 0
     one = mean_interval([0.5, float("nan")])
     assert (one.mean, one.n) == (0.5, 1) and math.isnan(one.low) and one.text() == "0.500"
-    assert mean_interval([0.5, 0.5]).text() == "0.500 [0.500, 0.500]"
+    x = np.random.default_rng(0).normal(size=FEWEST)
+    assert math.isnan(mean_interval(x[1:]).low) and mean_interval(x).low < x.mean() < mean_interval(x).high
+    assert mean_interval([0.5] * FEWEST).text() == "0.500 [0.500, 0.500]"
 
 
-def test_what_both_sides_share_cancels_in_a_paired_difference():
-    noise = np.random.default_rng(2).normal(size=50)
-    difference = paired_difference(noise + 0.1, noise)
-    assert (difference.low, difference.mean, difference.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert mean_interval(noise).high - mean_interval(noise).low > 0.2
-    with pytest.raises(ValueError, match="50.*49"):
-        paired_difference(noise, noise[1:])
+def test_a_few_values_that_lie_evenly_have_students_interval_and_skewed_ones_a_longer_side():
+    x = np.array([2.0] * 4 + [2.5] * 4)
+    half = t.ppf(0.975, 7) * x.std(ddof=1) / 8**0.5
+    even = mean_interval(x)
+    assert (even.low, even.high) == pytest.approx((2.25 - half, 2.25 + half), rel=0.01)
+    skewed = np.array([1.0, 1.1, 1.2, 1.2, 1.3, 1.4, 1.6, 4.0])
+    interval, half = mean_interval(skewed), t.ppf(0.975, 7) * skewed.std(ddof=1) / 8**0.5
+    assert interval.low == pytest.approx(skewed.mean() - half) and interval.high > skewed.mean() + 1.2 * half
 
 
-def test_an_interval_over_images_and_training_seeds_covers_both():
-    rng, covered, images_alone = np.random.default_rng(5), [], []
-    for _ in range(400):
-        seeds, images = rng.normal(size=(1, 3)), 2 * rng.normal(size=(20, 1))
-        values = seeds + images + rng.normal(size=(20, 3))  # the true mean is 0
-        interval = mean_interval(values)
-        covered.append(interval.low <= 0 <= interval.high)
-        x = values[:, 0]
-        images_alone.append(abs(x.mean()) <= 2 * x.std(ddof=1) / 20**0.5)
-    assert np.mean(covered) >= 0.94 and np.mean(images_alone) < 0.85
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("n", [FEWEST, 12, 16, 20, 40, MANY])
+def test_what_is_called_95_percent_covers_as_often_and_is_not_much_wider_than_it_must_be(law, n):
+    values = draws(law, (1500, n), np.random.default_rng(n))
+    found = row_intervals(values)
+    covered = (found.low <= 0) & (found.high >= 0)
+    assert covered.mean() >= 0.95 - 2 * covered.std() / len(covered) ** 0.5
+    assert (found.high - found.low).mean() <= 1.25 * 2 * t.ppf(0.975, n - 1) / n**0.5
+    if n <= 16:  # what was called so before
+        percentiles = np.percentile(values @ np.random.default_rng(0).multinomial(n, [1 / n] * n, 1000).T / n, [2.5, 97.5], axis=1)
+        assert np.mean((percentiles[0] <= 0) & (percentiles[1] >= 0)) < 0.925
 
 
-def test_seeds_that_agree_leave_the_interval_of_the_images_and_images_that_agree_that_of_the_seeds():
-    images = np.random.default_rng(0).normal(size=(30, 1))
-    n_seeds = mean_interval(np.repeat(images, 4, axis=1))
-    assert (n_seeds.high - n_seeds.low) / 2 == pytest.approx(2.045 * images.std(ddof=1) / 30**0.5, rel=1e-3)  # t at 29 degrees
-    seeds = mean_interval(np.repeat([[1.0, 2.0, 3.0]], 30, axis=0))
-    assert (seeds.mean, seeds.high) == (2.0, pytest.approx(2 + 4.303 / 3**0.5, rel=1e-3))  # t at 2 degrees
-
-
-def test_pairs_over_seeds_cancel_what_both_sides_share():
-    rng = np.random.default_rng(1)
-    seeds, images = rng.normal(size=(1, 3)), rng.normal(size=(20, 1))
-    difference = paired_difference(seeds + images + 0.1, seeds + images)
-    assert (difference.low, difference.high, difference.n) == (pytest.approx(0.1), pytest.approx(0.1), 20)
-    one = paired_difference(images, seeds + images)  # a control has no seeds: it is paired with each
-    assert one.mean == pytest.approx(-seeds.mean()) and one.low < one.mean < one.high
-    with pytest.raises(ValueError, match="3.*2"):
-        paired_difference(np.zeros((20, 3)), np.zeros((20, 2)))
-
-
-def test_intervals_of_many_sets_are_those_of_each_and_of_scipy():
+def test_intervals_of_many_sets_are_those_of_each_and_of_scipy_from_a_hundred_values_on():
     rng = np.random.default_rng(3)
-    sets = [rng.normal(size=n) for n in (20, 12, 20, 2, 1, 0)] + [rng.normal(size=(20, 3)), np.full(20, 0.1), np.append(rng.normal(size=20), np.nan)]
+    sets = [rng.normal(size=n) for n in (20, 12, 20, 2, 1, 0, MANY)] + [np.full(20, 0.1), np.append(rng.normal(size=20), np.nan)]
     intervals = mean_intervals(sets, seed=7)
     for together, x in zip(intervals, sets, strict=True):
         assert dataclasses.astuple(together) == pytest.approx(dataclasses.astuple(mean_interval(x, seed=7)), nan_ok=True)
-    for x in sets[:4]:
-        rng = np.random.default_rng(7)
-        theirs = bootstrap((x,), np.mean, n_resamples=2000, method="percentile", rng=rng, vectorized=True).confidence_interval
-        own = mean_interval(x, seed=7)
-        assert (own.low, own.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    rng = np.random.default_rng(7)
+    theirs = bootstrap((sets[6],), np.mean, n_resamples=2000, method="percentile", rng=rng, vectorized=True).confidence_interval
+    assert (intervals[6].low, intervals[6].high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -143,6 +144,59 @@ def test_photographs_are_prepared_checked_and_captioned_again(raw, tmp_path, cap
     *warnings, last = capsys.readouterr().out.splitlines()
     assert "captions v1, v2, v3, v4; 0 errors" in last
     assert sum("of 4 v2 captions have more" in line for line in warnings) == 1 and all(line.startswith("warning: ") for line in warnings)
+
+
+def commands_in(said: str) -> list[list[str]]:
+    """The arguments of the commands that were printed on lines of their own."""
+    lines = [line.strip() for line in said.splitlines()]
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m sweep ")]
+
+
+@pytest.mark.parametrize("n_captions, versions", [(0, "v1"), (2, "v1,v2,v3,v4"), (4, "v1,v2,v3,v4")])
+@pytest.mark.parametrize("folder", ["photos", "a subject, né"])
+def test_the_commands_that_prepare_prints_work(
+    raw, tmp_path, capsys, monkeypatch, n_captions, versions, folder
+):
+    for file in sorted(raw.glob("*.txt"))[n_captions:]:
+        file.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "raw", folder, "--trigger", "J3NN13", "--size", "64"]) == 0
+    check, launch = commands_in(capsys.readouterr().out)
+    assert check[:2] == ["check", folder] and launch[0] == "launch"
+    assert f"space.caption={versions}" in launch and f"subject={folder}" in launch
+    assert main(check) == 0
+    assert "0 errors" in capsys.readouterr().out
+    arguments = [text for text in launch[1:] if text != "--name"]
+    arguments.remove(launch[launch.index("--name") + 1])
+    assert main(["plan", *arguments]) == 0
+    said = capsys.readouterr().out
+    left_out = "the start point with caption='v2' is left out, since `--set space.caption` leaves v1"
+    assert (left_out in said) == (versions == "v1")
+
+
+def test_a_study_that_prepare_names_is_new(raw, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps" / "photos").mkdir(parents=True)
+    assert main(["prepare", "raw", "photos", "--trigger", "J3NN13", "--size", "64"]) == 0
+    assert "--name photos-2 " in capsys.readouterr().out
+
+
+def test_a_check_counts_and_names_what_is_not_read(raw, capsys):
+    (raw / "subject.json").write_text('{"trigger": "J3NN13"}')
+    (raw / "beach").mkdir()
+    scene(9, size=(64, 64)).save(raw / "beach" / "a.png")
+    (raw / ".DS_Store").write_text("x")
+    assert main(["check", str(raw)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("note: 1 image in sub-folders passed over: beach/a.png.") for line in lines)
+    assert "note: 1 hidden or system file passed over." in lines
+
+
+def test_what_a_launch_does_not_read_is_told_at_its_start(raw):
+    (raw / "subject.json").write_text('{"trigger": "J3NN13"}')
+    (raw / "notes.pdf").write_text("x")
+    (line,) = Keys(Study(name="s", subject=str(raw))).passed_over()
+    assert line.startswith(f"{raw}: 1 file passed over, no image by its suffix: notes.pdf")
 
 
 def test_a_check_tells_all_errors_on_a_line_each_and_exits_with_2(raw, capsys):

@@ -1,10 +1,15 @@
 """What studies take on disk, and what is collected: stores of small files, laid out as the real store lays them out."""
 
+import os
+from contextlib import ExitStack
+
 import pytest
 
+from sweep import disk
 from sweep.cli import main
 from sweep.disk import STATE, WEIGHTS, collect, disk_of, drop_states_of_stopped, garbage_of, trainings_in, use_of
-from sweep.folder import StudyFolder
+from sweep.errors import StudyError
+from sweep.folder import StudyFolder, removing
 from sweep.launches import LaunchLog, Request, read_launches
 from sweep.plan import Rates
 from sweep.records import Records
@@ -14,6 +19,7 @@ from sweep.study import Study
 from sweep.trial_rows import Trial, trial_row
 from tests.sweep.fakes import FakeClock
 from trainables.leases import Leases
+from trainables.storage import place
 
 RATES = Rates(device="d", epochs_per_hour=60.0, epochs_per_hour_alone=30.0, evaluations_per_hour=1.0)
 
@@ -233,3 +239,118 @@ def test_stop_pause_and_set_ask_the_live_launch_and_set_waits_for_a_resume_other
         assert main(["stop", "one", "--now", "--storage", str(storage)]) == 0
         asked = StudyFolder(storage, "one").control.read_text()
     assert '"paused": true' in asked and '"stop": "now"' in asked and '"samples": 7' in asked
+
+
+# -- what happens while the question waits -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Does something while a command asks; the answer is yes."""
+
+    def during(do) -> None:
+        monkeypatch.setattr("sweep.storage_commands.confirm", lambda question, *, yes: do())
+
+    return during
+
+
+def test_a_study_that_is_launched_and_ends_while_the_question_waits_loses_nothing(storage, meanwhile, capsys):
+    meanwhile(lambda: a_study(storage, "new", (COMPLETE, "nobodys", ""), (RUNNING, "done", "")))
+    assert main(["gc", "--storage", str(storage)]) == 0
+    said = capsys.readouterr().out
+    assert "2 trainings are in use by now and stay" in said and f"{3 * 2 * 20} bytes are free again" in said
+    assert {"nobodys", "done"} <= keys_with(storage, WEIGHTS) and "done" in keys_with(storage, STATE)
+
+
+def test_rm_keeps_what_a_study_that_was_launched_while_the_question_waits_shares_with_it(storage, meanwhile, capsys):
+    meanwhile(lambda: a_study(storage, "new", (COMPLETE, "done", "")))
+    assert main(["rm", "one", "--storage", str(storage)]) == 0
+    said = capsys.readouterr().out
+    assert "3 of its 4 trainings" in said and "2 of its 4 trainings, used by no other study, go with it (120 bytes)" in said
+    assert "done" in keys_with(storage, WEIGHTS) and not StudyFolder(storage, "one").exists
+
+
+@pytest.mark.parametrize("name", ["one", "new", "two"])
+def test_nothing_is_lost_of_a_study_that_is_launched_while_the_question_waits_and_still_runs(storage, meanwhile, name, capsys):
+    """Its records do not say yet what it reads; a new one has no study.json yet."""
+    with ExitStack() as running:
+        meanwhile(lambda: running.enter_context(StudyFolder(storage, name).held("a")))
+        before = keys_with(storage, WEIGHTS), keys_with(storage, STATE)
+        assert f"{name} does" in line_of(capsys, "gc", "--storage", storage)
+        assert (keys_with(storage, WEIGHTS), keys_with(storage, STATE)) == before
+    with ExitStack() as running:
+        meanwhile(lambda: running.enter_context(StudyFolder(storage, name).held("a")))
+        if name == "one":
+            assert "in use by process" in line_of(capsys, "rm", "one", "--storage", storage)
+        else:
+            assert main(["rm", "one", "--storage", str(storage)]) == 0
+            assert f"All adapters stay while {name} runs" in capsys.readouterr().out
+        assert (keys_with(storage, WEIGHTS), keys_with(storage, STATE)) == before
+
+
+def test_a_study_that_has_gone_on_while_its_removal_was_asked_about_is_not_removed(storage, meanwhile, capsys):
+    def go_on() -> None:
+        with StudyFolder(storage, "one").held("a") as hold:
+            Records(storage / "one", guard=hold.require).append_evaluation({"evaluation_key": "one-0", "training_key": "shared", "epoch": 3})
+
+    meanwhile(go_on)
+    assert "other records now, so nothing was removed" in line_of(capsys, "rm", "one", "--storage", storage)
+    assert StudyFolder(storage, "one").exists and "done" in keys_with(storage, WEIGHTS)
+    meanwhile(lambda: None)
+    assert main(["rm", "one", "--storage", str(storage)]) == 0  # the way out
+
+
+def test_a_launch_begins_when_a_removal_has_ended_and_not_before(storage, monkeypatch, caplog):
+    with ExitStack() as removal:
+        removal.enter_context(removing(storage))
+        monkeypatch.setattr("sweep.folder.sleep", lambda seconds: removal.close())
+        with StudyFolder(storage, "two").held("a"):
+            assert StudyFolder(storage, "two").holder is not None
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "sweep.folder"]
+    assert said.startswith(f"waiting for process {os.getpid()} on ")
+    monkeypatch.setattr("sweep.folder.sleep", lambda seconds: None)
+    with removing(storage):
+        with pytest.raises(StudyError, match=f"process {os.getpid()} on .* still does"), StudyFolder(storage, "two").held("a"):
+            pass
+        assert StudyFolder(storage, "two").holder is None
+        with pytest.raises(StudyError, match="by one process at a time"), removing(storage):
+            pass
+
+
+def test_a_training_that_begins_anew_while_its_folder_is_removed_keeps_what_it_stores(storage, monkeypatch):
+    remove = disk.remove_tree
+
+    def slow(folder) -> None:
+        assert Leases(storage / "adapters").acquire("nobodys")
+        store(storage, "nobodys", 9)
+        remove(folder)
+
+    monkeypatch.setattr(disk, "remove_tree", slow)
+    collect(storage, garbage_of(storage, keep_states=True))
+    assert [training.n_epochs for training in trainings_in(storage / "adapters", ["nobodys"])] == [9]
+    (storage / "adapters" / ".removing-left").mkdir()
+    assert storage / "adapters" / ".removing-left" in garbage_of(storage).leftovers
+
+
+def test_a_launch_that_ends_leaves_states_alone_while_another_study_runs(storage):
+    with StudyFolder(storage, "new").held("a"):
+        drop_states_of_stopped(StudyFolder(storage, "one"))
+    assert "stopped" in keys_with(storage, STATE)
+    drop_states_of_stopped(StudyFolder(storage, "one"))
+    assert "stopped" not in keys_with(storage, STATE)
+
+
+def test_a_store_is_collected_by_the_same_rules(s3, tmp_path, monkeypatch, meanwhile, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = place(s3)
+    for key in ("used", "unused"):
+        for name in (WEIGHTS, STATE):
+            (root / "adapters" / key / "epoch-00003" / name).write_bytes(b"x")
+    a_study(root, "s", (COMPLETE, "used", ""))
+    with ExitStack() as running:
+        meanwhile(lambda: running.enter_context(StudyFolder(root, "new").held("a")))
+        assert "new does" in line_of(capsys, "gc", "--storage", s3)
+    meanwhile(lambda: None)
+    assert main(["gc", "--storage", s3]) == 0
+    left = sorted(str(path).removeprefix(f"{root}/adapters/") for path in (root / "adapters").rglob("*") if path.is_file())
+    assert left == [f"used/epoch-00003/{WEIGHTS}"]

@@ -1,10 +1,12 @@
 """The end of a launch: the ranked table and what sharing saved, by plain stand-ins for the driver."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from sweep.objective import Objective
 from sweep.searcher import COMPLETE, FAIL, PRUNED
 from sweep.summary import _print_ranking, front_lines, ranked_table, ranking, saved_text, sharing_text
 from tests.sweep.fakes import a_driver, a_trial
@@ -26,6 +28,77 @@ def test_the_ranking_has_the_best_first_and_the_control_in_its_place():
     rows = ranking(driver, {"c": control, "of another subject": {**control, "lpips": 0.0, "fid": 0.0}})
     assert [row["trial"] for row in rows] == ["t0001", "no adapter", "t0000"]
     assert [row["rank"] for row in rows] == ["1", "", "2"]
+
+
+BACKBONES = {"perceptual_backbone": "embedded:perceptual", "pooled_backbone": "embedded:pooled"}
+
+
+def scored(guidance, lpips, **rest):
+    """An image set; its objective is `lpips` of OBJECTIVE where FID is 200 times that."""
+    configuration = {
+        "infer_model": "m",
+        "guidance": guidance,
+        "prompts": [{"text": "a", "seen": True}],
+    }
+    return {"configuration": configuration, "lpips": lpips, "fid": 200 * lpips, **BACKBONES, **rest}
+
+
+def drawn(rows, width=140):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(ranked_table(rows))
+    return console.file.getvalue()
+
+
+def test_the_control_in_the_ranking_is_the_one_that_was_scored_as_the_trials_were():
+    # Fan-out: trials are ranked at guidance 7.5; without an adapter guidance 2 happens to score
+    # better.
+    evaluations = {
+        "c": scored(7.5, 0.7),
+        "d": scored(2.0, 0.4),
+        "key0@3": scored(7.5, 0.6),
+        "key1@3": scored(7.5, 0.5),
+    }
+    driver = a_driver(
+        a_trial(0, COMPLETE, (3, 0.6)), a_trial(1, COMPLETE, (3, 0.5)), controls={"c", "d"}
+    )
+    rows = ranking(driver, evaluations)
+    assert [(row["trial"], row["objective"]) for row in rows] == [
+        ("t0001", 0.5),
+        ("t0000", 0.6),
+        ("no adapter", 0.7),
+    ]
+    assert "guidance=7.5" in rows[-1]["configuration"] and drawn(rows).count("no adapter") == 1
+
+
+def test_trials_that_were_scored_in_several_ways_have_each_their_own_control_beside_them():
+    evaluations = {
+        "c": scored(7.5, 0.7),
+        "d": scored(2.0, 0.4),
+        "key0@3": scored(7.5, 0.6),
+        "key1@3": scored(2.0, 0.3),
+    }
+    trials = (
+        a_trial(0, COMPLETE, (3, 0.6)),
+        a_trial(1, COMPLETE, (3, 0.3)),
+        a_trial(2, COMPLETE, (3, 0.65)),
+    )
+    rows = ranking(a_driver(*trials, controls={"c", "d"}), evaluations)
+    assert [(row["trial"], row["no_adapter"]) for row in rows] == [
+        ("t0001", 0.4),
+        ("t0000", 0.7),
+        ("t0002", None),
+    ]
+    line = next(line for line in drawn(rows, width=200).splitlines() if "t0000" in line)
+    assert "0.6000 │     0.7000" in line
+
+
+def test_a_control_is_ranked_by_similarities_too():
+    objective = Objective(dinov2=1.0)
+    study = SimpleNamespace(name="s", objective=objective, train_seeds=1)
+    row = scored(4.0, 0.5, further_metrics={"dinov2": 0.75})
+    (control,) = ranking(a_driver(study=study), {"c": row})
+    assert (control["trial"], control["objective"]) == ("no adapter", 0.25)
+    assert ranking(a_driver(study=study), {"c": scored(4.0, 0.5)}) == []
 
 
 def test_a_long_ranking_is_cut_but_never_loses_the_control():

@@ -10,8 +10,16 @@ from PIL import Image, ImageCms, ImageOps
 
 from tests.trainables.scenes import scene
 from trainables.checkup import check_subject
+from trainables.digests import file_digest
 from trainables.errors import SubjectError
-from trainables.photographs import read_photograph, read_rgb, register_heic, size_of, why_unusable
+from trainables.photographs import (
+    pixels_digest,
+    read_photograph,
+    read_rgb,
+    register_heic,
+    size_of,
+    why_unusable,
+)
 from trainables.subject import load_pixels, load_subject
 
 
@@ -204,3 +212,10 @@ def test_heic_is_read_upright_where_its_package_is_there(orientation, tmp_path):
     photograph = read_photograph(tmp_path / "a.heic", least_side_pixels=64)
     assert (photograph.width, photograph.height) == photograph.image.size
     assert photograph.image.size == ((96, 64) if orientation == 1 else (64, 96))
+
+
+def test_a_subject_of_floats_has_another_key_than_when_they_were_read_as_black(tmp_path):
+    for depth, dtype in ((32, np.float32), (8, np.uint8)):
+        path = tmp_path / f"{depth}.tif"
+        Image.fromarray((ramp() * (1 if depth == 32 else 255)).astype(dtype)).save(path)
+        assert (pixels_digest(path) == file_digest(path)) == (depth == 8)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,13 +41,21 @@ def test_a_checkpoint_of_one_file_computes_what_its_folder_computes(single_file:
     latents, pixels = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(96 * 96 * 3) % 256
     pictures = pixels.to(torch.uint8).view(1, 96, 96, 3).numpy()
     text = encode_prompts(folder, ["J3NN13, smile", ""])
-    assert torch.equal(encode_prompts(file, ["J3NN13, smile", ""]), text)
-    assert torch.equal(encode_latents(file, pictures), encode_latents(folder, pictures))
-    assert (decode_latents(file, latents) == decode_latents(folder, latents)).all()
+    for ours, theirs in ((file.unet, folder.unet), (file.vae, folder.vae), (file.text_encoder, folder.text_encoder)):
+        weights = theirs.state_dict()
+        assert all(torch.equal(weight, weights[name]) for name, weight in ours.state_dict().items())
+    assert_same_numbers(encode_prompts(file, ["J3NN13, smile", ""]), text)
+    assert_same_numbers(encode_latents(file, pictures), encode_latents(folder, pictures))
+    assert np.abs(decode_latents(file, latents).astype(int) - decode_latents(folder, latents)).max() <= 1
     with torch.no_grad():
-        assert torch.equal(file.unet(latents, 500, text).sample, folder.unet(latents, 500, text).sample)
+        assert_same_numbers(file.unet(latents, 500, text).sample, folder.unet(latents, 500, text).sample)
     for model in (file.unet, file.vae, file.text_encoder):
         assert not model.training and not any(weight.requires_grad or weight.is_meta for weight in model.parameters())
+
+
+def assert_same_numbers(ours: Tensor, theirs: Tensor) -> None:
+    """Equal but for the order of summation, which a processor chooses."""
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def without_text_model(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +68,7 @@ def test_a_checkpoint_without_the_text_models_level_computes_the_same(single_fil
     write_single_file(single_file, sd15_dir, without_text_model)
     assert "cond_stage_model.transformer.encoder.layers.0.mlp.fc1.weight" in load_file(single_file)
     found = load_parts(resolve_model(str(single_file)))
-    assert torch.equal(encode_prompts(found, ["J3NN13, smile"]), wanted)
+    assert_same_numbers(encode_prompts(found, ["J3NN13, smile"]), wanted)
 
 
 def test_a_checkpoint_in_fp16_is_loaded_in_float32_and_the_unet_in_the_asked_dtype(sd15_dir: Path, single_file: Path) -> None:
@@ -81,7 +90,7 @@ def test_a_stable_diffusion_2_file_computes_what_its_folder_computes(tiny_tokeni
     shutil.copytree(tmp_path / "narrow" / "unet", tmp_path / "v2" / "unet")
     parts = load_parts(resolve_model(str(tmp_path / "v2.safetensors"), str(model)))
     expected = encode_prompts(load_parts(resolve_model(str(model))), ["J3NN13, smile"])
-    assert torch.equal(encode_prompts(parts, ["J3NN13, smile"]), expected)
+    assert_same_numbers(encode_prompts(parts, ["J3NN13, smile"]), expected)
     assert parts.noise_scheduler.config.prediction_type == "v_prediction"
 
 
