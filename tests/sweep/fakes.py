@@ -242,6 +242,7 @@ def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True, **rest: Any) 
         "started_now": {t.id for t in trials} if now else set(),
         "n_trials": n_trials,
         "controls": {"c"},
+        "photographs": set(),
         "metrics": {},
         "stopping": None,
         "stop_cause": None,
