@@ -34,7 +34,8 @@ def learning_curves(records: StudyRecords) -> pd.DataFrame:
 
 def survival(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     """One row per rung, by epoch: `n_reached` trials scored there, of which `n_stopped` early there, `n_failed` after it, `n_on` went on or
-    are complete; the share that went on; best and mean objective, the latter with its interval over trials, from 8 on."""
+    are complete; the share that went on; best and mean objective, the latter with its interval
+    over trials, from 8 on."""
     state = records.trials.set_index("trial")["state"]
     last = records.rungs.groupby("trial")["epoch"].transform("max")
     rungs = records.rungs.assign(is_last=records.rungs["epoch"].eq(last), state=records.rungs["trial"].map(state))
@@ -44,7 +45,12 @@ def survival(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
         objective = mean_interval(group["objective"], seed=seed)
         n_on = len(group) - n_stopped - n_failed
         counts = {"n_reached": len(group), "n_stopped": n_stopped, "n_failed": n_failed, "n_on": n_on, "share_on": n_on / len(group)}
-        ends = {"best": best_of(group["objective"].dropna(), "objective"), "mean": objective.mean, "low": objective.low, "high": objective.high}
+        ends = {
+            "best": best_of(group["objective"].dropna(), "objective"),
+            "mean": objective.mean,
+            "low": objective.low,
+            "high": objective.high,
+        }
         rows.append({"epoch": epoch, **counts, **ends})
     columns = ["epoch", "n_reached", "n_stopped", "n_failed", "n_on", "share_on", "best", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

@@ -61,7 +61,15 @@ def main_effects(records: StudyRecords, *parameters: str, value: str = "objectiv
         for level, group in trials.groupby(levels_of(trials[name]), observed=True):
             interval = mean_interval(group[value], seed=seed)
             ends = {"mean": interval.mean, "low": interval.low, "high": interval.high, "effect": interval.mean - trials[value].mean()}
-            rows.append({"parameter": name, "level": str(level), "n": len(group), "best": best_of(group[value], value), **ends})
+            rows.append(
+                {
+                    "parameter": name,
+                    "level": str(level),
+                    "n": len(group),
+                    "best": best_of(group[value], value),
+                    **ends,
+                }
+            )
     return pd.DataFrame(rows, columns=["parameter", "level", "n", "best", "mean", "low", "high", "effect"])
 
 
@@ -149,7 +157,9 @@ def _importances(trials: pd.DataFrame, searched: list[str], value: str, *, metho
     distributions = {name: _distribution(trials[name]) for name in searched}
     columns = {name: _plain_values(trials[name]) for name in searched}
     with _quiet(optuna):
-        study = optuna.create_study(study_name="importance", direction="maximize" if more_is_better(value) else "minimize")
+        study = optuna.create_study(
+            study_name="importance", direction="maximize" if more_is_better(value) else "minimize"
+        )
         study.add_trials(
             optuna.trial.create_trial(
                 params={name: values[i] for name, values in columns.items()}, distributions=distributions, value=float(trials[value].iloc[i])

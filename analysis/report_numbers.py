@@ -52,7 +52,9 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "name": records.name,
             "seed": seed,
             "parameters": _given_names(records),
-            "metrics": [_metric(key) for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
+            "metrics": [
+                _metric(key) for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()
+            ],
             "n_trials": len(records.trials),
             "counts": records.trials["state"].value_counts().to_dict(),
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
@@ -67,7 +69,11 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "failures": failures(records).to_dict("records"),
             "repeat": _repeat(records, overrides),
             "thumbnails": thumbnails.uris,
-            "n_left_out": {"budget": thumbnails.n_refused, "missing": thumbnails.n_missing, "images": pictures.n_not_shown},
+            "n_left_out": {
+                "budget": thumbnails.n_refused,
+                "missing": thumbnails.n_missing,
+                "images": pictures.n_not_shown,
+            },
             "n_images": len(records.images),
         }
     )
@@ -197,7 +203,12 @@ def _cannot_tell(ranked: pd.DataFrame, records: StudyRecords) -> list[str]:
     if scored.empty:
         return []
     best, rivals = scored.iloc[0], scored.iloc[1 : N_RIVALS + 1]
-    lines = _verdicts(best["trial"], rivals["trial"].tolist(), best_set(records), by_seeds=scored["n_train_seeds"].max() > 1)
+    lines = _verdicts(
+        best["trial"],
+        rivals["trial"].tolist(),
+        best_set(records),
+        by_seeds=scored["n_train_seeds"].max() > 1,
+    )
     if len(scored) > 1:
         lines.append(
             f"{best['trial']} was chosen out of {len(scored)} by the pictures that it is scored by, so its own value flatters it. "
@@ -205,22 +216,34 @@ def _cannot_tell(ranked: pd.DataFrame, records: StudyRecords) -> list[str]:
         )
     if pd.isna(best["n_train_seeds"]) or best["n_train_seeds"] < 2:
         lines.append("One training seed: the intervals cover the choice of pictures, not the luck of a training. train_seeds=3 would.")
-    return [*lines, *notes_of(ranked), *front_notes(records), *label_notes(records.name, records.evaluations), *photograph_notes(records, ranked)]
+    return [
+        *lines,
+        *notes_of(ranked),
+        *front_notes(records),
+        *label_notes(records.name, records.evaluations),
+        *photograph_notes(records, ranked),
+    ]
 
 
 def _verdicts(best: str, rivals: list[str], found: pd.DataFrame, *, by_seeds: bool) -> list[str]:
-    """How the best trial stands by LPIPS against the next in rank: who is closer than it comes first. `found` is what `best_set` says."""
+    """How the best trial stands by LPIPS against the next in rank: who is closer than it comes
+    first. `found` is what `best_set` says."""
     by_trial = found.set_index("trial")
-    compared = [name for name in found["trial"] if name in rivals and by_trial.loc[name, "n"] > 1]  # the lowest LPIPS first
+    compared = [
+        name for name in found["trial"] if name in rivals and by_trial.loc[name, "n"] > 1
+    ]  # the lowest LPIPS first
     if best not in by_trial.index or not compared:
         return []
     alike = [name for name in compared if by_trial.loc[name, "in_set"]]
-    how = "Same prompts and noise on both sides" + (", and the same training seeds" if by_seeds else "")
+    how = "Same prompts and noise on both sides" + (
+        ", and the same training seeds" if by_seeds else ""
+    )
     lines = []
     if not by_trial.loc[best, "in_set"]:
         first = found["trial"].iloc[0]
         lines.append(
-            f"{first} is closer to the subject by LPIPS than {best}, which the objective puts first (p {_p_text(by_trial.loc[best, 'p_best'])}, corrected for "
+            f"{first} is closer to the subject by LPIPS than {best}, which the objective puts "
+            f"first (p {_p_text(by_trial.loc[best, 'p_best'])}, corrected for "
             f"{len(found) - 1} comparisons). {how}."
         )
         told = f"can be the closest by LPIPS in place of {first}"
@@ -229,7 +252,8 @@ def _verdicts(best: str, rivals: list[str], found: pd.DataFrame, *, by_seeds: bo
         return [*lines, f"Of the next {len(compared)} in rank, {len(others)} {told}{which}."]
     which = f": {', '.join(alike)}" if alike else ""
     return [
-        f"Of the next {len(compared)} in rank, {len(alike)} cannot be told from {best} by LPIPS{which}. "
+        f"Of the next {len(compared)} in rank, {len(alike)} cannot be told from {best} by "
+        f"LPIPS{which}. "
         f"{how}; 95 %, corrected for {len(found) - 1} comparisons."
     ]
 

@@ -1,4 +1,5 @@
-"""Intervals: how far a mean over values may be off, one set of them or thousands. What training seeds do is joint.py's."""
+"""Intervals: how far a mean over values may be off, one set of them or thousands. What training
+seeds do is joint.py's."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.resampling import N_RESAMPLES, row_intervals
-from sweep.records import CONFIDENCE
+from analysis.resampling import row_intervals
+from sweep.records import CONFIDENCE, N_RESAMPLES
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its interval. `low` and `high` are NaN where there are too few values; `n` counts them; `seed` is that of the resampling."""
+    """A mean with its interval. `low` and `high` are NaN where there are too few values; `n`
+    counts them; `seed` is that of the resampling."""
 
     mean: float
     low: float
@@ -33,7 +35,8 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, *, seed: int = 0, confidence: float = CONFIDENCE, n_resamples: int = N_RESAMPLES) -> Interval:
-    """The mean of `values` (n,) and its interval, see `row_intervals`. What is not finite is left out of both."""
+    """The mean of `values` (n,) and its interval, see `row_intervals`. What is not finite is
+    left out of both."""
     return mean_intervals([values], seed=seed, confidence=confidence, n_resamples=n_resamples)[0]
 
 

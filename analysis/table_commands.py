@@ -94,7 +94,12 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
     }
     frame = frames[options.table]()
     if options.table == "ranked":
-        return frame, [*notes_of(frame), *front_notes(records), *label_notes(records.name, records.evaluations), *photograph_notes(records, frame)]
+        return frame, [
+            *notes_of(frame),
+            *front_notes(records),
+            *label_notes(records.name, records.evaluations),
+            *photograph_notes(records, frame),
+        ]
     if options.table == "seen":
         return frame, label_notes(records.name, records.evaluations)
     if options.table == "set":
@@ -120,12 +125,19 @@ def _run_tables(options: argparse.Namespace) -> None:
 
 
 def _run_compare(options: argparse.Namespace) -> None:
-    from analysis.comparison import compare_studies, comparison_notes, ranked_together
+    from analysis.comparison import (
+        compare_studies,
+        comparison_notes,
+        protocol_notes,
+        ranked_together,
+    )
 
     format = format_of(options.format, options.out)
     studies = [load_study_records(name, options.storage, skip_damaged=options.skip_damaged) for name in options.names]
     table = compare_studies(studies, seed=options.seed)
-    notes = comparison_notes(table) + [note for note in [fid_warning(table)] if note]
+    notes = [*protocol_notes(studies), *comparison_notes(table)] + [
+        note for note in [fid_warning(table)] if note
+    ]
     frame = ranked_together(studies, seed=options.seed) if options.trials else table
     _write(frame, " and ".join(records.name for records in studies), notes, format=format, out=options.out)
 

@@ -24,14 +24,20 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     """One row per trial, best first, by the evaluation of its best rung, failed ones last; then one row per adapter file that was scored
     beside them (`is_file`), and one per control. None of these has a rank.
 
-    `lpips_band` and `fid_band` are verdicts in words: see bands.py. Beside every metric stand `n_images`, `n_references` and the networks.
-    METRIC_low and METRIC_high are 95 % intervals over the images, that of LPIPS drawn with `seed`, and over the training seeds too where
-    `n_train_seeds` is above 1: metrics are then means over them, `n_copies` is their sum, and `objective_spread` is the standard deviation of
-    the objective between them (see joint.py). `vs_baseline` is the mean LPIPS difference to the baseline's image of the same prompt and noise
+    `lpips_band` and `fid_band` are verdicts in words: see bands.py. Beside every metric stand
+    `n_images`, `n_references` and the networks.
+    METRIC_low and METRIC_high are 95 % intervals over the images, that of LPIPS drawn with `seed`,
+    and over the training seeds too where
+    `n_train_seeds` is above 1: metrics are then means over them, `n_copies` is their sum, and
+    `objective_spread` is the standard deviation of
+    the objective between them (see joint.py). `vs_baseline` is the mean LPIPS difference to the
+    baseline's image of the same prompt and noise
     (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = best_evaluations(records)
     table = pd.concat([trials, _files(records), _controls(records)], ignore_index=True)
-    table = table.join(_intervals(table, records, seed=seed)).join(_against_baseline(table, records))
+    table = table.join(_intervals(table, records, seed=seed)).join(
+        _against_baseline(table, records)
+    )
     by = ["is_control", "is_file", "failed", "objective", "number"]
     table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
     ranked = table.drop(columns="failed")
@@ -41,25 +47,33 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
 
 def pivot(records: StudyRecords, *by: str, value: str = "objective", seed: int = 0) -> pd.DataFrame:
     """One row per combination of values of the parameters or labels `by`, e.g. "caption", "guidance": n trials, the best, and the mean with
-    its interval over trials (from 8 on, see resampling.py), drawn with `seed`. Failed trials, and those that lack one of the parameters, are in none.
+    its interval over trials (from 8 on, see resampling.py), drawn with `seed`. Failed trials, and
+    those that lack one of the parameters, are in none.
 
     Raises:
         KeyError: a parameter that the study did not search, or a value that it did not measure."""
     frame = _grouped_by(records, by, value)
     groups = frame.groupby(list(by), sort=True)[value] if by else []
-    rows = [_cell(dict(zip(by, names, strict=True)), group, value, seed=seed) for names, group in groups]
+    rows = [
+        _cell(dict(zip(by, names, strict=True)), group, value, seed=seed) for names, group in groups
+    ]
     return pd.DataFrame(rows, columns=[*by, "n", "best", "mean", "low", "high"])
 
 
 def best_of_each(records: StudyRecords, *by: str, value: str = "objective", seed: int = 0) -> pd.DataFrame:
-    """One row per combination of values of the parameters or labels `by`, e.g. "caption": its trial with the best `value`, that trial's
-    metrics and the LPIPS interval over its pictures, and out of how many (`n_trials`) it was picked; the best first.
+    """One row per combination of values of the parameters or labels `by`, e.g. "caption": its trial
+    with the best `value`, that trial's
+    metrics and the LPIPS interval over its pictures, and out of how many (`n_trials`) it was
+    picked; the best first.
 
-    The best of more trials is better by chance alone: compare rows of equal n_trials. Ties go to the trial of the lowest number.
+    The best of more trials is better by chance alone: compare rows of equal n_trials. Ties go to
+    the trial of the lowest number.
 
     Raises:
         KeyError: as `pivot`."""
-    frame = _grouped_by(records, by, value).sort_values([value, "number"], ascending=[not more_is_better(value), True], kind="stable")
+    frame = _grouped_by(records, by, value).sort_values(
+        [value, "number"], ascending=[not more_is_better(value), True], kind="stable"
+    )
     counts = frame.groupby(list(by), as_index=False).size().rename(columns={"size": "n_trials"})
     frame = frame.join(_intervals(frame, records, seed=seed))
     best = frame.drop_duplicates(list(by)).merge(counts, on=list(by)).reset_index(drop=True)
@@ -95,10 +109,16 @@ def best_evaluations(records: StudyRecords) -> pd.DataFrame:
 
 
 def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
-    """The metrics of each trial, by its name: means over its training seeds, all its copies, and what its evaluations have in common."""
+    """The metrics of each trial, by its name: means over its training seeds, all its copies, and
+    what its evaluations have in common."""
     each = trials[["trial", "evaluation_keys"]].explode("evaluation_keys").rename(columns={"evaluation_keys": "evaluation_key"})
     each = each.merge(_measured(records.evaluations), on="evaluation_key", how="left")
-    means = [name for name in each if (name in METRICS or name not in EVALUATIONS.columns) and pd.api.types.is_float_dtype(each[name])]
+    means = [
+        name
+        for name in each
+        if (name in METRICS or name not in EVALUATIONS.columns)
+        and pd.api.types.is_float_dtype(each[name])
+    ]
     how = {name: "mean" if name in means else "first" for name in each.columns.drop("trial")}
     counts = trials.set_index("trial")["evaluation_keys"].map(len).astype("Int64")
     copies = each.groupby("trial")["n_copies"].sum(min_count=1)
@@ -126,44 +146,77 @@ def _without_a_trial(evaluations: pd.DataFrame, records: StudyRecords) -> pd.Dat
 
 def _measured(evaluations: pd.DataFrame) -> pd.DataFrame:
     """One row per image set: every metric, further metrics too, n and networks."""
-    further = [name for name in evaluations if name not in EVALUATIONS.columns and not name.startswith("eval.")]
+    further = [
+        name
+        for name in evaluations
+        if name not in EVALUATIONS.columns and not name.startswith("eval.")
+    ]
     own = [name for name in further if name not in _ends(evaluations)]
-    return evaluations[["evaluation_key", *METRICS, *COUNTS, *own, "skipped", "perceptual_backbone", "pooled_backbone"]]
+    return evaluations[
+        [
+            "evaluation_key",
+            *METRICS,
+            *COUNTS,
+            *own,
+            "skipped",
+            "perceptual_backbone",
+            "pooled_backbone",
+        ]
+    ]
 
 
 def _ends(evaluations: pd.DataFrame) -> list[str]:
     """The columns of recorded intervals."""
-    metrics = [name.removesuffix("_low") for name in evaluations if name.endswith("_low") and name.removesuffix("_low") in evaluations]
+    metrics = [
+        name.removesuffix("_low")
+        for name in evaluations
+        if name.endswith("_low") and name.removesuffix("_low") in evaluations
+    ]
     return [f"{metric}_{end}" for metric in metrics for end in ("low", "high")]
 
 
 def _intervals(table: pd.DataFrame, records: StudyRecords, *, seed: int) -> pd.DataFrame:
-    """METRIC_low and METRIC_high of the table's rows: of LPIPS from the pictures, of others from the intervals in the records."""
-    images, trainings = image_values(records.images, list(table["evaluation_keys"])), trainings_of(table)
+    """METRIC_low and METRIC_high of the table's rows: of LPIPS from the pictures, of others from
+    the intervals in the records."""
+    images, trainings = (
+        image_values(records.images, list(table["evaluation_keys"])),
+        trainings_of(table),
+    )
     lpips = joint_means(images, trainings, seed=seed)
     found = {"lpips_low": lpips.low, "lpips_high": lpips.high}
     ends = [name for name in _ends(records.evaluations) if name not in found]
     places = _places(table["evaluation_keys"], records.evaluations["evaluation_key"])
     for low, high in zip(ends[::2], ends[1::2], strict=True):
-        values, below, above = (_by_seed(records.evaluations[name], places) for name in (low.removesuffix("_low"), low, high))
+        values, below, above = (
+            _by_seed(records.evaluations[name], places)
+            for name in (low.removesuffix("_low"), low, high)
+        )
         joint = joint_recorded(values, below, above, images, trainings)
         found |= {low: joint.low, high: joint.high}
     return pd.DataFrame(found, index=table.index, dtype=float)
 
 
 def trainings_of(table: pd.DataFrame) -> list[object]:
-    """What each row was trained as, None for a control or a file; rows of equal trainings share their adapters."""
+    """What each row was trained as, None for a control or a file; rows of equal trainings share
+    their adapters."""
     is_trained = ~(table["is_control"] | table["is_file"])
     keys = table["training_key"].where(table["training_key"].notna(), table["trial"])
     return [key if trained else None for key, trained in zip(keys, is_trained, strict=True)]
 
 
 def _places(keys: pd.Series, known: pd.Series) -> np.ndarray:  # -> (m, s)
-    """The rows of the evaluations that each row of the table is of; one past the last where it has fewer training seeds."""
+    """The rows of the evaluations that each row of the table is of; one past the last where it has
+    fewer training seeds."""
     row = {key: i for i, key in enumerate(known)}
     tuples = [own if isinstance(own, tuple) else () for own in keys]
     s = max((len(own) for own in tuples), default=0) or 1
-    return np.array([[row.get(own[j], len(row)) if j < len(own) else len(row) for j in range(s)] for own in tuples], dtype=int).reshape(-1, s)
+    return np.array(
+        [
+            [row.get(own[j], len(row)) if j < len(own) else len(row) for j in range(s)]
+            for own in tuples
+        ],
+        dtype=int,
+    ).reshape(-1, s)
 
 
 def _by_seed(column: pd.Series, places: np.ndarray) -> np.ndarray:  # -> (m, s)
@@ -175,14 +228,34 @@ def _against_baseline(table: pd.DataFrame, records: StudyRecords) -> pd.DataFram
     marked = table["label.baseline"].eq(True) if "label.baseline" in table else pd.Series(False, index=table.index)
     marked &= table["evaluation_keys"].notna()
     if not marked.any():
-        return pd.DataFrame({**dict.fromkeys(columns[:3], math.nan), columns[3]: 0}, index=table.index)
+        return pd.DataFrame(
+            {**dict.fromkeys(columns[:3], math.nan), columns[3]: 0}, index=table.index
+        )
     baseline = int(marked.to_numpy().argmax())
-    found = joint_differences(image_values(records.images, list(table["evaluation_keys"])), baseline, trainings_of(table))
-    is_other = table["evaluation_keys"].map(lambda keys: keys != table["evaluation_keys"].iloc[baseline]).to_numpy(dtype=bool)
-    rows = {name: np.where(is_other, values, math.nan) for name, values in zip(columns, (found.mean, found.low, found.high))}
+    found = joint_differences(
+        image_values(records.images, list(table["evaluation_keys"])), baseline, trainings_of(table)
+    )
+    is_other = (
+        table["evaluation_keys"]
+        .map(lambda keys: keys != table["evaluation_keys"].iloc[baseline])
+        .to_numpy(dtype=bool)
+    )
+    rows = {
+        name: np.where(is_other, values, math.nan)
+        for name, values in zip(columns, (found.mean, found.low, found.high))
+    }
     return pd.DataFrame({**rows, columns[3]: np.where(is_other, found.n, 0)}, index=table.index)
 
 
-def _cell(names: dict[str, object], values: pd.Series, metric: str, *, seed: int) -> dict[str, object]:
+def _cell(
+    names: dict[str, object], values: pd.Series, metric: str, *, seed: int
+) -> dict[str, object]:
     interval = mean_interval(values, seed=seed)
-    return {**names, "n": len(values), "best": best_of(values.tolist(), metric), "mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {
+        **names,
+        "n": len(values),
+        "best": best_of(values.tolist(), metric),
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+    }

@@ -23,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Lo
 COMMANDS = {
     "launch": launch_commands.launch,
     "resume": launch_commands.resume,
+    "repair": launch_commands.repair,
     "confirm": launch_commands.confirm,
     "plan": launch_commands.plan,
     "trial": launch_commands.trial,

@@ -68,14 +68,28 @@ class Control:
         return _read(self._path, self._launch)
 
 
-def _read(path: Place, launch: str) -> Wishes | None:
-    """What the file asks of this launch; None where it asks nothing of it."""
+def read_wishes(path: Place) -> Wishes:
+    """All that the file asks, of whatever launch.
+
+    Raises:
+        StudyError: it is damaged.  OSError: it is not there, or cannot be read."""
     try:
         asked = Wishes(**json.loads(path.read_text(encoding="utf-8")))
         check_limits(asked.limits)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StudyError(f"What is asked of a launch must be readable, but {path} is damaged: {error}. Ask again.") from error
+    if asked.stop not in (None, AT_RUNGS, NOW) or not isinstance(asked.paused, bool) or not isinstance(asked.launch, str):
+        raise StudyError(f"What is asked of a launch must be a stop or a pause, but {path} is damaged: {asked}. Ask again.")
+    return asked
+
+
+def _read(path: Place, launch: str) -> Wishes | None:
+    """What the file asks of this launch; None where it asks nothing of it."""
+    try:
+        asked = read_wishes(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError, StudyError) as error:  # not written by us, or a storage that is away for a moment
+    except (OSError, StudyError) as error:  # not written by us, or a storage that is away for a moment
         logger.debug("%s is not obeyed: %s", path, error)
         return None
     return asked if asked.launch == launch else None

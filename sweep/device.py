@@ -27,6 +27,7 @@ from trainables.errors import SweepError
 from trainables.evaluate import EvaluationRequest, EvaluationResult, Evaluator
 from trainables.frozen import FrozenWork
 from trainables.leases import Leases
+from trainables.out_of_memory import free_memory, is_out_of_memory
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
 from trainables.storage import Place, is_refused_write
 
@@ -155,11 +156,12 @@ class PackDevice:
         try:
             return reports + self._train(pack)
         except Exception as error:  # whatever it is, it is this pack's, and the others go on
-            if _is_out_of_memory(error) and len(pack.keys) > 1:
-                return reports + self._halve(pack)
             self._require_alive(error)
-            logger.exception("a pack of %d trainings failed", len(pack.keys))
-            return reports + self._give_up(pack, error)
+            if len(pack.keys) == 1 or not is_out_of_memory(error):
+                logger.exception("a pack of %d trainings failed", len(pack.keys))
+                return reports + self._give_up(pack, error)
+        # Behind the handler: within it the traceback would hold the whole graph of the step that failed.
+        return reports + self._halve(pack)
 
     def save(self, key: str) -> None:
         pack = next(pack for pack in self._packs if key in pack.keys)
@@ -190,7 +192,7 @@ class PackDevice:
             yield
         except Exception as error:
             self._require_alive(error)
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise DeviceMemoryError(self._out_of_memory) from error
             raise
 
@@ -198,13 +200,13 @@ class PackDevice:
         """Raises: DeviceLostError where no process can use the device again before it is opened anew; DiskError where a disk is full."""
         if is_refused_write(error):
             raise DiskError(str(error)) from error
-        if isinstance(error, torch.AcceleratorError):
+        if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
             raise DeviceLostError(f"{device_name(self._device)} answers no more: {_first_line(error)}") from error
 
     @property
     def _out_of_memory(self) -> str:
         return (
-            f"A training must fit the memory of {device_name(self._device)}, but this one does not, even alone. "
+            f"A training must fit the memory of {device_name(self._device)}, but this one does not. "
             "Use a smaller batch, dtype=bfloat16 or --gradient-checkpointing."
         )
 
@@ -269,7 +271,7 @@ class PackDevice:
 
     def _ended(self, error: Exception) -> dict[str, Any]:
         """What a report says of it."""
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             return {"error": self._out_of_memory, "cause": Cause.MEMORY}
         reason = str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {_first_line(error)}"
         return {"error": reason, "cause": cause_of(error, passing=PASSING)}
@@ -300,19 +302,34 @@ class PackDevice:
         return list(reports.values())
 
     def _halve(self, pack: Pack) -> list[TrainingReport]:
-        """Out of memory: half of the trainings go on in a pack of their own, and the two take turns. There is nothing to say of it."""
-        if self._device == "cuda":
-            torch.cuda.empty_cache()
-        pack.largest = self.n_slots = len(pack.keys) // 2
-        leaving = pack.keys[pack.largest :]
-        logger.warning("out of memory with %d trainings together: going on with %d at once", len(pack.keys), pack.largest)
-        other = self._new_pack(pack.parts, largest=max(pack.largest, len(leaving)))
-        for key in leaving:
+        """Out of memory: the trainings go on as two packs that take turns, each of half of them.
+
+        Their states go by way of the CPU, so that the device is empty when the first half moves in. Returns what to say of those
+        that do not fit even so: they are lost, not failed."""
+        standings, states = pack.standings(), pack.clear()
+        self._packs.remove(pack)
+        free_memory()
+        self.n_slots = len(states) // 2
+        logger.warning("out of memory with %d trainings together: going on with %d at once", len(states), self.n_slots)
+        lost = []
+        for keys in (list(states)[: self.n_slots], list(states)[self.n_slots :]):
+            half = self._new_pack(pack.parts, largest=max(self.n_slots, len(keys)))
+            lost += self._moved_in(half, {key: states[key] for key in keys}, standings)
+        return lost
+
+    def _moved_in(self, pack: Pack, states: Mapping[str, TrainingState], standings: Mapping[str, Standing]) -> list[TrainingReport]:
+        """Put trainings into an empty pack; what to say of those for which there is no room."""
+        reports = []
+        for key, state in states.items():
             order = self._orders[key]
-            other.add(key, order.config, self._subject(order.config.subject), state=pack.state(key), total_epochs=order.total_epochs)
-            pack.remove(key)
-        self._packs.append(other)
-        return []
+            try:
+                pack.add(key, order.config, self._subject(order.config.subject), state=state, total_epochs=order.total_epochs)
+            except Exception as error:
+                self._require_alive(error)
+                reports.append(TrainingReport(key, standings[key].epochs, **self._ended(error)))
+                self._leases.release(key)
+        self._packs += [pack] if pack.keys else []
+        return reports
 
     def _photographs(self, order: EvaluationOrder) -> EvaluationResult:
         self._content.require_model(order.config.infer_model, order.config.infer_vae)
@@ -337,11 +354,6 @@ def scored_images(result: EvaluationResult, device: str) -> ScoredImages:
         "versions": versions(),
     }
     return ScoredImages(result.key, result.values, result.backbones, result.images, result.image_rows, row, result.error)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU torch raises a bare RuntimeError of its allocator.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from sweep.budgets import Usage, UsageOfThisLaunch, used_up
 from sweep.causes import Cause, sentence
 from sweep.errors import DiskError, LeaseLostError, ObjectiveError, StudyError, SweepError
 from sweep.keys import Keys
-from sweep.messages import Answer, EvaluationOrder, Subscription
+from sweep.messages import Answer, EvaluationOrder, Subscription, TrainingOrder
 from sweep.pareto import vector_of
 from sweep.scheduler import Asha
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher, Suggestion
@@ -34,7 +34,7 @@ class PoolClient(Protocol):
 
     def decided(self, trial: str, epoch: int) -> None: ...
 
-    def request(self, orders: Iterable[EvaluationOrder]) -> None: ...
+    def request(self, orders: Iterable[EvaluationOrder], trainings: Iterable[TrainingOrder] = ()) -> None: ...
 
     def close(self, reason: str) -> None: ...
 
@@ -62,9 +62,11 @@ class Driver:
         max_concurrent: int,
         past: Iterable[Trial] = (),
         usage: Usage | None = None,
+        gone_adapters: Collection[tuple[str, int]] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`usage`: what budgets are compared with; None: what this launch alone has used."""
+        """`usage`: what budgets are compared with; None: what this launch alone has used. `gone_adapters`: those by training key and
+        epoch that are trained again although their trials have ended."""
         self.study = study
         self.trials: dict[str, Trial] = {}
         self.started_now: set[str] = set()  # ids of the trials that this launch has started
@@ -79,6 +81,7 @@ class Driver:
         self._records = records
         self.max_concurrent = max_concurrent  # it may change while the study runs
         self._clock = clock
+        self._gone_adapters = frozenset(gone_adapters)
         self._usage = usage or UsageOfThisLaunch(clock)
         self._over_budget = self._winding_down = self._is_abandoned = False
         self.metrics: dict[str, Mapping[str, float]] = {}  # of scored adapters, by evaluation key
@@ -115,7 +118,8 @@ class Driver:
         return min(scored, key=lambda trial: trial.objective, default=None)
 
     def ask_for_what_is_missing(self) -> None:
-        """Controls and fan-out values of the trials of earlier launches, where the records do not hold them: new ones, or lost ones."""
+        """Controls, scores and fan-out values of the trials of earlier launches, where the records do not hold them: new ones, or lost
+        ones; and the adapters that are known to be gone."""
         for trial in self.trials.values():
             if trial.state != FAIL and trial.rungs:
                 self._ask_again(trial)
@@ -280,7 +284,8 @@ class Driver:
             return
         if subscription.training_key == trial.training_key:
             self._request_controls(subscription)
-            self._pool.request(self._keys.fan_out(subscription, trial.epochs))
+            orders = [*_recorded_rungs(trial, subscription), *self._keys.fan_out(subscription, trial.epochs)]
+            self._pool.request(orders, [_training_order(one, self._gone_adapters) for one in subscription.under_each_seed])
 
     def _request_controls(self, subscription: Subscription) -> None:
         orders = [order for order in self._keys.controls(subscription) if order.key not in self.controls]
@@ -374,6 +379,21 @@ class Driver:
     def _stop_if_over_budget(self) -> None:
         if self.stopping is None and (reason := used_up(self.study, self._usage)) is not None:
             self.stopping, self._over_budget = reason, True
+
+
+def _recorded_rungs(trial: Trial, subscription: Subscription) -> Iterator[EvaluationOrder]:
+    """The evaluations that a trial's rungs are made of, as far as they are still those of its configuration."""
+    for epoch, _, *keys in trial.rungs:
+        for one, key in zip(subscription.under_each_seed, keys, strict=False):
+            for rung in one.rungs:
+                if (rung.epoch, rung.evaluation_key) == (epoch, key):
+                    yield EvaluationOrder(key, one.training_key, epoch, rung.config, one.config.subject)
+
+
+def _training_order(one: Subscription, gone_adapters: Collection[tuple[str, int]]) -> TrainingOrder:
+    """One of a trial's trainings, for the adapters that are gone."""
+    epochs = tuple(sorted(epoch for key, epoch in gone_adapters if key == one.training_key))
+    return TrainingOrder(one.training_key, one.config, epochs, one.rungs[-1].epoch if one.config.length_dependent else None)
 
 
 def run_here(driver: Driver, pool: Any, turn: Callable[[], bool], *, on_change: Callable[[], None] = lambda: None) -> None:

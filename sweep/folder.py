@@ -39,6 +39,10 @@ REMOVAL_PATIENCE_S, REMOVAL_POLL_S = 60.0, 0.5
 """How long a launch waits for `sweep gc` or `rm` of another process, and how often it looks."""
 
 
+_DESCRIPTION = {"subject": str, "fixed": dict, "objective": dict, "samples": int}
+"""What commands read of a description, in every version of this program, and its type."""
+
+
 class StudyFolder:
     """Paths only: making one touches no disk and sends no request.
 
@@ -161,9 +165,16 @@ class StudyFolder:
         Raises:
             StudyError: the file is damaged."""
         try:
-            return json.loads(self.description.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise StudyError(f"A study's description must be JSON, but {self.description} is damaged: {error}. Restore it, or launch anew.") from error
+            description = json.loads(self.description.read_text(encoding="utf-8"))
+            for name, kind in _DESCRIPTION.items():
+                if not isinstance(description[name], kind) or isinstance(description[name], bool):
+                    raise TypeError(f"`{name}` is {description[name]!r:.60}")
+            return description
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise StudyError(
+                f"A study's description must be JSON with all its fields, but {self.description} is damaged: {error}. "
+                f"`sweep repair {self.root.name}` writes it again from study.py."
+            ) from error
 
     def write_study(self, study: Study, content: Mapping[str, str]) -> None:
         """Store the study as it is launched now, with the digests of what its names stand for."""
@@ -254,8 +265,8 @@ class Hold:
             raise lost
 
 
-def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE) -> StudyFolder:
-    """The folder of a study that was launched, by its name or its path.
+def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE, *, damaged: bool = False) -> StudyFolder:
+    """The folder of a study that was launched, by its name or its path. `damaged`: also one without its description.
 
     Raises:
         StudyError: there is none."""
@@ -264,6 +275,10 @@ def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE) 
     for there, name in (*named, (as_path.parent, as_path.name)):
         if (there / name / "study.json").exists():
             return StudyFolder(there, name)
+        if name != ADAPTERS and any((there / name / part).exists() for part in ("study.py", "records")):
+            if damaged:
+                return StudyFolder(there, name)
+            raise StudyError(f"A study has its description, but {there / name} has no study.json. `sweep repair {name}` writes it again.")
     known = sorted(path.parent.name for path in storage.glob("*/study.json"))
     there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
     raise StudyError(f"There is no study {name_or_dir!r}: {there}. Use one of these, or --storage DIR.")

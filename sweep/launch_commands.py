@@ -22,10 +22,12 @@ from sweep.options import (
     Storage,
     StudyFile,
     StudyName,
+    Yes,
     console,
     load,
     overrides_of,
 )
+from sweep.options import confirm as confirm_with_person
 from trainables.errors import SweepError
 
 if TYPE_CHECKING:
@@ -103,6 +105,53 @@ def resume(
         study = _stored_study(folder, request, {**overrides, "name": new_name or folder.root.name})
         _say_if_changed(folder, request)
         _run(study, folder.storage, options, started_at=started_at, address=address, report=report)
+
+
+def repair(
+    name: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    yes: Yes = False,
+    pack_size: PackSize = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; as before otherwise.")] = None,
+    address: RayAddress = None,
+) -> None:
+    """Make a study whole again: find what is damaged or missing, put it aside, and compute it again: `sweep repair captions`.
+
+    It says first what it will do, and asks. Damaged files stay in damaged/ in the study's folder. Trials whose rows are lost are tried
+    again, and a study that has not ended goes on."""
+    started_at = time.monotonic()
+    from sweep.damage import check_study
+    from sweep.folder import find_study_folder
+    from sweep.launches import read_launches
+    from sweep.repair import put_aside, repair_lines, request_of, restore_texts, to_compute
+
+    folder = find_study_folder(name, storage, damaged=True)
+    study = folder.root.name
+    with folder.held(), _directory_of(request_of(folder)):  # nobody launches it while the question waits
+        checkup = check_study(folder)
+        if not checkup.damages:
+            typer.echo(f"{study} is whole: nothing is damaged or missing.")
+            return
+        for line in repair_lines(checkup.damages):
+            typer.echo(line)
+        confirm_with_person(f"Repair {study}?", yes=yes)
+        put_aside(folder, checkup.damages)
+        problems = restore_texts(folder, checkup.damages)
+    for problem in problems:
+        typer.echo(problem, err=True)
+    work, code = to_compute(checkup), 0
+    if work.is_needed and not problems:
+        request = read_launches(folder.launches).request
+        options = _options_of(request, device=device, pack_size=pack_size)
+        options |= {"again": work.evaluation_keys, "gone_adapters": work.adapters}
+        with _directory_of(request):
+            again = _stored_study(folder, request, {"name": study})
+            code = _run_to_end(again, folder.storage, options, started_at=started_at, address=address)[1]
+    left = check_study(folder).damages
+    for damage in left:
+        typer.echo(f"{damage.text}: {damage.remedy.value}")
+    typer.echo(f"{study} is whole again." if not left else f"{study} is not whole: {len(left)} parts are left.")
+    raise typer.Exit(code or (FAILED if left else 0))
 
 
 def confirm(
@@ -248,6 +297,7 @@ def _run_in(
     pack_options = {name: bool(options.get(name)) for name in ("compile", "gradient_checkpointing")}
     device, pack_size = options.get("device") or "auto", options.get("pack_size")
     how = Launch(storage, device=device, pack_size=pack_size, pack_options=pack_options, keys=keys, view=view, address=address)
+    how.again, how.gone_adapters = options.get("again", ()), options.get("gone_adapters", ())
     return launch(study, how)
 
 

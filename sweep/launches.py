@@ -84,9 +84,26 @@ def read_launches(path: Place) -> Launches:
         return Launches()
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        return Launches(Request(**said["request"]), tuple(LaunchEntry(**entry) for entry in said["launches"]))
-    except (ValueError, TypeError, KeyError) as error:
-        raise StudyError(f"The list of a study's launches must be readable, but {path} is damaged: {error}. Remove it: budgets then begin anew.") from error
+        launches = Launches(Request(**said["request"]), tuple(LaunchEntry(**entry) for entry in said["launches"]))
+        _require_types(launches)
+        return launches
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise StudyError(
+            f"The list of a study's launches must be readable, but {path} is damaged: {error}. "
+            f"`sweep repair {path.parent.name}` begins a new one."
+        ) from error
+
+
+def _require_types(launches: Launches) -> None:
+    """Raises: TypeError where a value is of another type than this program writes."""
+    request = launches.request
+    options = {name: dict(values) for name, values in (("overrides", request.overrides), ("options", request.options))}
+    texts = [request.file, request.directory, *options["overrides"].values()]
+    texts += [text for entry in launches.entries for text in (entry.id, entry.host, entry.state)]
+    numbers = [n for entry in launches.entries for n in (entry.pid, entry.started_at, entry.seen_at, entry.gpu_hours)]
+    for kind, values in ((str, texts), ((int, float), numbers)):
+        if wrong := [value for value in values if not isinstance(value, kind) or isinstance(value, bool)]:
+            raise TypeError(f"it gives {wrong[0]!r:.60}")
 
 
 def write_launches(path: Place, launches: Launches) -> None:

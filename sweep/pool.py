@@ -85,10 +85,17 @@ class Pool:
         if trial in self._trials:
             self._trials[trial].after_epoch = max(self._trials[trial].after_epoch, epoch)
 
-    def request(self, orders: Iterable[EvaluationOrder]) -> None:
-        """Ask for evaluations that belong to no trial: the control, or further values at a finished trial's last epoch."""
+    def request(self, orders: Iterable[EvaluationOrder], trainings: Iterable[TrainingOrder] = ()) -> None:
+        """Ask for evaluations that belong to no live trial: the control, further values at a finished trial's last epoch, lost ones.
+
+        `trainings`: those that the evaluations are of. They are trained again where their adapters are gone, and so are adapters at
+        `epochs` of them, which are asked for themselves."""
         for order in orders:
             self._want(order, requested=True)
+        for wanted in trainings:
+            if wanted.epochs or self._requested_of(wanted.key):
+                training = self._trainings.setdefault(wanted.key, TrainingEntry(wanted.key, wanted.config, wanted.total_epochs))
+                training.requested.update(wanted.epochs)
 
     def outcome(self, evaluation_key: str) -> Outcome | None:
         return self._outcomes.get(evaluation_key)
@@ -142,7 +149,7 @@ class Pool:
             "n_losses": self._n_losses,
             "trials": {name: self._slowest(trial).describe() for name, trial in self._trials.items()},
             "evaluations_running": sum(e.worker is not None for e in waiting),
-            "requests_open": sum(e.requested for e in waiting),
+            "requests_open": sum(e.requested for e in waiting) + sum(t.is_requested for t in self._trainings.values()),
             "epochs_trained": sum(t.n_trained for t in self._trainings.values()),
             "rungs_scored": self._n_rungs_scored,
             "n_trainings": len(self._trainings),
@@ -167,6 +174,9 @@ class Pool:
         if order.key not in self._outcomes:
             evaluation = self._evaluations.setdefault(order.key, EvaluationEntry(order))
             evaluation.requested = evaluation.requested or requested
+
+    def _requested_of(self, training_key: str) -> list[EvaluationEntry]:
+        return [e for e in self._evaluations.values() if e.requested and e.order.training_key == training_key]
 
     def _answer(self, entry: TrialEntry, epoch: int) -> Answer:
         scored = []
@@ -231,8 +241,7 @@ class Pool:
 
     def _drop_requests(self, training: TrainingEntry) -> None:
         """What was requested of a training that failed, and is not stored, will never be scored: nobody must wait for it."""
-        lost = [e for e in self._evaluations.values() if e.requested and e.order.training_key == training.key]
-        for evaluation in lost:
+        for evaluation in self._requested_of(training.key):
             if evaluation.order.epoch not in training.stored:
                 self._settle(evaluation.order.key, training.failed)
 
@@ -251,7 +260,7 @@ class Pool:
         rungs = [rung for name in training.trials for rung in self._rungs_due(self._trials[name], training)]
         epochs = {rung.epoch for rung in rungs if rung.evaluation_key not in self._outcomes}
         # What was requested for a trial whose rungs were known already: nobody has said yet that its adapter is stored.
-        epochs |= {e.order.epoch for e in self._evaluations.values() if e.requested and e.order.training_key == training.key}
+        epochs |= {e.order.epoch for e in self._requested_of(training.key)} | training.requested
         return tuple(sorted(e for e in epochs - training.stored if e > after))
 
     def _rungs_due(self, entry: TrialEntry, training: TrainingEntry) -> list[Rung]:

@@ -11,7 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.causes import Cause
-from sweep.messages import Answer, EvaluationOrder, Orders, Outcome, Subscription, Sync
+from sweep.messages import Answer, EvaluationOrder, Orders, Outcome, Subscription, Sync, TrainingOrder
 from sweep.pool import Pool
 
 NAMESPACE = "sweep"
@@ -73,9 +73,10 @@ class RemotePool:
     def decided(self, trial: str, epoch: int) -> None:
         self.actor.tell.remote("decided", trial, epoch)
 
-    def request(self, orders: Iterable[EvaluationOrder]) -> None:
-        if orders := list(orders):
-            self.actor.tell.remote("request", orders)
+    def request(self, orders: Iterable[EvaluationOrder], trainings: Iterable[TrainingOrder] = ()) -> None:
+        orders, trainings = list(orders), list(trainings)
+        if orders or trainings:
+            self.actor.tell.remote("request", orders, trainings)
 
     def close(self, reason: str) -> None:
         self.actor.tell.remote("close", reason)

@@ -33,6 +33,7 @@ class TrainingEntry:
         self.failed: Outcome | None = None  # why it is not trained any more
         self.epoch = 0.0
         self.stored: set[int] = set()
+        self.requested: set[int] = set()  # epochs whose adapter is asked for itself, whatever trials want
         self.mean_loss = self.seconds_per_epoch = math.nan
         self.losses: dict[int, float] = {}  # mean training loss by epoch, of those that were trained in this launch
         self._paid_by: dict[int, str | None] = {}
@@ -51,6 +52,11 @@ class TrainingEntry:
             self.mean_loss, self.seconds_per_epoch = report.mean_loss, report.seconds_per_epoch
             if float(report.epoch).is_integer():
                 self.losses[int(report.epoch)] = report.mean_loss
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether an adapter that was asked for itself is still to come."""
+        return self.failed is None and not self.requested <= self.stored
 
     @property
     def n_trained(self) -> int:

@@ -40,7 +40,7 @@ def read_view(path: Place) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s is passed over: %s", path, error)
         return None
     return found if isinstance(found, dict) else None

@@ -33,6 +33,11 @@ class Column:
     unit: str
     meaning: str
 
+    @property
+    def is_list(self) -> bool:
+        """Of json: whether it is a list, else an object."""
+        return self.name in ("rung_values", "seed_objectives")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -45,6 +50,11 @@ class Table:
     @cached_property
     def columns(self) -> dict[str, Column]:
         return {column.name: column for column in self.fields}
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that no row leaves out."""
+        return (*self.key, *(name for name in ("number", "state") if name in self.columns))
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -57,7 +57,7 @@ class RecordedStudy:
     def __init__(self, folder: StudyFolder) -> None:
         self.folder = folder
         self.name = folder.root.name
-        self.description: dict[str, Any] = json.loads(folder.description.read_text(encoding="utf-8"))
+        self.description: dict[str, Any] = folder.read_description()
 
     @cached_property
     def subject(self) -> Subject:

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,9 @@ from sweep.record_schema import (
     Table,
     as_arrow,
 )
-from sweep.seed_scatter import CONFIDENCE, Component, SeedScatter, half_width, p_value
+from sweep.seed_scatter import Component, SeedScatter, half_width, p_value
 from trainables import checksums
+from trainables.mean_intervals import CONFIDENCE, N_RESAMPLES, bounds_of_means, resample_weights
 from trainables.storage import Place, StorePath, line_of, patiently, place, reason_of, require_plain_name
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "EVALUATIONS",
     "IMAGES",
     "METRIC_COLUMNS",
+    "N_RESAMPLES",
     "SCHEMA_VERSION",
     "SIMILARITIES",
     "SeedScatter",
@@ -62,11 +64,13 @@ __all__ = [
     "SweepError",
     "as_rows",
     "best_of",
+    "bounds_of_means",
     "half_width",
     "line_of",
     "more_is_better",
     "p_value",
     "place",
+    "resample_weights",
 ]
 
 MOST_PARTS = 1000
@@ -87,15 +91,16 @@ class Records:
         study_dir: str | Place,
         *,
         skip_damaged: bool = False,
+        leave_out: Collection[Place] = (),
         launch: str = "",
         guard: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`launch`: whose rows of trials are written, so that two launches never write the same part; ids sort by the time at which launches
-        began. `guard` is called before anything is written, and raises where another launch has the study now."""
+        began. `leave_out`: parts that are not read. `guard` is called before anything is written, and raises where another launch has the study now."""
         self.study_dir = place(study_dir)
         self._launch, self._guard = launch, guard
-        self._skip_damaged = skip_damaged
+        self._skip_damaged, self._leave_out = skip_damaged, leave_out
         self._clock = clock
         self._sequences: dict[str, int] = {}
         self._n_written: Counter[str] = Counter()
@@ -164,6 +169,13 @@ class Records:
         finished = images["evaluation_key"].isin(self._read(EVALUATIONS)["evaluation_key"])
         return images[finished].sort_values(["evaluation_key", "index"], kind="stable", ignore_index=True)
 
+    def damaged_parts(self) -> list[Place]:
+        """The parts of all tables that cannot be read, by table and name.
+
+        Raises:
+            RecordsError: the records are of a newer version, or somebody has tampered with them."""
+        return [part for table in (TRIALS, EVALUATIONS, IMAGES) for part in self._parts(table) if self._is_damaged(table, part)]
+
     def compact(self, *, least_parts: int = 2) -> None:
         """Merge the parts of every table that has at least so many into one. May be killed at any point, and run beside readers,
         writers and other compactions: the merged part is there before the others go, and what is in two parts is read once."""
@@ -182,7 +194,8 @@ class Records:
             parts = sorted(folder.glob("*.parquet"), key=lambda part: (not _is_compact(part), part.stem))
         except OSError as error:
             raise RecordsError(f"The records must be readable, but {folder} is not: {reason_of(error)}.") from error
-        return [part for part in parts if not part.name.startswith(".")]
+        left_out = {str(part) for part in self._leave_out}
+        return [part for part in parts if not part.name.startswith(".") and str(part) not in left_out]
 
     def _compact(self, table: Table, least_parts: int) -> None:
         parts = self._parts(table)
@@ -240,18 +253,35 @@ class Records:
             return table.schema.empty_table()
         try:
             _require_intact(parts)
-            return _checked(patiently(lambda: _dataset(table, parts).to_table(), str(parts[0].parent)), table)
+            return _checked(patiently(lambda: _table_of(table, parts), str(parts[0].parent)), table)
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException):  # one of them is damaged: find out which
             return _checked(pa.concat_tables(self._each_readable(table, parts)), table)
+
+    def _is_damaged(self, table: Table, part: Place) -> bool:
+        try:
+            if not isinstance(part, Path) and checksums.is_damaged(io.BytesIO(part.read_bytes())):
+                return True
+            _require_intact([part])
+            rows = patiently(lambda: _table_of(table, [part]), str(part))
+        except FileNotFoundError:  # compacted away meanwhile
+            return False
+        except (OSError, pa.ArrowException):
+            return True
+        frame = _frame(_checked(rows, table), table)
+        try:
+            as_rows(frame, table, shared=True)
+        except RecordsError:
+            return True
+        return any(frame[name].isna().any() for name in table.needed)
 
     def _each_readable(self, table: Table, parts: Iterable[Place]) -> Iterable[pa.Table]:
         yield table.schema.empty_table()
         for part in parts:
             try:
                 _require_intact([part])
-                yield _dataset(table, [part]).to_table()
+                yield _table_of(table, [part])
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException) as error:
@@ -289,8 +319,25 @@ def _cells(values: pd.Series, column: Column, json_of: Callable[[str], Any]) -> 
         return [None] * len(values)
     cells = values.tolist()
     if column.dtype == "json":
-        return [None if gone else json_of(cell) for cell, gone in zip(cells, missing, strict=True)]
+        try:
+            return [None if gone else _of_kind(json_of(cell), column) for cell, gone in zip(cells, missing, strict=True)]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RecordsError(
+                f"`{column.name}` of the records must be JSON of its kind, but a row is damaged: {error}. `sweep repair` with the "
+                "study's name finds its part and computes it again."
+            ) from error
     return [None if gone else cell for cell, gone in zip(cells, missing, strict=True)] if missing.any() else cells
+
+
+def _of_kind(value: Any, column: Column) -> Any:
+    """Raises: TypeError where it is not what this column holds."""
+    if value is not None and not isinstance(value, list if column.is_list else dict):
+        raise TypeError(f"it is {value!r:.60}")
+    if column.name == "rung_values":
+        for epoch, objective, *keys in value or []:
+            if not isinstance(epoch, int) or not isinstance(objective, (int, float, type(None))) or not all(isinstance(k, str) for k in keys):
+                raise TypeError(f"it is {value!r:.60}")
+    return value
 
 
 def _is_compact(part: Place) -> bool:
@@ -302,6 +349,13 @@ def _require_intact(parts: Sequence[Place]) -> None:
     for part in parts:
         if isinstance(part, Path) and checksums.is_damaged(part):
             raise OSError(errno.EIO, "its content is not that of its checksum", str(part))
+
+
+def _table_of(table: Table, parts: Sequence[Place]) -> pa.Table:
+    """Raises: OSError or ArrowException where a part is damaged."""
+    rows = _dataset(table, parts).to_table()
+    rows.validate(full=True)  # texts of a damaged page need not be Unicode
+    return rows
 
 
 def _dataset(table: Table, parts: Sequence[Place]) -> ds.Dataset:

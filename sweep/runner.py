@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,8 @@ class Launch:
     make_device: Callable[[DeviceSpec], Device] | None = None  # None: the real one
     keys: Keys | None = None
     view: View | None = None
+    again: Collection[str] = ()  # evaluation keys that are computed although they are recorded
+    gone_adapters: Collection[tuple[str, int]] = ()  # by training key and epoch: trained although their trials have ended
     address: str | None = None  # of a Ray that runs, with all its nodes: "auto" or "HOST:PORT"; None: a Ray of our own on this machine
 
 
@@ -96,7 +98,7 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
         known = known_outcomes(records)
         add_vectors(past, study.pareto, known)
         feeds.start(rows)
-        if (done := _already_done(study, keys, known, past)) is not None:
+        if (done := _already_done(study, keys, how, known, past)) is not None:
             folder.write_study(study, content)
             return done
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
@@ -120,18 +122,23 @@ def _request(study: Study, how: Launch) -> Request:
 
 
 def _already_done(
-    study: Study, keys: Keys, known: Mapping[str, Outcome], past: Sequence[Trial]
+    study: Study, keys: Keys, how: Launch, known: Mapping[str, Outcome], past: Sequence[Trial]
 ) -> tuple[Driver, Mapping[str, Any]] | None:
     """What a launch would return if nothing is left to do, told without Ray and without writing a row; else None."""
     n_ended = sum(trial.state != RUNNING for trial in past)
     if not past or n_ended < study.n_trials:  # at a glance
         return None
-    pool = Pool(known)
-    driver = _new_driver(study, keys, past, pool, _NoRows(), log=None, max_concurrent=1, journal=None)
+    pool = Pool(_still_known(known, how))
+    driver = _new_driver(study, keys, how, past, pool, _NoRows(), log=None, max_concurrent=1, journal=None)
     driver.ask_for_what_is_missing()
     driver.fill()
     snapshot = pool.snapshot()
     return (driver, snapshot) if driver.finished and not snapshot["requests_open"] else None
+
+
+def _still_known(known: Mapping[str, Outcome], how: Launch) -> dict[str, Outcome]:
+    """The outcomes that this launch need not compute."""
+    return {key: outcome for key, outcome in known.items() if key not in how.again}
 
 
 class _NoRows:
@@ -155,7 +162,7 @@ def _run(
 ) -> tuple[Driver, Mapping[str, Any]]:
     records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
     pool_name = f"pool-{uuid.uuid4().hex[:12]}"
-    pool = RemotePool(start_pool(known, name=pool_name))
+    pool = RemotePool(start_pool(_still_known(known, how), name=pool_name))
     fleet = Fleet(
         pool,
         folder,
@@ -170,7 +177,7 @@ def _run(
     )
     _say(how, "loading torch and diffusers on the worker")
     heard = feeds.over(records)
-    driver = _new_driver(study, keys, past, pool, heard, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
+    driver = _new_driver(study, keys, how, past, pool, heard, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
     driver.metrics.update({key: outcome.values for key, outcome in known.items()})
     watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda", own_ray=how.address is None)
     try:
@@ -216,6 +223,7 @@ def _say(how: Launch, text: str) -> None:
 def _new_driver(
     study: Study,
     keys: Keys,
+    how: Launch,
     past: Sequence[Trial],
     pool: RemotePool | Pool,
     records: TrialRecords,
@@ -226,7 +234,7 @@ def _new_driver(
 ) -> Driver:
     searcher = Searcher(study, journal=journal, past=[past_of(trial) for trial in past])
     asha = Asha(study.rungs, study.reduction_factor)
-    return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past, usage=log)
+    return Driver(study, keys, searcher, asha, pool, records, max_concurrent=max_concurrent, past=past, usage=log, gone_adapters=how.gone_adapters)
 
 
 # ---- watching

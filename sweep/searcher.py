@@ -25,7 +25,7 @@ from sweep.values import json_text
 if TYPE_CHECKING:
     import optuna
 
-    from sweep.study import Study
+    from sweep.study import Row, Study
 
 RUNNING, COMPLETE, PRUNED, FAIL = "RUNNING", "COMPLETE", "PRUNED", "FAIL"
 
@@ -102,11 +102,13 @@ class Searcher:
         self._rungs: dict[str, dict[int, float]] = {}  # values of the open ones, by epoch
         self._n_created = 0  # in Optuna's study, those that wait included
         past = sorted(past, key=lambda trial: trial.number)
+        rows = deque(_not_yet_tried(study, past))
         for trial in past:
+            self._ask_again_for_lost(trial.number, rows)
             self._replay(trial)
         self._n_past = self._n_taken = self._n_created  # numbers that some launch has begun: before this one, and in all
         self._limit: int | None = None  # how many trials are wanted, where that was changed while the study runs
-        for row in _not_yet_tried(study, past):
+        for row in rows:
             self._enqueue(row.configuration, row.labels, trial=row.trial)
         self._n_listed = len(study.listed)
 
@@ -279,12 +281,22 @@ class Searcher:
         self._waiting.append(Suggestion(name, self._n_created, dict(configuration), dict(labels)))
         self._n_created += 1
 
-    def _replay(self, past: PastTrial) -> None:
-        """A trial of an earlier launch in Optuna's terms, under its number."""
+    def _ask_again_for_lost(self, number: int, rows: deque[Row]) -> None:
+        """Fill the numbers below this one whose rows in the records were lost: with a listed row that
+        nobody has tried, else with a new draw. Where neither is wanted, the number stays taken."""
         import optuna
 
-        while self._n_created < past.number:  # its rows were lost; its number stays taken
-            self._add(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+        while self._n_created < number:
+            if rows:
+                row = rows.popleft()
+                self._enqueue(row.configuration, row.labels, trial=row.trial)
+            elif self._study.kind == "sampled" and self._n_created < self._study.n_trials:
+                self._enqueue({}, {})
+            else:
+                self._add(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+
+    def _replay(self, past: PastTrial) -> None:
+        """A trial of an earlier launch in Optuna's terms, under its number."""
         if past.state == RUNNING:
             self._enqueue(past.configuration, past.labels, past.sampled, trial=past.trial)
         else:

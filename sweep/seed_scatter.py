@@ -1,8 +1,10 @@
-"""How far training seeds scatter, and by how much a mean over a few of them, or a difference of two such means, may be off.
+"""How far training seeds scatter, and by how much a mean over a few of them, or a difference of two
+such means, may be off.
 
-A trial has two, three or five training seeds, which alone say next to nothing of how far they scatter: Student's factor of two seeds
-is 12.7. All trials of a study are trained under the same seeds, so they are asked together, as the analysis of variance of
-randomised blocks does (Scheffe, The Analysis of Variance, 1959). Nothing here knows of pictures or of records."""
+A trial has two, three or five training seeds, which alone say next to nothing of how far they
+scatter: Student's factor of two seeds is 12.7. All trials of a study are trained under the same
+seeds, so they are asked together, as the analysis of variance of randomised blocks does
+(Scheffe, The Analysis of Variance, 1959). Nothing here knows of pictures or of records."""
 
 from __future__ import annotations
 
@@ -12,42 +14,56 @@ from functools import cached_property
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from trainables.mean_intervals import CONFIDENCE
 
 STANDS_ALONE = 0.001
-"""A trial that scatters so improbably more than the others is judged by its own seeds, and the others without it."""
+"""A trial that scatters so improbably more than the others is judged by its own seeds, and the
+others without it."""
 
 IN_COMMON = 0.01
-"""Seeds that move all trials alike more than chance would, by an F test of this level, are few, however many trials there are."""
+"""Seeds that move all trials alike more than chance would, by an F test of this level, are few,
+however many trials there are."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """An independent part of an estimate's variance and the degrees of freedom behind it, each (m,)."""
+    """An independent part of an estimate's variance and the degrees of freedom behind it, each
+    (m,)."""
 
     variance: np.ndarray
     freedom: np.ndarray
 
 
-def half_width(components: Sequence[Component], *, confidence: float = CONFIDENCE) -> np.ndarray:  # -> (m,)
+def half_width(
+    components: Sequence[Component], *, confidence: float = CONFIDENCE
+) -> np.ndarray:  # -> (m,)
     """Half of the interval around an estimate whose variance is the sum of the components.
 
-    Of one component it is Student's. Of several, the root of the sum of the squares of each one's: it covers at least what it says
-    whichever of them is large, as P(z^2 <= c) is concave in c (Banerjee, Sankhya 22, 1960). Degrees of freedom after Satterthwaite do not:
-    with two seeds they cover 0.89 instead of 0.95."""
+    Of one component it is Student's. Of several, the root of the sum of the squares of each
+    one's: it covers at least what it says whichever of them is large, as P(z^2 <= c) is concave
+    in c (Banerjee, Sankhya 22, 1960). Degrees of freedom after Satterthwaite do not: with two
+    seeds they cover 0.89 instead of 0.95."""
     from scipy.stats import t  # 1.3 s
 
-    return np.sqrt(sum(t.isf((1 - confidence) / 2, one.freedom) ** 2 * one.variance for one in components))
+    return np.sqrt(
+        sum(t.isf((1 - confidence) / 2, one.freedom) ** 2 * one.variance for one in components)
+    )
 
 
-def p_value(distance: np.ndarray, components: Sequence[Component]) -> np.ndarray:  # distance (m,) -> (m,)
-    """Two-sided p of an estimate at this distance from 0: where the interval of `half_width` begins to hold 0.
+def p_value(
+    distance: np.ndarray, components: Sequence[Component]
+) -> np.ndarray:  # distance (m,) -> (m,)
+    """Two-sided p of an estimate at this distance from 0: where the interval of `half_width` begins
+    to hold 0.
 
     Without any spread, 1 at distance 0 and 0 elsewhere."""
     from scipy.stats import t
 
     d = np.abs(np.asarray(distance, dtype=float))
-    variance, freedom = (np.stack([np.broadcast_to(getattr(one, name), d.shape) for one in components]) for name in ("variance", "freedom"))
+    variance, freedom = (
+        np.stack([np.broadcast_to(getattr(one, name), d.shape) for one in components])
+        for name in ("variance", "freedom")
+    )
     total, single = variance.sum(axis=0), np.argmax(variance, axis=0)[None]
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * t.sf(d / np.sqrt(total), np.take_along_axis(freedom, single, 0)[0])
@@ -59,40 +75,57 @@ def p_value(distance: np.ndarray, components: Sequence[Component]) -> np.ndarray
 
 @dataclass(frozen=True)
 class SeedScatter:
-    """`values` (m, s): m trials under the same s training seeds, in the same order; NaN where a trial has fewer, or none.
+    """`values` (m, s): m trials under the same s training seeds, in the same order; NaN where a
+    trial has fewer, or none.
 
-    `trainings` (m,) names the training of each, where several trials may be of one: their seeds are the same adapters, and say a thing once."""
+    `trainings` (m,) names the training of each, where several trials may be of one: their seeds
+    are the same adapters, and say a thing once."""
 
     values: np.ndarray
     trainings: Sequence[object] | None = None
 
     def of_means(self) -> list[Component]:
-        """The components of each trial's mean over its seeds; without variance for what was not trained (a control) and where no trial has
-        two seeds."""
+        """The components of each trial's mean over its seeds; without variance for what was not
+        trained (a control) and where no trial has two seeds."""
         n_seeds, s = np.isfinite(self.values).sum(axis=1), self.values.shape[1]
         per_mean = np.where(n_seeds > 0, 1 / np.maximum(n_seeds, 1), 0.0)
         parts = [Component(one.variance * per_mean, one.freedom) for one in self._of_one_seed]
-        own = Component(np.where(self._is_alone, self._own / s, 0.0), np.full(len(self.values), max(1.0, s - 1.0)))
-        return [*(Component(np.where(self._is_alone, 0.0, part.variance), part.freedom) for part in parts), own]
+        own = Component(
+            np.where(self._is_alone, self._own / s, 0.0),
+            np.full(len(self.values), max(1.0, s - 1.0)),
+        )
+        return [
+            *(
+                Component(np.where(self._is_alone, 0.0, part.variance), part.freedom)
+                for part in parts
+            ),
+            own,
+        ]
 
     def of_differences(self, rival: int) -> list[Component]:
-        """The components of each trial's mean less that of trial number `rival`: seed by seed where both have all of them, so that what a
-        seed does to either cancels."""
+        """The components of each trial's mean less that of trial number `rival`: seed by seed
+        where both have all of them, so that what a seed does to either cancels."""
         m, s = self.values.shape
         has_both = self._has_all & self._has_all[rival] & (s > 1)
         in_block = has_both & ~self._is_alone & (not self._is_alone[rival]) & (self._n_calm > 1)
         by_itself = has_both & ~in_block
         own = _between(self.values - self.values[rival], by_itself)
         parts = [
-            Component(np.where(in_block, 2 * self._interaction / s, 0.0), np.full(m, self._freedom)),
+            Component(
+                np.where(in_block, 2 * self._interaction / s, 0.0), np.full(m, self._freedom)
+            ),
             Component(own / s, np.full(m, max(1.0, s - 1.0))),
         ]
         for one in self.of_means():  # seeds of which one side has fewer do not cancel
-            parts += [Component(np.where(has_both, 0.0, v), one.freedom) for v in (one.variance, one.variance[rival])]
+            parts += [
+                Component(np.where(has_both, 0.0, v), one.freedom)
+                for v in (one.variance, one.variance[rival])
+            ]
         is_other = np.arange(m) != rival
         return [Component(np.where(is_other, part.variance, 0.0), part.freedom) for part in parts]
 
-    # -- private: the block design ------------------------------------------------------------------------------------
+    # -- private: the block design
+    # ------------------------------------------------------------------------------------
 
     @cached_property
     def _has_all(self) -> np.ndarray:
@@ -105,7 +138,8 @@ class SeedScatter:
 
     @cached_property
     def _is_alone(self) -> np.ndarray:
-        """Trials that are judged by their own seeds: all where there is but one, else those that scatter far more than the others."""
+        """Trials that are judged by their own seeds: all where there is but one, else those that
+        scatter far more than the others."""
         return self._has_all & ~np.isin(self._training, self._training[self._pooled])
 
     @cached_property
@@ -118,7 +152,8 @@ class SeedScatter:
 
     @cached_property
     def _pooled(self) -> np.ndarray:
-        """The trials that are asked together, one of each training; none where that would be one."""
+        """The trials that are asked together, one of each training; none where that would be
+        one."""
         rows = np.flatnonzero(self._has_all & (self.values.shape[1] > 1))
         rows = rows[np.unique(self._training[rows], return_index=True)[1]]
         while len(rows) > 2:  # two cannot be told apart by what is left of their common seeds
@@ -142,18 +177,25 @@ class SeedScatter:
 
     @cached_property
     def _interaction(self) -> float:
-        """The mean square of what trials and seeds together leave over: the variance of a trial's value under a seed, but for what that
-        seed does to all trials."""
-        return float((_left_over(self._calm) ** 2).sum() / self._freedom) if self._n_calm > 1 else 0.0
+        """The mean square of what trials and seeds together leave over: the variance of a
+        trial's value under a seed, but for what that seed does to all trials."""
+        return (
+            float((_left_over(self._calm) ** 2).sum() / self._freedom) if self._n_calm > 1 else 0.0
+        )
 
     @cached_property
     def _of_one_seed(self) -> list[Component]:
-        """The components of the variance of a trial's value under one seed: what seeds do to all trials alike, with few degrees of freedom,
-        and the rest; the two as one (Satterthwaite) where an F test does not tell the former from chance."""
+        """The components of the variance of a trial's value under one seed: what seeds do to all
+        trials alike, with few degrees of freedom, and the rest; the two as one (Satterthwaite)
+        where an F test does not tell the former from chance."""
         m, s = self.values.shape
         if self._n_calm < 2:
             known = self._own[self._has_all]
-            return [Component(np.full(m, known.mean() if len(known) else 0.0), np.full(m, max(1.0, s - 1.0)))]
+            return [
+                Component(
+                    np.full(m, known.mean() if len(known) else 0.0), np.full(m, max(1.0, s - 1.0))
+                )
+            ]
         from scipy.stats import f
 
         u = self._n_calm
@@ -161,20 +203,25 @@ class SeedScatter:
         common, rest = between / u, (1 - 1 / u) * self._interaction
         is_common = rest == 0 or f.sf(between / self._interaction, s - 1, self._freedom) < IN_COMMON
         if is_common:
-            return [Component(np.full(m, common), np.full(m, s - 1.0)), Component(np.full(m, rest), np.full(m, self._freedom))]
+            return [
+                Component(np.full(m, common), np.full(m, s - 1.0)),
+                Component(np.full(m, rest), np.full(m, self._freedom)),
+            ]
         freedom = (common + rest) ** 2 / (common**2 / (s - 1) + rest**2 / self._freedom)
         return [Component(np.full(m, common + rest), np.full(m, freedom))]
 
 
 def _between(values: np.ndarray, rows: np.ndarray) -> np.ndarray:  # (m, s), (m,) of bool -> (m,)
-    """The variance between the seeds of each of these rows; 0 of the others, and of a single seed."""
+    """The variance between the seeds of each of these rows; 0 of the others, and of a single
+    seed."""
     if values.shape[1] < 2:
         return np.zeros(len(values))
     return np.where(rows[:, None], values, 0.0).var(axis=1, ddof=1)
 
 
 def _p_of_more(x: np.ndarray) -> np.ndarray:  # (m, s) -> (m,)
-    """One-sided p of each trial scattering more than the others, which are taken without it: F of what it adds to the sum of squares."""
+    """One-sided p of each trial scattering more than the others, which are taken without it: F
+    of what it adds to the sum of squares."""
     from scipy.stats import f
 
     m, s = x.shape
@@ -189,11 +236,17 @@ def _left_over(x: np.ndarray) -> np.ndarray:  # (m, s) -> (m, s)
     return x - x.mean(axis=1, keepdims=True) - x.mean(axis=0, keepdims=True) + x.mean()
 
 
-def _solved(square: np.ndarray, variance: np.ndarray, freedom: np.ndarray) -> np.ndarray:  # (k,), (c, k), (c, k) -> (k,)
-    """The p at which the sum of t(p)^2 times the variances is `square`, by bisection of its logarithm."""
+def _solved(
+    square: np.ndarray, variance: np.ndarray, freedom: np.ndarray
+) -> np.ndarray:  # (k,), (c, k), (c, k) -> (k,)
+    """The p at which the sum of t(p)^2 times the variances is `square`, by bisection of its
+    logarithm."""
     from scipy.stats import t
 
-    low, high = np.full(len(square), -37.0), np.zeros(len(square))  # below e^-37 nobody tells a p from 0
+    low, high = (
+        np.full(len(square), -37.0),
+        np.zeros(len(square)),
+    )  # below e^-37 nobody tells a p from 0
     for _ in range(40):
         middle = (low + high) / 2
         is_wider = (t.isf(np.exp(middle)[None] / 2, freedom) ** 2 * variance).sum(axis=0) > square

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from sweep.damage import CHECKED_AT_A_GLANCE, Checkup, check_study
 from sweep.disk import Disk, Garbage, Training, disk_of, studies_in, train_s, use_of
-from sweep.errors import SweepError
+from sweep.errors import StudyError, SweepError
 from sweep.folder import StudyFolder
 from sweep.launches import RUNNING as LIVE
 from sweep.launches import read_launches
@@ -27,7 +28,8 @@ from sweep.wording import MOST_ROWS, WORDS, configuration_text
 from sweep.worker import known_outcomes
 from trainables.storage import Place
 
-KILLED = "killed"
+KILLED, DAMAGED = "killed", "damaged"
+MOST_DAMAGES = 10
 LONGEST_STATE = 40
 
 
@@ -56,7 +58,7 @@ def standing_of(folder: StudyFolder, *, with_disk: bool = True) -> Standing:
         standing = Standing(folder.root.name, state_of(folder, unfinished=ended < wanted), ended, counts[FAIL], wanted, best)
         return replace(standing, n_bytes=disk_of(use_of(folder, rows), None).n_bytes) if with_disk else standing
     except SweepError as error:
-        return Standing(folder.root.name, "damaged", problem=str(error))
+        return Standing(folder.root.name, DAMAGED, problem=str(error))
 
 
 def state_of(folder: StudyFolder, *, unfinished: bool) -> str:
@@ -74,33 +76,69 @@ def state_of(folder: StudyFolder, *, unfinished: bool) -> str:
 
 
 def print_status(console: Console, folder: StudyFolder) -> None:
-    """How a study stands, and what it takes on disk."""
-    rows = as_rows(Records(folder.root).latest_trials(), TRIALS)
-    wanted = folder.read_description()["samples"]
+    """How a study stands, what it takes on disk, and what of it is damaged or missing; the rest is shown all the same."""
+    checkup = check_study(folder, most_bytes=CHECKED_AT_A_GLANCE)
+    damaged = [file for damage in checkup.damages for file in damage.files]
+    rows = as_rows(Records(folder.root, leave_out=damaged).latest_trials(), TRIALS)
+    wanted = _wanted(folder, rows)
     counts = Counter(row["state"] for row in rows)
     words = {**WORDS, RUNNING: "running" if folder.holder is not None else "not finished"}
     states = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
     ended = sum(_state(row) in (COMPLETE, PRUNED, FAIL) for row in rows)
-    state = state_of(folder, unfinished=ended < wanted)
+    state = _known_state(folder, unfinished=ended < wanted)
     console.print(f"{folder.root.name}: {state}; {states or 'no trial yet'} of {wanted}", highlight=False, soft_wrap=True)
     scored = sorted((row for row in rows if row["objective"] is not None and row["state"] != FAIL), key=lambda row: row["objective"])
     for row in scored[:MOST_ROWS]:
         configuration = configuration_text(row["configuration"] or {})
         scored_as = f"{row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}"
         console.print(f"  {row['trial']}  {scored_as}  {configuration}", highlight=False, soft_wrap=True)
-    for line in _front(folder, scored):
+    for line in (*_front(folder, scored), f"records: {folder.root}", *_disk(folder, rows), *_damage(folder, checkup)):
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"records: {folder.root}", highlight=False, soft_wrap=True)
-    console.print(disk_text(disk_of(use_of(folder, rows), measured_rates(folder))), highlight=False, soft_wrap=True)
+
+
+def _wanted(folder: StudyFolder, rows: Sequence[Mapping[str, Any]]) -> int:
+    try:
+        return int(folder.read_description()["samples"])
+    except (OSError, StudyError):  # `_damage` says so
+        return len(rows)
+
+
+def _known_state(folder: StudyFolder, *, unfinished: bool) -> str:
+    try:
+        return state_of(folder, unfinished=unfinished)
+    except StudyError:
+        return DAMAGED
 
 
 def _front(folder: StudyFolder, scored: Iterable[Mapping[str, Any]]) -> list[str]:
-    axes = folder.read_description().get("pareto", ())
-    if not axes:
+    try:
+        axes = folder.read_description().get("pareto", ())
+        if not axes:
+            return []
+        trials = [trial_of_row(row) for row in scored]
+        add_vectors(trials, axes, known_outcomes(Records(folder.root)))
+        return front_lines(trials, axes, folder.root.name)
+    except (OSError, SweepError):
         return []
-    trials = [trial_of_row(row) for row in scored]
-    add_vectors(trials, axes, known_outcomes(Records(folder.root)))
-    return front_lines(trials, axes, folder.root.name)
+
+
+def _disk(folder: StudyFolder, rows: list[dict[str, Any]]) -> list[str]:
+    try:
+        return [disk_text(disk_of(use_of(folder, rows), measured_rates(folder)))]
+    except SweepError:
+        return []
+
+
+def _damage(folder: StudyFolder, checkup: Checkup) -> list[str]:
+    """What is damaged or missing, up to MOST_DAMAGES of it, and the way out; nothing for a study that is whole."""
+    found = checkup.damages
+    lines = [damage.text for damage in found[:MOST_DAMAGES]]
+    lines += [f"and {len(found) - MOST_DAMAGES} more"] if len(found) > MOST_DAMAGES else []
+    if found:
+        lines.append(f"`sweep repair {folder.root.name}` says what it would do about it, and asks.")
+    if checkup.n_bytes_unread and found:
+        lines.append(f"{decimal(checkup.n_bytes_unread)} of adapters and pictures were not read here; repair reads them.")
+    return lines
 
 
 def list_table(standings: Iterable[Standing]) -> Table:

@@ -18,7 +18,7 @@ def status(name: StudyName, storage: Storage = DEFAULT_STORAGE, address: OnClust
     from sweep.folder import find_study_folder
     from sweep.status import print_status
 
-    print_status(console(), find_study_folder(name, storage))
+    print_status(console(), find_study_folder(name, storage, damaged=True))
 
 
 def watch(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:

@@ -27,6 +27,7 @@ from trainables.errors import ModelError
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
 from trainables.models import ModelParts, decode_latents, encode_prompts
+from trainables.out_of_memory import free_memory, is_out_of_memory
 from trainables.pipeline_corrections import corrected_scheduler
 
 SCHEDULERS = {
@@ -175,10 +176,10 @@ def _denoised_within_memory(
     """The pictures of each cut. Where memory does not hold them together, half of the cuts at a time, then half of a cut."""
     try:
         return _denoise(parts, lora, cuts, frozen, on_step)
-    except torch.OutOfMemoryError:
-        if sum(len(cut.pictures) for cut in cuts) == 1:
+    except Exception as error:
+        if sum(len(cut.pictures) for cut in cuts) == 1 or not is_out_of_memory(error):
             raise
-    torch.cuda.empty_cache()
+    free_memory()
     if len(cuts) > 1:
         middle = len(cuts) // 2
         return [image for half in (cuts[:middle], cuts[middle:]) for image in _denoised_within_memory(parts, lora, half, frozen, on_step)]

@@ -19,6 +19,7 @@ from trainables.frozen import FrozenWork
 from trainables.generate import BATCH_IMAGES, text_of_slots
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
 from trainables.models import ModelParts
+from trainables.out_of_memory import free_memory, is_out_of_memory
 from trainables.subject import Subject
 
 N_PAIRS = 32
@@ -76,10 +77,10 @@ def _within_memory(
             some = adapters[start : start + n_together]
             losses += _losses(parts, lora, some, pairs, text[start : start + n_together], n_at_once=max(1, limit // len(some)))
         return losses
-    except torch.OutOfMemoryError:
-        if limit == 1:
+    except Exception as error:
+        if limit == 1 or not is_out_of_memory(error):
             raise
-    torch.cuda.empty_cache()
+    free_memory()
     return _within_memory(parts, lora, adapters, pairs, text, limit // 2)
 
 

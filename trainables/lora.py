@@ -107,11 +107,11 @@ class SlotLoRA:
 
         Layers that `a` and `b` do not name stay the plain ones. `sizes_differ` from one time to the next: then no mask is drawn ahead."""
         layers = {path: self.layers[path] for path in a}
-        for path, layer in layers.items():
-            layer.a, layer.b, layer.dropout = a[path], b[path], dropout
-        if dropout is not None and not sizes_differ:
-            self._draw_masks_together(list(layers.values()), dropout)
         try:
+            for path, layer in layers.items():
+                layer.a, layer.b, layer.dropout = a[path], b[path], dropout
+            if dropout is not None and not sizes_differ:
+                self._draw_masks_together(list(layers.values()), dropout)
             yield
         finally:
             for layer in layers.values():

@@ -70,12 +70,20 @@ class Pack:
     """S trainings on one base model. Add and remove them at epoch boundaries; `advance` runs to the next boundary of any of them."""
 
     def __init__(
-        self, parts: ModelParts, frozen: FrozenWork, *, largest: int | None = None, gradient_checkpointing: bool = False, compile: bool = False
+        self,
+        parts: ModelParts,
+        frozen: FrozenWork,
+        *,
+        largest: int | None = None,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        autocast: bool = True,
     ) -> None:
         """`largest` is how many trainings whoever fills it should put in; nothing here depends on it.
 
         `gradient_checkpointing` computes the UNet's blocks again in the backward pass instead of keeping their activations: more
-        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for 1, 2, 4, 8 ... slots: empty ones fill up to these."""
+        trainings fit, each slower. `compile` runs the UNet through torch.compile, once for 1, 2, 4, 8 ... slots: empty ones fill up to these.
+        `autocast`, under bfloat16: normalisations and losses of the UNet run in float32, between products in bfloat16."""
         self.parts = parts
         self.largest = largest or 2**30
         self.n_steps = 0  # done so far, by all its trainings together
@@ -84,7 +92,8 @@ class Pack:
         self.lora = SlotLoRA(parts.unet)
         self._slots: list[Slot] = []
         self._few_sizes = compile
-        self._pack([])
+        self._autocast = autocast
+        self._pack([], [])
         self._prefetcher = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         self._forward = torch.compile(parts.unet) if compile else parts.unet
         if gradient_checkpointing:
@@ -113,15 +122,18 @@ class Pack:
         states = [*(self.state(k) for k in self.keys), state]
         if not self._slots:
             self.lora = lora  # what its trainings have in common
-        self._slots.append(slot)
-        self._pack(states)
+        self._pack([*self._slots, slot], states)
 
     def remove(self, key: str) -> None:
         """Free a slot; the others go on as if nothing had happened."""
         kept = [slot for slot in self._slots if slot.key != key]
-        states = [self.state(slot.key) for slot in kept]
-        self._slots = kept
-        self._pack(states)
+        self._pack(kept, [self.state(slot.key) for slot in kept])
+
+    def clear(self) -> dict[str, TrainingState]:
+        """Take all trainings out, and return their states. Nothing of them is left on the device."""
+        states = {key: self.state(key) for key in self.keys}
+        self._pack([], [])
+        return states
 
     def adapter(self, key: str) -> Adapter:
         """A copy of a training's adapter as it stands."""
@@ -165,11 +177,13 @@ class Pack:
                 self.remove(event.key)
         return events
 
-    def _pack(self, states: list[TrainingState]) -> None:
+    def _pack(self, slots: list[Slot], states: list[TrainingState]) -> None:
+        """Hold these slots with these states. Where memory does not suffice for that, all stays as it was."""
         n = len(states)
         n_places = 2 ** (n - 1).bit_length() if self._few_sizes and n else n
-        text_rates = [slot.config.relative_text_rate for slot in self._slots]
+        text_rates = [slot.config.relative_text_rate for slot in slots]
         self._tensors = _PackedTensors(self.lora.shapes, states, self.device, n_places=n_places, text_rates=text_rates)
+        self._slots = slots
 
     @property
     def _places(self) -> list[Slot]:
@@ -229,7 +243,8 @@ class Pack:
         with self.lora.attached(tensors.a, tensors.b, draws.dropout(k), sizes_differ=size is not None):
             if config.train_text_encoder:
                 text = encode_tokens(self.parts, text)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            mixed = self._autocast and config.dtype == "bfloat16"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
                 predicted = self._forward(noisy.to(self.parts.dtype), timesteps, text.to(self.parts.dtype), return_dict=False)[0]
             target = self.parts.denoising_target(latents, noise, timesteps)
             error = F.mse_loss(predicted.float(), target, reduction="none")
@@ -294,6 +309,7 @@ class _PackedTensors:
         self.grads = torch.zeros_like(self.weights)
         self.first = self._flat([state.first_moment for state in states])
         self.second = self._flat([state.second_moment for state in states])
+        self._scratch = torch.empty_like(self.weights), torch.empty_like(self.weights)
         self.prodigy = self._prodigy_slots([state.prodigy for state in states if state.prodigy])
         scales = [state.adapter.scale for state in states] + [0.0] * (self.n_places - len(states))
         self.scale = torch.tensor(scales, device=device).view(-1, 1)
@@ -322,9 +338,11 @@ class _PackedTensors:
         flats = self.weights, self.grads, self.first, self.second
         if self.prodigy is None:
             rate = learning_rate.unsqueeze(1) if self.relative_rate is None else learning_rate.unsqueeze(1) * self.relative_rate
-            adamw_step(*flats, learning_rate=rate, step=step, weight_decay=weight_decay)
+            adamw_step(*flats, learning_rate=rate, step=step, weight_decay=weight_decay, scratch=self._scratch)
         else:
-            prodigy_step(*flats, self.prodigy, learning_rate=learning_rate, weight_decay=weight_decay)
+            prodigy_step(
+                *flats, self.prodigy, learning_rate=learning_rate, weight_decay=weight_decay, scratch=self._scratch
+            )
         torch.mul(self.weights[:, self.n_a :], self.scale, out=self.scaled_b)
         self.grads.zero_()
 

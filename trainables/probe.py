@@ -13,6 +13,7 @@ import torch
 
 from trainables.config import TrainConfig
 from trainables.frozen import FrozenWork
+from trainables.out_of_memory import free_memory, is_out_of_memory
 from trainables.pack import Pack
 from trainables.subject import Subject
 
@@ -44,16 +45,17 @@ def probe_pack_size(
 
     Raises:
         ModelError, SubjectError, ConfigError: the configuration cannot be trained at all.
-        torch.OutOfMemoryError: not even one training fits."""
+        an error of which `is_out_of_memory` is true: not even one training fits."""
     new_pack = partial(Pack, frozen.parts(config.train_model, config.train_vae, config.dtype), frozen, **(pack_options or {}))
     measured: dict[int, float] = {}
     for size in (s for s in SIZES if s <= largest):
         try:
             measured[size] = _seconds_per_adapter_step(new_pack(), config, subject, size, clock)
-        except torch.OutOfMemoryError:
-            if not measured:
+        except Exception as error:
+            if not measured or not is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
+        if size not in measured:
+            free_memory()
             break
         if size > 1 and measured[size] > WORTH_DOUBLING * measured[size // 2]:
             break

@@ -176,7 +176,7 @@ class Scorer:
             ("kid", kernel_distance(real, fake), KernelDistances(real, fake)),
         ):
             scores.values[name + ending] = value
-            scores.intervals[name + ending] = _interval(jackknife_interval(distances, n, seed=STATISTICS_SEED), n)
+            scores.intervals[name + ending] = _interval(jackknife_interval(distances, n, is_skewed=name == "fid", seed=STATISTICS_SEED), n)
         if ending:
             return
         if n >= LEAST_FOR_INFINITY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import pandas as pd
@@ -92,6 +93,78 @@ def test_two_studies_are_compared_on_common_pictures(study_dir, tmp_path, capsys
     assert main(["compare", str(study_dir), str(tmp_path / "other"), "--trials", "--csv"]) == 0
     assert pd.read_csv(io.StringIO(capsys.readouterr().out))["study"].tolist() == ["other"] + ["captions"] * 4
     assert main(["compare", str(study_dir)]) == 2 and "two studies or more" in capsys.readouterr().err
+
+
+def written(
+    folder, subject, images, *, name="a", steps=20, prompts=("p",), searched=None, formula="lpips"
+):
+    """A study of one trial, with as much in study.json as names its subject; None: it has none."""
+    records = Records(folder / name, clock=lambda: 1.0)
+    (folder / name).mkdir()
+    if subject is not None:
+        described = {"subject": subject, "content": {f"images of {subject}": images}}
+        (folder / name / "study.json").write_text(json.dumps(described))
+    rows = [{"prompt": "p", "seen": True, "seed": s, "lpips": 0.1 * s} for s in range(4)]
+    configuration = {"steps": steps, "prompts": list(prompts), "guidance": searched or 3.0}
+    row = {"evaluation_key": "e", "training_key": "k", "epoch": 3, "configuration": configuration}
+    networks = {
+        "perceptual_backbone": "lpips:alex",
+        "pooled_backbone": "inception",
+        "n_images": 4096,
+    }
+    records.append_evaluation({**row, **networks, "lpips": 0.15, "fid": 20.0}, rows)
+    trial = {"trial": "t0000", "number": 0, "state": "COMPLETE", "best_epoch": 3, "objective": 0.2}
+    given = {"rank": 4} | ({"guidance": searched} if searched else {})
+    ended = {"configuration": given, "objective_formula": formula, "rung_values": [[3, 0.2, "e"]]}
+    records.append_trial({**trial, **ended})
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("form", [[], ["--trials"]])
+def test_values_of_two_subjects_stand_side_by_side_with_a_word_and_without_a_difference(
+    tmp_path, capsys, form
+):
+    first = written(tmp_path, "anna", "1234567890")
+    other = written(tmp_path, "bert", "abcdef0123", name="b")
+    assert main(["compare", first, other, *form, "--csv"]) == 0
+    printed = capsys.readouterr()
+    table = pd.read_csv(io.StringIO(printed.out)).set_index("study")
+    assert table["subject"].to_dict() == {"a": "anna", "b": "bert"}
+    assert "No value can be compared: the subject is anna in a, bert in b." in printed.err
+    assert form or table["vs_first"].isna().all()
+
+
+def test_a_subject_whose_images_have_changed_is_another_one(tmp_path, capsys):
+    studies = [
+        written(tmp_path, "anna", images, name=name)
+        for name, images in (("a", "1234567890"), ("b", "abcdef0123"))
+    ]
+    assert main(["compare", *studies, "--csv"]) == 0
+    assert (
+        "the subject is anna (images 12345678) in a, anna (images abcdef01) in b"
+        in capsys.readouterr().err
+    )
+
+
+def test_studies_of_one_protocol_are_compared_without_a_word_and_what_differs_is_named(
+    tmp_path, capsys
+):
+    first = written(tmp_path, "anna", "12")
+    assert (
+        main(
+            ["compare", first, written(tmp_path, "anna", "12", name="same", searched=5.0), "--csv"]
+        )
+        == 0
+    )
+    printed = capsys.readouterr()
+    assert printed.err == "" and pd.read_csv(io.StringIO(printed.out))["vs_first"].tolist()[1] == 0
+    other = written(tmp_path, "anna", "12", name="b", steps=9, prompts=("q",), formula="fid")
+    assert main(["compare", first, other, "--csv"]) == 0
+    said = capsys.readouterr().err
+    assert "objective cannot be compared: it is lpips in a, fid in b." in said
+    assert "Pictures were generated in other ways: steps is 20 in a, 9 in b; prompts." in said
+    assert main(["compare", first, written(tmp_path, None, "", name="copied"), "--csv"]) == 0
+    assert "copied has no study.json" in capsys.readouterr().err
 
 
 def test_the_papers_rows_show_its_findings(tmp_path, capsys):

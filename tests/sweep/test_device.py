@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,6 +134,69 @@ def test_a_pack_that_runs_out_of_memory_is_halved_and_nothing_is_lost(new_device
     train_to(roomy, 2)
     for path, (a, b) in roomy._packs[0].adapter("k3").layers.items():
         torch.testing.assert_close(halved.layers[path], (a, b), rtol=1e-3, atol=2e-5)
+
+
+def test_what_a_step_without_room_had_computed_is_gone_before_the_halves_move_in(new_device, config, monkeypatch):
+    """Within `except` the traceback would still hold the graph: emptying the cache would free nothing."""
+    device, watched, alive = new_device(), [], []
+    for seed in range(4):
+        device.start(order(f"k{seed}", dataclasses.replace(config, train_seed=seed), 1))
+    (pack,) = device._packs
+
+    def last_layer(module, inputs, output):
+        if len(pack.keys) == 4:
+            raise torch.OutOfMemoryError("no room for the last layer")
+
+    hooks = [pack.parts.unet.conv_out.register_forward_hook(last_layer)]
+    for module in pack.parts.unet.modules():
+        watch = lambda module, inputs, output: watched.append(weakref.ref(output)) if isinstance(output, torch.Tensor) else None
+        hooks.append(module.register_forward_hook(watch))
+    real = Pack.add
+
+    def watching_add(self, *arguments, **options):
+        alive.append(sum(reference() is not None for reference in watched))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Pack, "add", watching_add)
+    reports = device.advance()
+    for hook in hooks:
+        hook.remove()
+    assert len(watched) > 20 and alive == [0, 0, 0, 0]
+    assert reports == [] and [len(pack.keys) for pack in device._packs] == [2, 2]
+
+
+def test_a_half_that_has_no_room_either_is_lost_and_not_failed(new_device, config, monkeypatch):
+    device, real = new_device(), Pack.add
+    for seed in range(4):
+        device.start(order(f"k{seed}", dataclasses.replace(config, train_seed=seed), 1))
+
+    def add(pack, key, *arguments, **options):
+        if key == "k3":
+            raise torch.OutOfMemoryError("no room for k3")
+        return real(pack, key, *arguments, **options)
+
+    monkeypatch.setattr(Pack, "_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no room")))
+    monkeypatch.setattr(Pack, "add", add)
+    (report,) = device.advance()
+    assert (report.key, report.cause) == ("k3", Cause.MEMORY) and "k3" not in device.held
+    assert [pack.keys for pack in device._packs] == [["k0", "k1"], ["k2"]]
+
+
+@pytest.mark.parametrize("text", ["CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "GET was unable to find an engine to execute this computation"])
+def test_what_libraries_say_of_short_memory_is_no_configurations_fault(new_device, config, monkeypatch, text):
+    step = Pack._step
+
+    def hungry(pack, draws, k):
+        if len(pack.keys) > 1:
+            raise RuntimeError(f"{text} (and more)")
+        return step(pack, draws, k)
+
+    monkeypatch.setattr(Pack, "_step", hungry)
+    device = new_device()
+    for seed in range(2):
+        device.start(order(f"k{seed}", dataclasses.replace(config, train_seed=seed), 1))
+    reports = train_to(device, 1)
+    assert sorted(reports) == ["k0", "k1"] and not any(report.error for report in reports.values())
 
 
 def test_a_pack_that_fails_is_told_of_and_the_others_go_on(new_device, config, monkeypatch):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from prodigyopt import Prodigy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from trainables.optimisers import D0, ProdigySlots, prodigy_step
+from trainables.optimisers import D0, ProdigySlots, adamw_step, prodigy_step
 
 N_SLOTS, N_WEIGHTS = 3, 40
 
@@ -59,3 +61,37 @@ def test_a_slot_with_a_learning_rate_of_0_stands_still_beside_one_that_moves():
     prodigy_step(weights, weights.clone(), first, second, slots, learning_rate=rates, weight_decay=torch.full_like(rates, 0.1))
     for changed in (weights - 1, first, second, slots.gradient_sum, slots.n_steps.unsqueeze(1)):
         assert not changed[0].any() and changed[1:].any()
+
+
+class LargeAllocations(TorchDispatchMode):
+    """Counts results of at least `n` elements that lie in memory of their own, not in an argument's."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n, self.found = n, []
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        options = options or {}
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((arguments, options)) if isinstance(t, torch.Tensor)}
+        result = operator(*arguments, **options)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() >= self.n and tensor.untyped_storage().data_ptr() not in given:
+                self.found.append(str(operator))
+        return result
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+def test_a_step_with_scratch_allocates_nothing_as_large_as_the_weights(optimizer):
+    shape = (3, 1000)
+    weights, grads, first, second = (torch.rand(shape) for _ in range(4))
+    scratch = torch.empty(shape), torch.empty(shape)
+    rate, decay = torch.full((3,), 1e-3), torch.zeros(3)
+    zeros = torch.zeros(3, dtype=torch.float64)
+    slots = ProdigySlots(torch.rand(shape), torch.zeros(shape), zeros + 1e-6, zeros.clone(), zeros.clone())
+    with LargeAllocations(weights.numel()) as counted:
+        if optimizer == "adamw":
+            options = {"learning_rate": rate.view(-1, 1), "step": torch.ones(3, dtype=torch.int64)}
+            adamw_step(weights, grads, first, second, weight_decay=decay, scratch=scratch, **options)
+        else:
+            prodigy_step(weights, grads, first, second, slots, learning_rate=rate, weight_decay=decay, scratch=scratch)
+    assert counted.found == []
