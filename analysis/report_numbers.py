@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.cost import cost, failures
 from analysis.image_sets import ImageSets
-from analysis.importance import ENOUGH_TRIALS, importances_of, levels_of, main_effects
+from analysis.importance import ENOUGH_TRIALS, importances_of, levels_of, main_effects, order_note
 from analysis.load import DEFAULT_STORAGE, StudyRecords, launches_of
 from analysis.pareto import axes_of, front_notes
 from analysis.pictures import Thumbnails, description_of
@@ -267,8 +267,18 @@ def _what_mattered(records: StudyRecords, *, seed: int) -> dict[str, Any]:
         found = importances_of(records, seed=seed)
         effects = main_effects(records, seed=seed)
     except (RecordsError, ValueError):  # a study in which no trial was scored yet
-        return {"importances": [], "effects": [], "enough_trials": ENOUGH_TRIALS}
-    return {"importances": found.to_dict("records"), "effects": effects.to_dict("records"), "enough_trials": ENOUGH_TRIALS}
+        return {
+            "importances": [],
+            "order_note": None,
+            "effects": [],
+            "enough_trials": ENOUGH_TRIALS,
+        }
+    return {
+        "importances": found.to_dict("records"),
+        "order_note": order_note(found),
+        "effects": effects.to_dict("records"),
+        "enough_trials": ENOUGH_TRIALS,
+    }
 
 
 def _repeat(records: StudyRecords, overrides: Mapping[str, str]) -> dict[str, Any]:
