@@ -143,7 +143,7 @@ class Keys:
             name_of_model(model, vae): self.content.model_digest(model, vae)
             for model, vae in models_of(self.study)
         }
-        digests |= _metric_digests(self.study.metrics)
+        digests |= metric_digests(self.study.metrics)
         if "clip_t" in map(metric_name_of, self.study.metrics):
             digests[f"class word of {name}"] = subject.class_word
         trainings = self.study.telling_trainings("mask_weight", "prior_images")
@@ -232,7 +232,7 @@ def subject_digests(name: str, subject: Subject, *, masks: bool) -> dict[str, st
     return {f"images of {name}": subject.reference_digest, **of_masks, **versions}
 
 
-def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:
+def metric_digests(metrics: Sequence[str]) -> dict[str, str]:
     """Those of the further metrics' networks that are there."""
     found = {}
     for text in metrics:
