@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import difflib
-=======
 import io
->>>>>>> main
 import os
 import sys
 
@@ -61,15 +58,12 @@ OF_ANALYSIS = ("tables", "compare", "paper", "report", "grid", "figures")
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code. Every error of ours, and of the command line itself, is one line on stderr."""
-<<<<<<< HEAD
-    command = next(iter(sys.argv[1:] if arguments is None else arguments), "--help")
-    if not command.startswith("-") and command not in COMMANDS:
-        return _say_error(_unknown_command(command), code=MENDABLE)
-=======
     for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
->>>>>>> main
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "--help")
+    if not command.startswith("-") and command not in COMMANDS:
+        return _say_error(_unknown_command(command), code=MENDABLE)
     try:
         result = app(arguments, standalone_mode=False, prog_name="sweep")
         return result if isinstance(result, int) else 0
