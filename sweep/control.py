@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sweep.errors import StudyError
-from sweep.record_files import write_atomically
+from sweep.record_files import in_commands, write_atomically
 from sweep.study_rules import check_limits
 from trainables.storage import Place
 
@@ -52,7 +52,7 @@ def asked_of(folder: StudyFolder) -> Wishes:
         StudyError: no launch is live."""
     holder, name = folder.holder, folder.root.name
     if holder is None:
-        raise StudyError(f"Only a study that runs can be asked for something, but {name} does not. `sweep resume {name}` goes on with it.")
+        raise StudyError(f"Only a study that runs can be asked for something, but {name} does not. `sweep resume {in_commands(folder.root)}` goes on with it.")
     launch = str(holder.note.get("launch") or "")
     return _read(folder.control, launch) or Wishes(launch)
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from sweep.comparison import Verdict, require_comparable
 from sweep.errors import LeaseLostError, RecordsError, StudyError
-from sweep.record_files import write_atomically
+from sweep.record_files import in_commands, write_atomically
 from sweep.study import Study
 from trainables.leases import STALE_S, Holder, Leases
 from trainables.storage import Place, StorePath, folders_in, patiently, place, reason_of, require_plain_name
@@ -112,7 +112,8 @@ class StudyFolder:
         """What to say where another process has the study now, or had it meanwhile."""
         name, holder = self.root.name, self.holder
         who = f"process {holder.pid} on {holder.host} has taken {name} over" if holder else f"this one holds {name} no longer"
-        way_out = f"`sweep watch {name}` shows the other one" if holder else f"`sweep resume {name}` goes on where the records stop"
+        own = in_commands(self.root)
+        way_out = f"`sweep watch {own}` shows the other one" if holder else f"`sweep resume {own}` goes on where the records stop"
         return LeaseLostError(
             f"A study has one launch at a time, and one that is silent for {STALE_S:.0f} s may be replaced: {who}. "
             f"This one writes nothing more, and nothing recorded is lost: {way_out}."
@@ -128,7 +129,7 @@ class StudyFolder:
         name, holder = self.root.name, self.holder
         who = f"{name} is in use by process {holder.pid} on {holder.host}, heard of {holder.silent_s:.0f} s ago" if holder else f"{name} is in use"
         return StudyError(
-            f"A study is launched once at a time, but {who}. End it with `sweep stop {name}`, wait ({STALE_S:.0f} s where its machine has died), "
+            f"A study is launched once at a time, but {who}. End it with `sweep stop {in_commands(self.root)}`, wait ({STALE_S:.0f} s where its machine has died), "
             f"or use --name {self.free_name}."
         )
 
@@ -173,7 +174,7 @@ class StudyFolder:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StudyError(
                 f"A study's description must be JSON with all its fields, but {self.description} is damaged: {error}. "
-                f"`sweep repair {self.root.name}` writes it again from study.py."
+                f"`sweep repair {in_commands(self.root)}` writes it again from study.py."
             ) from error
 
     def write_study(self, study: Study, content: Mapping[str, str]) -> None:
@@ -279,7 +280,7 @@ def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE, 
         if name != ADAPTERS and any((there / name / part).exists() for part in ("study.py", "records")):
             if damaged:
                 return StudyFolder(there, name)
-            raise StudyError(f"A study has its description, but {there / name} has no study.json. `sweep repair {name}` writes it again.")
+            raise StudyError(f"A study has its description, but {there / name} has no study.json. `sweep repair {in_commands(there / name)}` writes it again.")
     known = sorted(path.parent.name for path in storage.glob("*/study.json"))
     there = f"{storage} holds {', '.join(known)}" if known else f"{storage} holds no study"
     raise StudyError(f"There is no study {name_or_dir!r}: {there}. Use one of these, or --storage DIR.")

@@ -329,14 +329,15 @@ def _end_pause(folder: StudyFolder, overrides: Mapping[str, str], *, report: boo
     """`resume` of a study that is running: it can only be paused."""
     from sweep.control import ask, asked_of
     from sweep.errors import StudyError
+    from sweep.record_files import in_commands
 
-    name = folder.root.name
+    name, own = folder.root.name, in_commands(folder.root)
     if not asked_of(folder).paused:
-        raise StudyError(f"Only a study that is paused or has ended can be resumed, but {name} is running. Change it with `sweep set {name}`.")
+        raise StudyError(f"Only a study that is paused or has ended can be resumed, but {name} is running. Change it with `sweep set {own} KEY=VALUE`.")
     if overrides:
-        raise StudyError(f"A pause is ended as it began, but {', '.join(overrides)} would change. Use `sweep set {name}` for limits, then resume it.")
+        raise StudyError(f"A pause is ended as it began, but {', '.join(overrides)} would change. Use `sweep set {own} KEY=VALUE` for limits, then resume it.")
     if report:
-        raise StudyError(f"`--report` is for a launch that begins, but that of {name} is live. Use `python -m analysis report {name}`.")
+        raise StudyError(f"`--report` is for a launch that begins, but that of {name} is live. Use `python -m analysis report {own}`.")
     ask(folder, paused=False)
     typer.echo(f"{name} goes on in a second or so, in its own launch.")
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sweep.errors import RecordsError, StudyError
-from sweep.record_files import write_atomically
+from sweep.record_files import in_commands, write_atomically
 from trainables.storage import Place
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def read_launches(path: Place) -> Launches:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StudyError(
             f"The list of a study's launches must be readable, but {path} is damaged: {error}. "
-            f"`sweep repair {path.parent.name}` begins a new one."
+            f"`sweep repair {in_commands(path.parent)}` begins a new one."
         ) from error
 
 

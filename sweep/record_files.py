@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -16,8 +18,18 @@ from trainables.storage import Place, reason_of, require_plain_name
 
 logger = logging.getLogger(__name__)
 
+USUAL_STORAGE = "sweeps"
+
 LEADS_OUT = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"
 """Of a path relative to a study's folder: that it is none, or leads out of it. A regular expression of RE2, too."""
+
+
+def in_commands(study: Place) -> str:
+    """The study in that folder as a command takes it: its name and, where it is not the usual one, its storage."""
+    if study.parent == Path(USUAL_STORAGE).absolute():
+        return study.name
+    return f"{study.name} --storage {shlex.quote(str(study.parent))}"
+
 
 
 def write_atomically(path: Place, write: Callable[[IO[bytes]], Any], *, last_in_folder: bool = True) -> None:

@@ -4,7 +4,6 @@ Reads records and study.json. Whoever runs a study knows all of this from the st
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property

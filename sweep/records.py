@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from sweep.causes import cause_of_old_reason
 from sweep.errors import RecordsError, SweepError
 from sweep.objective import best_of, more_is_better
-from sweep.record_files import LEADS_OUT, remove, write_atomically, write_pictures
+from sweep.record_files import LEADS_OUT, in_commands, remove, write_atomically, write_pictures
 from sweep.record_schema import (
     EVALUATIONS,
     IMAGES,
@@ -287,9 +287,8 @@ class Records:
             except (OSError, pa.ArrowException) as error:
                 message = f"A part of the records must be readable parquet, but {part} is damaged ({part.stat().st_size} bytes)."
                 if not self._skip_damaged:
-                    name = self.study_dir.name
                     raise RecordsError(
-                        f"{message} Restore it, or use `sweep repair {name}`, which computes what it held again."
+                        f"{message} Restore it, or use `sweep repair {in_commands(self.study_dir)}`, which computes what it held again."
                     ) from error
                 warnings.warn(f"{message} It was left out.", stacklevel=2)
 

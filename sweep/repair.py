@@ -5,6 +5,7 @@ What is damaged or missing damage.py finds. Nothing is deleted but caches: damag
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -153,7 +154,8 @@ def _restore_description(folder: StudyFolder) -> None:
             f"study.json is written from study.py, but the trainings of {folder.root.name}'s records are not those of {folder.source}, its "
             "subject and models: one of them has changed. Restore it, or launch the study under another --name."
         )
-    description = {**study.describe(), "content": keys.content_digests()}
+    directory = os.getcwd()  # what relative names were found in just now
+    description = {**study.describe(), "content": keys.content_digests(), "directory": directory}
     write_atomically(folder.description, lambda file: file.write(json.dumps(description, indent=1).encode()))
 
 

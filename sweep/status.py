@@ -15,6 +15,7 @@ from rich.table import Table
 from sweep.damage import CHECKED_AT_A_GLANCE, Checkup, check_study
 from sweep.disk import Disk, Garbage, Training, disk_of, studies_in, train_s, use_of
 from sweep.errors import StudyError, SweepError
+from sweep.record_files import in_commands
 from sweep.folder import StudyFolder
 from sweep.launches import RUNNING as LIVE
 from sweep.launches import read_launches
@@ -135,7 +136,7 @@ def _damage(folder: StudyFolder, checkup: Checkup) -> list[str]:
     lines = [damage.text for damage in found[:MOST_DAMAGES]]
     lines += [f"and {len(found) - MOST_DAMAGES} more"] if len(found) > MOST_DAMAGES else []
     if found:
-        lines.append(f"`sweep repair {folder.root.name}` says what it would do about it, and asks.")
+        lines.append(f"`sweep repair {in_commands(folder.root)}` says what it would do about it, and asks.")
     if checkup.n_bytes_unread and found:
         lines.append(f"{decimal(checkup.n_bytes_unread)} of adapters and pictures were not read here; repair reads them.")
     return lines

@@ -36,6 +36,7 @@ def rm(name: StudyName, storage: Storage = DEFAULT_STORAGE, yes: Yes = False) ->
     """Remove a study: its records, pictures, and the adapters that no other study uses: `sweep rm captions`."""
     from sweep.disk import remove_study, stamp_of
     from sweep.folder import find_study_folder, removing
+    from sweep.record_files import in_commands
 
     folder, said = find_study_folder(name, storage), ""
     if folder.holder is not None:
@@ -50,7 +51,7 @@ def rm(name: StudyName, storage: Storage = DEFAULT_STORAGE, yes: Yes = False) ->
         if stamp_of(folder) != stamp:
             raise StudyError(
                 f"A study is removed as it was when you were asked, but {folder.root.name} has other records now, so nothing was removed. "
-                f"Run `sweep rm {folder.root.name}` again to see them."
+                f"Run `sweep rm {in_commands(folder.root)}` again to see them."
             )
         own, what_goes = _to_be_removed(folder)
         if what_goes != said:
@@ -97,9 +98,13 @@ def gc(
 def _require_quiet(root: Place) -> None:
     """Raises: StudyError while a study of the storage runs: what it will read next is not in its records yet."""
     from sweep.folder import live_studies
+    from sweep.record_files import in_commands
 
     if live := live_studies(root):
-        raise StudyError(f"Nothing is collected while a study of the storage runs, but {', '.join(live)} does. Wait for it, or `sweep stop {live[0]}`.")
+        raise StudyError(
+            f"Nothing is collected while a study of the storage runs, but {', '.join(live)} does. "
+            f"Wait for it, or `sweep stop {in_commands(root / live[0])}`."
+        )
 
 
 def _to_be_removed(folder: StudyFolder) -> tuple[list[Training], str]:

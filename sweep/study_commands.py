@@ -26,17 +26,18 @@ def watch(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
 
     Ctrl+C ends only the watching. Of a study that does not run it says how it ended, and how it stands."""
     from sweep.folder import find_study_folder
+    from sweep.record_files import in_commands
     from sweep.live_screen import LiveScreen
     from sweep.status import print_status
     from sweep.watching import ending_of, watch_to_end
 
     folder, seen_on = find_study_folder(name, storage), console()
-    study = folder.root.name
+    study, own = folder.root.name, in_commands(folder.root)
     try:
         with LiveScreen(seen_on) as screen:
             ending = watch_to_end(folder, screen)
     except KeyboardInterrupt as error:
-        typer.echo(f"{study} goes on. `sweep watch {study}` shows it again, `sweep stop {study}` ends it.")
+        typer.echo(f"{study} goes on. `sweep watch {own}` shows it again, `sweep stop {own}` ends it.")
         raise typer.Exit(INTERRUPTED_CODE) from error
     typer.echo(f"The launch of {study} has ended: {ending}." if ending else f"No launch of {study} is live. The last one: {ending_of(folder)}.")
     print_status(seen_on, folder)
@@ -57,11 +58,12 @@ def stop(
         return
     from sweep.control import AT_RUNGS, NOW, ask
     from sweep.folder import find_study_folder
+    from sweep.record_files import in_commands
 
     folder = find_study_folder(name, storage)
     ask(folder, stop=NOW if now else AT_RUNGS)
     when = "in a second or so" if now else "when the rungs under way are scored"
-    typer.echo(f"{folder.root.name} ends {when}; `sweep resume {folder.root.name}` will go on with it.")
+    typer.echo(f"{folder.root.name} ends {when}; `sweep resume {in_commands(folder.root)}` will go on with it.")
 
 
 def pause(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
@@ -70,10 +72,11 @@ def pause(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
     Its launch stays, and keeps its devices' memory; `sweep stop` gives that back."""
     from sweep.control import ask
     from sweep.folder import find_study_folder
+    from sweep.record_files import in_commands
 
     folder = find_study_folder(name, storage)
     ask(folder, paused=True)
-    typer.echo(f"{folder.root.name} rests when the rungs under way are scored; `sweep resume {folder.root.name}` goes on.")
+    typer.echo(f"{folder.root.name} rests when the rungs under way are scored; `sweep resume {in_commands(folder.root)}` goes on.")
 
 
 def set_limits(
@@ -85,6 +88,7 @@ def set_limits(
     from sweep.control import ask
     from sweep.folder import find_study_folder
     from sweep.launches import read_launches, with_overrides, write_launches
+    from sweep.record_files import in_commands
     from sweep.study_file import literal, parse_assignments
     from sweep.study_rules import check_limits
 
@@ -98,7 +102,7 @@ def set_limits(
         return
     with folder.held():
         write_launches(folder.launches, with_overrides(read_launches(folder.launches), texts))
-    typer.echo(f"{folder.root.name} does not run; `sweep resume {folder.root.name}` will go on with {said}.")
+    typer.echo(f"{folder.root.name} does not run; `sweep resume {in_commands(folder.root)}` will go on with {said}.")
 
 
 def rescore(

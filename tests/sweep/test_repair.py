@@ -286,12 +286,13 @@ def test_a_description_is_written_again_from_the_source(setup, capsys, content):
     for command in (["export", "mine", "--best"], ["score", "x.safetensors", "--study", "mine"], ["generate", "mine", "--best", "--prompt", "x"]):
         assert main([*command, "--storage", str(setup.storage)]) == 2
         line = capsys.readouterr().err.strip()
-        assert "\n" not in line and "study.json" in line and "`sweep repair mine` writes it again" in line
+        assert "\n" not in line and "study.json" in line and "`sweep repair mine --storage" in line and "writes it again" in line
     if content is not None:
         with pytest.raises(StudyError, match="sweep repair mine"):  # what a launch asks first
             setup.folder.require_comparable(setup.study, {})
     assert Remedy.DESCRIPTION.value in (said := repair(setup, capsys)) and "mine is whole again" in said
-    assert setup.folder.read_description() == before
+    launched_in = read_launches(setup.folder.launches).request.directory
+    assert setup.folder.read_description() == {**before, "directory": launched_in}
 
 
 def test_a_description_of_other_trainings_is_not_written(setup, capsys):
