@@ -57,7 +57,11 @@ def ranked_together(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.Dat
     for records, subject in zip(studies, subjects_of(studies), strict=True):
         ranked = ranked_trials(records, seed=seed).query("rank_number.notna()")
         formula = records.trials.set_index("trial")["objective_formula"]
-        frames.append(ranked.drop(columns="rank_number").assign(study=records.name, subject=subject, objective_formula=ranked["trial"].map(formula)))
+        frames.append(
+            ranked.drop(columns="rank_number").assign(
+                study=records.name, subject=subject, objective_formula=ranked["trial"].map(formula)
+            )
+        )
     together = pd.concat(frames, ignore_index=True).sort_values(["objective", "study"], kind="stable", ignore_index=True)
     first = ["study", "subject", "trial", "objective", "objective_formula"]
     return together[[*first, *together.columns.drop(first)]]
@@ -152,7 +156,12 @@ def _best(records: StudyRecords, *, seed: int) -> pd.Series | None:
 
 
 def _row(records: StudyRecords, subject: str, best: pd.Series | None) -> dict[str, object]:
-    counts = {"study": records.name, "subject": subject, "n_trials": len(records.trials), "n_failed": int(failures(records)["n"].sum())}
+    counts = {
+        "study": records.name,
+        "subject": subject,
+        "n_trials": len(records.trials),
+        "n_failed": int(failures(records)["n"].sum()),
+    }
     columns = ("trial", "best_epoch", "objective", "lpips", "lpips_low", "lpips_high", "fid", "kid", *PROTOCOL)
     given = None if best is None else " ".join(f"{name}={best[name]}" for name in records.parameters if not _is_missing(best[name]))
     return {**counts, **{name: None if best is None else best[name] for name in columns}, "configuration": given}
@@ -162,7 +171,9 @@ def _is_missing(value: object) -> bool:
     return not isinstance(value, (list, dict, tuple)) and bool(pd.isna(value))
 
 
-def _difference(studies: Sequence[StudyRecords], bests: Sequence[pd.Series | None], i: int) -> dict[str, float]:
+def _difference(
+    studies: Sequence[StudyRecords], bests: Sequence[pd.Series | None], i: int
+) -> dict[str, float]:
     nothing = {"vs_first": math.nan, "vs_first_low": math.nan, "vs_first_high": math.nan, "vs_first_n": 0, "p": math.nan}
     first, own = bests[0], bests[i]
     if i == 0 or first is None or own is None or first["perceptual_backbone"] != own["perceptual_backbone"]:
@@ -209,7 +220,11 @@ def _seeds_of(records: StudyRecords, trial: str) -> list[Component]:
 
 def _is_one_training(first: pd.Series, own: pd.Series) -> bool:
     """Whether both are the same adapters: then seeds cancel."""
-    return isinstance(own["training_key"], str) and first["training_key"] == own["training_key"] and first["n_train_seeds"] == own["n_train_seeds"]
+    return (
+        isinstance(own["training_key"], str)
+        and first["training_key"] == own["training_key"]
+        and first["n_train_seeds"] == own["n_train_seeds"]
+    )
 
 
 def _has_keys(best: pd.Series) -> bool:

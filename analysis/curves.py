@@ -45,7 +45,12 @@ def survival(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
         objective = mean_interval(group["objective"], seed=seed)
         n_on = len(group) - n_stopped - n_failed
         counts = {"n_reached": len(group), "n_stopped": n_stopped, "n_failed": n_failed, "n_on": n_on, "share_on": n_on / len(group)}
-        ends = {"best": best_of(group["objective"].dropna(), "objective"), "mean": objective.mean, "low": objective.low, "high": objective.high}
+        ends = {
+            "best": best_of(group["objective"].dropna(), "objective"),
+            "mean": objective.mean,
+            "low": objective.low,
+            "high": objective.high,
+        }
         rows.append({"epoch": epoch, **counts, **ends})
     columns = ["epoch", "n_reached", "n_stopped", "n_failed", "n_on", "share_on", "best", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

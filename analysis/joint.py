@@ -2,12 +2,11 @@
 and of metrics of whole image sets.
 
 This is the one place that joins the two. What the choice of pictures does is taken from the
-pictures (resampling.py; for FID and the
-like from the intervals in the records), what training seeds do from all trials of the study
-(sweep/seed_scatter.py), and the half
-widths are added as squares. Spread that each seed's pictures have for themselves is in the seeds'
-part already, and counted there only.
-Where every trial has one training seed, intervals cover the choice of pictures alone."""
+pictures (resampling.py; for FID and the like from the intervals in the records), what training
+seeds do from all trials of the study (sweep/seed_scatter.py), and the half widths are added as
+squares. Spread that each seed's pictures have for themselves is in the seeds' part already, and
+counted there only. Where every trial has one training seed, intervals cover the choice of
+pictures alone."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ def joint_means(
     """The mean of each trial over its pictures and training seeds.
 
     `trainings` names what each was trained as, None for what was not trained; without it all are
-    different trainings. With `clusters`, a
-    label for each pair (its prompt), the interval covers the choice of these too."""
+    different trainings. With `clusters`, a label for each pair (its prompt), the interval covers
+    the choice of these too."""
     over_pictures = row_intervals(
         images.over_seeds(), clusters=clusters, fewest=FEWEST_PICTURES, seed=seed
     )
@@ -54,8 +53,8 @@ def joint_differences(
     images: ImageValues, rival: int, trainings: Sequence[object] | None = None
 ) -> Differences:
     """The difference of each trial to trial number `rival`, over the pictures that both have:
-    Student's t of the pairs of one prompt and
-    noise, and, where there are several training seeds, of the pairs of trainings under one seed.
+    Student's t of the pairs of one prompt and noise, and, where there are several training seeds,
+    of the pairs of trainings under one seed.
 
     `trainings` as in `joint_means`. Missing below 2 common pictures."""
     return joint_differences_of(images, [rival], trainings)[0]
@@ -70,8 +69,8 @@ def joint_differences_of(
 
 
 def differences_with(images: ImageValues, rival: int, seeds: Sequence[Component]) -> Differences:
-    """`joint_differences` where what training seeds do to each difference is known: for trials of
-    different studies."""
+    """`joint_differences` where what training seeds do to each difference is known: for trials
+    of different studies."""
     own = images.over_seeds()
     d = own - own[rival]
     finite = np.isfinite(d)
@@ -103,9 +102,9 @@ def joint_recorded(
     """The mean over training seeds of a metric of whole image sets, by its value and recorded
     interval under each seed.
 
-    Which part of an interval over pictures does not become less with more seeds, as their pictures
-    have it in common, such a metric does not
-    tell. It is taken to be that of the LPIPS of `images`; all of it where these are not there."""
+    Which part of an interval over pictures does not become less with more seeds, as their
+    pictures have it in common, such a metric does not tell. It is taken to be that of the LPIPS
+    of `images`; all of it where these are not there."""
     n_seeds = np.isfinite(values).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(np.isfinite(values), values, 0).sum(axis=1) / n_seeds
@@ -169,9 +168,8 @@ def _residuals(
     values: np.ndarray, n_seeds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # values (m, n, s)
     """Of the trials with several seeds (by index): the variance between pictures of their means
-    over seeds, and what is left of one picture under
-    one seed when picture and seed are taken off (mean squares of the analysis of variance; the
-    former over s)."""
+    over seeds, and what is left of one picture under one seed when picture and seed are taken
+    off (mean squares of the analysis of variance; the former over s)."""
     rows, between, left = [], [], []
     for row in np.flatnonzero(n_seeds > 1):
         x = values[row, :, : n_seeds[row]]
@@ -188,8 +186,8 @@ def _residuals(
 
 
 def _in_common(values: np.ndarray, n_seeds: np.ndarray) -> np.ndarray:  # (m, n, s) -> (m,)
-    """The share of the variance between pictures, of means over seeds, that they have under every
-    seed; 1 where there is one seed."""
+    """The share of the variance between pictures, of means over seeds, that they have under
+    every seed; 1 where there is one seed."""
     share = np.ones(len(values))
     rows, between, left = _residuals(values, n_seeds)
     with np.errstate(invalid="ignore", divide="ignore"):

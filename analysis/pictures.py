@@ -29,11 +29,7 @@ _QUALITY = 72
 
 def description_of(records: StudyRecords) -> dict[str, Any]:
     """The study field by field as launched, or nothing where the folder was copied without it."""
-    try:
-        described = json.loads((records.folder / "study.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return described if isinstance(described, dict) else {}
+    return _json(records.folder / "study.json")
 
 
 def subject_folder(records: StudyRecords) -> Path | None:
@@ -41,8 +37,22 @@ def subject_folder(records: StudyRecords) -> Path | None:
     subject = description_of(records).get("subject")
     if not isinstance(subject, str):
         return None
-    folder = _EMBEDDED_FOLDER if subject == EMBEDDED_SUBJECT else Path(subject)
+    folder = _EMBEDDED_FOLDER if subject == EMBEDDED_SUBJECT else _launched_in(records) / Path(subject).expanduser()
     return folder if folder.is_dir() else None
+
+
+def _launched_in(records: StudyRecords) -> Path:
+    """Where relative names in the study are meant from; the current folder where nothing says it."""
+    directory = description_of(records).get("directory") or _json(records.folder / "launches.json").get("request", {}).get("directory")
+    return Path(directory) if isinstance(directory, str) else Path()
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return described if isinstance(described, dict) else {}
 
 
 class Thumbnails:

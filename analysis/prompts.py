@@ -16,14 +16,16 @@ from analysis.tables import best_evaluations, trainings_of
 
 def intervals_over_prompts(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     """One row per trial with pictures, the lowest LPIPS first: `lpips`, its 95 % interval over the
-    pictures of these prompts (`low`, `high`),
-    and over prompts and pictures (`prompts_low`, `prompts_high`): how far it may be off for other
-    prompts of the kind.
+    pictures of these prompts (`low`, `high`), and over prompts and pictures (`prompts_low`,
+    `prompts_high`): how far it may be off for other prompts of the kind.
 
     Both cover training seeds too where there are several: see `joint_means`; drawn with `seed`."""
     trials, images = _trials_and_images(records)
     values, trainings = images.over_seeds(), trainings_of(trials)
-    plain, clustered = joint_means(images, trainings, seed=seed), joint_means(images, trainings, clusters=_labels(images), seed=seed)
+    plain, clustered = (
+        joint_means(images, trainings, seed=seed),
+        joint_means(images, trainings, clusters=_labels(images), seed=seed),
+    )
     n_prompts = [len(set(images.prompts[finite])) for finite in np.isfinite(values)]
     counts = {"lpips": plain.mean, "low": plain.low, "high": plain.high, "n_images": plain.n}
     over = {"prompts_low": clustered.low, "prompts_high": clustered.high, "n_prompts": n_prompts}
@@ -31,14 +33,14 @@ def intervals_over_prompts(records: StudyRecords, *, seed: int = 0) -> pd.DataFr
 
 
 def seen_and_unseen(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
-    """One row per trial with pictures of both groups, by the gap: LPIPS of the prompts whose words occur in the training captions and of the
-    others, each with n and its interval, and `gap`, unseen less seen, with its own. Above 0 it does not generalise.
+    """One row per trial with pictures of both groups, by the gap: LPIPS of the prompts whose words
+    occur in the training captions and of the others, each with n and its interval, and `gap`,
+    unseen less seen, with its own. Above 0 it does not generalise.
 
     Intervals cover other prompts of the kind (Student's t over prompts) and training seeds where
-    there are several; where a group has a single
-    prompt, `covers` says 'images' instead of 'prompts and images', for the whole row. That of the
-    gap adds the squares of the groups'
-    half widths (Zou & Donner 2008, Statist. Med. 27:1693). Drawn with `seed`."""
+    there are several; where a group has a single prompt, `covers` says 'images' instead of
+    'prompts and images', for the whole row. That of the gap adds the squares of the groups' half
+    widths (Zou & Donner 2008, Statist. Med. 27:1693). Drawn with `seed`."""
     trials, images = _trials_and_images(records)
     groups = {name: _only(images, group) for name, group in (("seen", 1), ("unseen", 0))}
     has_both = np.all(
@@ -46,7 +48,12 @@ def seen_and_unseen(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     )
     trials, groups = trials[has_both], {name: own.of(has_both) for name, own in groups.items()}
     labels, trainings = _labels(images), trainings_of(trials)
-    n_prompts = np.array([[len(np.unique(labels[finite])) for finite in np.isfinite(own.over_seeds())] for own in groups.values()]).reshape(2, -1)
+    n_prompts = np.array(
+        [
+            [len(np.unique(labels[finite])) for finite in np.isfinite(own.over_seeds())]
+            for own in groups.values()
+        ]
+    ).reshape(2, -1)
     parts = []
     for covers, own in (("prompts and images", (n_prompts > 1).all(axis=0)), ("images", (n_prompts < 2).any(axis=0))):
         clusters = labels if covers != "images" else None
@@ -97,4 +104,6 @@ def _gap(seen: Intervals, unseen: Intervals) -> dict[str, np.ndarray]:
 
 def _only(images: ImageValues, group: int) -> ImageValues:
     """The pictures of the one group of prompts."""
-    return replace(images, values=np.where((images.seen == group)[:, :, None], images.values, np.nan))
+    return replace(
+        images, values=np.where((images.seen == group)[:, :, None], images.values, np.nan)
+    )

@@ -63,10 +63,15 @@ function scatter(trials, xKey, yKey) {
   return enterable(svg);
 }
 function bars(rows) {
-  const svg = s("svg", {viewBox: `0 0 ${W} ${rows.length * 32 + 6}`, role: "group", "aria-label": "Importance of parameters"}), most = Math.max(...rows.map(row => row.importance), 1e-9);
-  rows.forEach((row, i) => svg.append(s("text", {x: 0, y: i * 32 + 20}, nameOf(row.parameter)),
-    mark(s("rect", {class: "bar", x: 150, y: i * 32 + 7, width: Math.max(2, row.importance / most * 240), height: 17, rx: 3}), `${nameOf(row.parameter)}: ${number(row.importance, 3)} of 1, ${row.n} trials`),
-    s("text", {x: 158 + Math.max(2, row.importance / most * 240), y: i * 32 + 20}, number(row.importance, 2))));
+  const most = Math.max(...rows.map(row => row.high ?? row.importance), 1e-9), x = share => 150 + Math.max(0, share) / most * 240;
+  const svg = s("svg", {viewBox: `0 0 ${W} ${rows.length * 32 + 6}`, role: "group", "aria-label": "Importance of parameters"});
+  rows.forEach((row, i) => {
+    const y = i * 32 + 7, range = known(row.low) ? `${number(row.low, 2)} to ${number(row.high, 2)}` : "";
+    svg.append(s("text", {x: 0, y: y + 13}, nameOf(row.parameter)),
+      mark(s("rect", {class: "bar", x: 150, y, width: Math.max(2, x(row.importance) - 150), height: 17, rx: 3}), `${nameOf(row.parameter)}: ${number(row.importance, 2)} of 1${range ? `, ${range} in resampled trials` : ""}, ${row.n} trials`));
+    if (known(row.low)) svg.append(s("line", {class: "whisker", x1: x(row.low), x2: x(row.high), y1: y + 8.5, y2: y + 8.5}));
+    svg.append(s("text", {x: W, y: y + 13, "text-anchor": "end"}, number(row.importance, 1)));
+  });
   return svg;
 }
 function effects(rows) {

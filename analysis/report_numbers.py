@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.cost import cost, failures
 from analysis.image_sets import ImageSets
-from analysis.importance import ENOUGH_TRIALS, importances_of, levels_of, main_effects
+from analysis.importance import ENOUGH_TRIALS, importances_of, levels_of, main_effects, order_note
 from analysis.load import DEFAULT_STORAGE, StudyRecords, launches_of
 from analysis.pareto import axes_of, front_notes
 from analysis.pictures import Thumbnails, description_of
@@ -51,7 +51,9 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "name": records.name,
             "seed": seed,
             "parameters": _given_names(records),
-            "metrics": [_metric(key) for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()],
+            "metrics": [
+                _metric(key) for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()
+            ],
             "n_trials": len(records.trials),
             "counts": records.trials["state"].value_counts().to_dict(),
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
@@ -66,7 +68,11 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
             "failures": failures(records).to_dict("records"),
             "repeat": _repeat(records, overrides),
             "thumbnails": thumbnails.uris,
-            "n_left_out": {"budget": thumbnails.n_refused, "missing": thumbnails.n_missing, "images": pictures.n_not_shown},
+            "n_left_out": {
+                "budget": thumbnails.n_refused,
+                "missing": thumbnails.n_missing,
+                "images": pictures.n_not_shown,
+            },
             "n_images": len(records.images),
         }
     )
@@ -196,7 +202,12 @@ def _cannot_tell(ranked: pd.DataFrame, records: StudyRecords) -> list[str]:
     if scored.empty:
         return []
     best, rivals = scored.iloc[0], scored.iloc[1 : N_RIVALS + 1]
-    lines = _verdicts(best["trial"], rivals["trial"].tolist(), best_set(records), by_seeds=scored["n_train_seeds"].max() > 1)
+    lines = _verdicts(
+        best["trial"],
+        rivals["trial"].tolist(),
+        best_set(records),
+        by_seeds=scored["n_train_seeds"].max() > 1,
+    )
     if len(scored) > 1:
         lines.append(
             f"{best['trial']} was chosen out of {len(scored)} by the pictures that it is scored by, so its own value flatters it. "
@@ -204,7 +215,12 @@ def _cannot_tell(ranked: pd.DataFrame, records: StudyRecords) -> list[str]:
         )
     if pd.isna(best["n_train_seeds"]) or best["n_train_seeds"] < 2:
         lines.append("One training seed: the intervals cover the choice of pictures, not the luck of a training. train_seeds=3 would.")
-    return [*lines, *notes_of(ranked), *front_notes(records), *label_notes(records.name, records.evaluations)]
+    return [
+        *lines,
+        *notes_of(ranked),
+        *front_notes(records),
+        *label_notes(records.name, records.evaluations),
+    ]
 
 
 def _verdicts(best: str, rivals: list[str], found: pd.DataFrame, *, by_seeds: bool) -> list[str]:
@@ -249,8 +265,18 @@ def _what_mattered(records: StudyRecords, *, seed: int) -> dict[str, Any]:
         found = importances_of(records, seed=seed)
         effects = main_effects(records, seed=seed)
     except (RecordsError, ValueError):  # a study in which no trial was scored yet
-        return {"importances": [], "effects": [], "enough_trials": ENOUGH_TRIALS}
-    return {"importances": found.to_dict("records"), "effects": effects.to_dict("records"), "enough_trials": ENOUGH_TRIALS}
+        return {
+            "importances": [],
+            "order_note": None,
+            "effects": [],
+            "enough_trials": ENOUGH_TRIALS,
+        }
+    return {
+        "importances": found.to_dict("records"),
+        "order_note": order_note(found),
+        "effects": effects.to_dict("records"),
+        "enough_trials": ENOUGH_TRIALS,
+    }
 
 
 def _repeat(records: StudyRecords, overrides: Mapping[str, str]) -> dict[str, Any]:

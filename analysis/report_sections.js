@@ -39,7 +39,7 @@ function mattered() {
   const importance = data.importances.filter(row => known(row.importance)), groups = Map.groupBy ? [...Map.groupBy(data.effects, row => row.parameter).values()] : Object.values(data.effects.reduce((all, row) => ((all[row.parameter] ||= []).push(row), all), {}));
   if (!data.effects.length) return;
   section("mattered", "What mattered",
-    importance.length ? [quiet("How much each parameter tells of being among the best trials (PED-ANOVA); the shares add up to 1."), bars(importance)] : quiet(`Importance needs ${data.enough_trials} scored trials.`),
+    importance.length ? [quiet("How much each parameter tells of being among the best trials (PED-ANOVA); the shares add up to 1. Thin lines: the middle 95 % of resampled trials."), bars(importance), data.order_note ? quiet(data.order_note) : null] : quiet(`Importance needs ${data.enough_trials} scored trials.`),
     quiet("Mean objective at each value, with a 95 % interval over trials. Other parameters vary too, unless the study was a grid: this is what was seen, not a cause."), h("div", {class: "charts"}, groups.map(effects)));
 }
 function costs() {

@@ -1,8 +1,9 @@
-"""The best of many: which configurations cannot be told from it, and by how much the best looks better than it is.
+"""The best of many: which configurations cannot be told from it, and by how much the best looks
+better than it is.
 
-All of this is of a value that every single picture has, LPIPS: FID is one number per image set, and has no pairs. Differences are of
-pictures of the same prompt and noise; they cover the choice of pictures, and of training seeds
-where trials have several (joint.py)."""
+All of this is of a value that every single picture has, LPIPS: FID is one number per image set,
+and has no pairs. Differences are of pictures of the same prompt and noise; they cover the choice
+of pictures, and of training seeds where trials have several (joint.py)."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ import pandas as pd
 from analysis.image_values import ImageValues, image_values
 from analysis.joint import joint_differences, joint_differences_of, seed_scatter
 from analysis.load import FAILED, StudyRecords
-from analysis.resampling import N_RESAMPLES, holm, resample_weights
+from analysis.resampling import holm
 from analysis.tables import best_evaluations, trainings_of
-from sweep.records import RecordsError
+from sweep.records import N_RESAMPLES, RecordsError, resample_weights
 
 LEVEL = 0.05
 N_RIVALS = 50
@@ -26,11 +27,13 @@ IMAGE_VALUES = ("lpips", "lpips_nearest")
 
 
 def best_set(records: StudyRecords, *, value: str = "lpips") -> pd.DataFrame:
-    """One row per trial with pictures, the lowest mean first: `difference` to the lowest over n common pictures, `p_best` and `in_set`.
+    """One row per trial with pictures, the lowest mean first: `difference` to the lowest over n
+    common pictures, `p_best` and `in_set`.
 
-    `p_best` is that of the claim that this trial is truly the best, tested against every rival: m - 1 times the smallest one-sided p of a
-    paired t-test (Bonferroni). Trials with p_best above 0.05 are the set: with 95 % confidence the truly best is in it, whichever trial
-    happened to come out first (multiple comparisons with the best, Hsu 1984, Ann. Statist. 12:1136).
+    `p_best` is that of the claim that this trial is truly the best, tested against every rival: m -
+    1 times the smallest one-sided p of a paired t-test (Bonferroni). Trials with p_best above 0.05
+    are the set: with 95 % confidence the truly best is in it, whichever trial happened to come out
+    first (multiple comparisons with the best, Hsu 1984, Ann. Statist. 12:1136).
 
     Raises:
         RecordsError: a value that single pictures do not have."""
@@ -54,8 +57,9 @@ def best_set(records: StudyRecords, *, value: str = "lpips") -> pd.DataFrame:
 
 
 def paired_comparisons(records: StudyRecords, reference: str | None = None, *, value: str = "lpips") -> pd.DataFrame:
-    """One row per other trial with pictures in common with `reference` (a trial; without one, the baseline), the lowest first: difference
-    on n common prompts and noises, its 95 % interval (Student's t), two-sided p, and `p_holm`, corrected for all rows of this table.
+    """One row per other trial with pictures in common with `reference` (a trial; without one, the
+    baseline), the lowest first: difference on n common prompts and noises, its 95 % interval
+    (Student's t), two-sided p, and `p_holm`, corrected for all rows of this table.
 
     Where trials have several training seeds, both cover these too: see `joint_differences`.
 
@@ -77,14 +81,16 @@ def paired_comparisons(records: StudyRecords, reference: str | None = None, *, v
 
 
 def optimism_of_the_best(records: StudyRecords, *, value: str = "lpips", seed: int = 0) -> pd.DataFrame:
-    """One row, for the trial with the lowest mean of m: its value, by how much choosing the lowest of m makes it look better than it is
-    (`optimism`), by how much at most, and the value with the former added. No row without two trials on common pictures.
+    """One row, for the trial with the lowest mean of m: its value, by how much choosing the lowest
+    of m makes it look better than it is (`optimism`), by how much at most, and the value with the
+    former added. No row without two trials on common pictures.
 
-    Pictures are resampled; in each resample the lowest is chosen, and its mean there compared with its mean over all pictures (the bootstrap
-    form of Tibshirani & Tibshirani 2009, Ann. Appl. Stat. 3:822). That takes the differences seen for true, and says too little where trials
-    are truly equal: `optimism_at_most` is what it would be if all were. To each resample of trials
-    with several training seeds comes what
-    other seeds would do, of the scatter that the study shows. Drawn with `seed`."""
+    Pictures are resampled; in each resample the lowest is chosen, and its mean there compared
+    with its mean over all pictures (the bootstrap form of Tibshirani & Tibshirani 2009, Ann.
+    Appl. Stat. 3:822). That takes the differences seen for true, and says too little where
+    trials are truly equal: `optimism_at_most` is what it would be if all were. To each resample
+    of trials with several training seeds comes what other seeds would do, of the scatter that
+    the study shows. Drawn with `seed`."""
     trials, images = _scored(records, value)
     mean = images.over_seeds()
     has_most = np.isfinite(mean).sum(axis=1) == np.isfinite(mean).sum(axis=1).max(initial=0)
@@ -151,8 +157,8 @@ def _means(values: np.ndarray) -> np.ndarray:  # (m, n) -> (m,), what is not fin
 def _other_seeds(
     images: ImageValues, trials: pd.DataFrame, common: np.ndarray, *, rng: np.random.Generator
 ) -> np.ndarray:  # -> (b, m)
-    """What other training seeds would add to the means of the trials, but for what they do to all
-    alike."""
+    """What other training seeds would add to the means of the trials, but for what they do to
+    all alike."""
     own = np.arange(images.values.shape[2]) < images.n_seeds[:, None]
     means = np.where(own, images.values[:, common].mean(axis=1), np.nan)
     parts = seed_scatter(means, trainings_of(trials)).of_differences(0)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.resampling import N_RESAMPLES, row_intervals
-from sweep.records import CONFIDENCE
+from analysis.resampling import row_intervals
+from sweep.records import CONFIDENCE, N_RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, *, seed: int = 0, confidence: float = CONFIDENCE, n_resamples: int = N_RESAMPLES) -> Interval:
-    """The mean of `values` (n,) and its interval, see `row_intervals`. What is not finite is left
-    out of both."""
+    """The mean of `values` (n,) and its interval, see `row_intervals`. What is not finite is
+    left out of both."""
     return mean_intervals([values], seed=seed, confidence=confidence, n_resamples=n_resamples)[0]
 
 

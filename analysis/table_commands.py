@@ -67,7 +67,7 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
     """The table that the options name, and the lines that belong under it."""
     from analysis.cost import cost, failures
     from analysis.curves import learning_curves, survival
-    from analysis.importance import importances_of, interaction_of, main_effects
+    from analysis.importance import importances_of, interaction_of, main_effects, order_note
     from analysis.pareto import front_notes, pareto_front, quality_against_epochs
     from analysis.prompts import intervals_over_prompts, seen_and_unseen
     from analysis.selection import best_set, optimism_of_the_best, paired_comparisons, selection_statement
@@ -76,7 +76,9 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         "ranked": lambda: ranked_trials(records, seed=seed),
         "pivot": lambda: pivot(records, *_parameters(by, "pivot"), value=value, seed=seed),
-        "best": lambda: best_of_each(records, *_parameters(by or _caption_of(records), "best"), value=value, seed=seed),
+        "best": lambda: best_of_each(
+            records, *_parameters(by or _caption_of(records), "best"), value=value, seed=seed
+        ),
         "curves": lambda: learning_curves(records),
         "survival": lambda: survival(records, seed=seed),
         "failures": lambda: failures(records),
@@ -85,21 +87,31 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
         "prompts": lambda: intervals_over_prompts(records, seed=seed),
         "set": lambda: best_set(records),
         "paired": lambda: paired_comparisons(records, options.reference),
-        "importance": lambda: importances_of(records, value=value, method=options.method, seed=seed),
+        "importance": lambda: importances_of(
+            records, value=value, method=options.method, seed=seed
+        ),
         "effects": lambda: main_effects(records, *by, value=value, seed=seed),
-        "interaction": lambda: interaction_of(records, *_parameters(by, "interaction", n=2), value=value, seed=seed),
+        "interaction": lambda: interaction_of(
+            records, *_parameters(by, "interaction", n=2), value=value
+        ),
         "pareto": lambda: pareto_front(records, *options.axes),
         "epochs": lambda: quality_against_epochs(records),
     }
     frame = frames[options.table]()
     if options.table == "ranked":
-        return frame, [*notes_of(frame), *front_notes(records), *label_notes(records.name, records.evaluations)]
+        return frame, [
+            *notes_of(frame),
+            *front_notes(records),
+            *label_notes(records.name, records.evaluations),
+        ]
     if options.table == "seen":
         return frame, label_notes(records.name, records.evaluations)
     if options.table == "set":
         return frame, [selection_statement(frame, optimism_of_the_best(records, seed=seed))]
     if options.table == "importance" and len(frame) and frame["importance"].isna().all():
         return frame, [f"No importance: {frame['n'].iloc[0]} scored trials, of which 10 are the least, and their values must differ."]
+    if options.table == "importance":
+        return frame, [note for note in [order_note(frame)] if note]
     has_fid = "fid" in frame and options.table != "cost"
     return frame, [note for note in [fid_warning(records.evaluations)] if has_fid and note]
 
@@ -119,12 +131,19 @@ def _run_tables(options: argparse.Namespace) -> None:
 
 
 def _run_compare(options: argparse.Namespace) -> None:
-    from analysis.comparison import compare_studies, comparison_notes, protocol_notes, ranked_together
+    from analysis.comparison import (
+        compare_studies,
+        comparison_notes,
+        protocol_notes,
+        ranked_together,
+    )
 
     format = format_of(options.format, options.out)
     studies = [load_study_records(name, options.storage, skip_damaged=options.skip_damaged) for name in options.names]
     table = compare_studies(studies, seed=options.seed)
-    notes = [*protocol_notes(studies), *comparison_notes(table)] + [note for note in [fid_warning(table)] if note]
+    notes = [*protocol_notes(studies), *comparison_notes(table)] + [
+        note for note in [fid_warning(table)] if note
+    ]
     frame = ranked_together(studies, seed=options.seed) if options.trials else table
     _write(frame, " and ".join(records.name for records in studies), notes, format=format, out=options.out)
 

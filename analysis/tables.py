@@ -35,7 +35,9 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = best_evaluations(records)
     table = pd.concat([trials, _files(records), _controls(records)], ignore_index=True)
-    table = table.join(_intervals(table, records, seed=seed)).join(_against_baseline(table, records))
+    table = table.join(_intervals(table, records, seed=seed)).join(
+        _against_baseline(table, records)
+    )
     by = ["is_control", "is_file", "failed", "objective", "number"]
     table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
     ranked = table.drop(columns="failed")
@@ -52,19 +54,26 @@ def pivot(records: StudyRecords, *by: str, value: str = "objective", seed: int =
         KeyError: a parameter that the study did not search, or a value that it did not measure."""
     frame = _grouped_by(records, by, value)
     groups = frame.groupby(list(by), sort=True)[value] if by else []
-    rows = [_cell(dict(zip(by, names, strict=True)), group, value, seed=seed) for names, group in groups]
+    rows = [
+        _cell(dict(zip(by, names, strict=True)), group, value, seed=seed) for names, group in groups
+    ]
     return pd.DataFrame(rows, columns=[*by, "n", "best", "mean", "low", "high"])
 
 
 def best_of_each(records: StudyRecords, *by: str, value: str = "objective", seed: int = 0) -> pd.DataFrame:
-    """One row per combination of values of the parameters or labels `by`, e.g. "caption": its trial with the best `value`, that trial's
-    metrics and the LPIPS interval over its pictures, and out of how many (`n_trials`) it was picked; the best first.
+    """One row per combination of values of the parameters or labels `by`, e.g. "caption": its trial
+    with the best `value`, that trial's
+    metrics and the LPIPS interval over its pictures, and out of how many (`n_trials`) it was
+    picked; the best first.
 
-    The best of more trials is better by chance alone: compare rows of equal n_trials. Ties go to the trial of the lowest number.
+    The best of more trials is better by chance alone: compare rows of equal n_trials. Ties go to
+    the trial of the lowest number.
 
     Raises:
         KeyError: as `pivot`."""
-    frame = _grouped_by(records, by, value).sort_values([value, "number"], ascending=[not more_is_better(value), True], kind="stable")
+    frame = _grouped_by(records, by, value).sort_values(
+        [value, "number"], ascending=[not more_is_better(value), True], kind="stable"
+    )
     counts = frame.groupby(list(by), as_index=False).size().rename(columns={"size": "n_trials"})
     frame = frame.join(_intervals(frame, records, seed=seed))
     best = frame.drop_duplicates(list(by)).merge(counts, on=list(by)).reset_index(drop=True)
@@ -143,7 +152,17 @@ def _measured(evaluations: pd.DataFrame) -> pd.DataFrame:
         if name not in EVALUATIONS.columns and not name.startswith("eval.")
     ]
     own = [name for name in further if name not in _ends(evaluations)]
-    return evaluations[["evaluation_key", *METRICS, *COUNTS, *own, "skipped", "perceptual_backbone", "pooled_backbone"]]
+    return evaluations[
+        [
+            "evaluation_key",
+            *METRICS,
+            *COUNTS,
+            *own,
+            "skipped",
+            "perceptual_backbone",
+            "pooled_backbone",
+        ]
+    ]
 
 
 def _ends(evaluations: pd.DataFrame) -> list[str]:
@@ -191,7 +210,13 @@ def _places(keys: pd.Series, known: pd.Series) -> np.ndarray:  # -> (m, s)
     row = {key: i for i, key in enumerate(known)}
     tuples = [own if isinstance(own, tuple) else () for own in keys]
     s = max((len(own) for own in tuples), default=0) or 1
-    return np.array([[row.get(own[j], len(row)) if j < len(own) else len(row) for j in range(s)] for own in tuples], dtype=int).reshape(-1, s)
+    return np.array(
+        [
+            [row.get(own[j], len(row)) if j < len(own) else len(row) for j in range(s)]
+            for own in tuples
+        ],
+        dtype=int,
+    ).reshape(-1, s)
 
 
 def _by_seed(column: pd.Series, places: np.ndarray) -> np.ndarray:  # -> (m, s)
@@ -222,6 +247,15 @@ def _against_baseline(table: pd.DataFrame, records: StudyRecords) -> pd.DataFram
     return pd.DataFrame({**rows, columns[3]: np.where(is_other, found.n, 0)}, index=table.index)
 
 
-def _cell(names: dict[str, object], values: pd.Series, metric: str, *, seed: int) -> dict[str, object]:
+def _cell(
+    names: dict[str, object], values: pd.Series, metric: str, *, seed: int
+) -> dict[str, object]:
     interval = mean_interval(values, seed=seed)
-    return {**names, "n": len(values), "best": best_of(values.tolist(), metric), "mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {
+        **names,
+        "n": len(values),
+        "best": best_of(values.tolist(), metric),
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+    }

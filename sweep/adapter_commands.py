@@ -42,7 +42,7 @@ def export(
     study = _study(name, storage)
     chosen = study.choose(trial, epoch)
     _quiet()
-    from sweep.exporting import default_path, export_adapter, export_checkpoint
+    from sweep.exporting import default_path, export_adapter, export_checkpoint, left_out_of
 
     path = output or default_path(chosen, file_format, model=model, fuse=fuse)
     if fuse:
@@ -51,6 +51,8 @@ def export(
     else:
         export_adapter(study, chosen, path, file_format=file_format, replace=replace)
         typer.echo(f"{path} is {_described(chosen)}, in {file_format}'s format.")
+        for line in left_out_of(study, chosen):
+            typer.echo(f"note: {line}", err=True)
 
 
 def generate(
@@ -95,7 +97,7 @@ def generate(
         _require_one(best, trial)
         study = _study(name, storage)
         chosen = study.choose(trial, epoch)
-        config = _changed(chosen.evaluation, asked, model)
+        config = _changed(chosen, asked, model)
         word = study.trigger if trigger is None else trigger
         _quiet()
         from sweep.picture_making import of_study
@@ -180,11 +182,13 @@ def _study(name: str, storage: Path) -> Any:
     return RecordedStudy(find_study_folder(name, storage))
 
 
-def _changed(config: Any, asked: Mapping[str, Any], model: str | None) -> Any:
+def _changed(chosen: Any, asked: Mapping[str, Any], model: str | None) -> Any:
+    """The evaluation of an adapter with what is asked for, and the places of its models."""
     from dataclasses import replace
 
     # Another model comes with its own VAE.
-    return replace(config, **asked, **({} if model is None else {"infer_model": model, "infer_vae": None}))
+    name, vae = chosen.scored_on if model is None else (model, None)
+    return replace(chosen.evaluation, **asked, infer_model=name, infer_vae=vae)
 
 
 def _described(chosen: Any) -> str:

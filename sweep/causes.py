@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from trainables.storage import is_refused_write
+from trainables.storage import refused_write
 
 
 class Cause(StrEnum):
@@ -37,7 +37,7 @@ def sentence(cause: Cause, why: str = "") -> str:
 
 def cause_of(error: BaseException, *, passing: tuple[type[BaseException], ...]) -> Cause:
     """The cause that an error stands for. `passing`: errors that are nobody's configuration."""
-    if is_refused_write(error):
+    if refused_write(error) is not None:
         return Cause.DISK
     if isinstance(error, MemoryError):
         return Cause.MEMORY

@@ -29,8 +29,9 @@ EXTENDING_FIELDS = (
 """A change of these leaves every earlier trial as true as it was. Any other change is incomparable: a baseline, too, which trials carry
 as a label and are paired with."""
 
-IGNORED_FIELDS = ("name", "scale", "aliases")
-"""The values that a scale changes are compared themselves, and so is the content of the models that aliases stand for."""
+IGNORED_FIELDS = ("name", "scale", "aliases", "directory")
+"""The values that a scale changes are compared themselves, and so is the content of the models that aliases stand for, and of what lies in
+the folder of the launch."""
 
 SEARCHED = "(searched)"
 MOST_CHANGES = 4

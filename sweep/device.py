@@ -29,7 +29,7 @@ from trainables.frozen import FrozenWork
 from trainables.leases import Leases
 from trainables.out_of_memory import free_memory, is_out_of_memory
 from trainables.pack import Diverged, EpochEnd, Pack, TrainingState, lora_for
-from trainables.storage import Place, is_refused_write
+from trainables.storage import Place, refused_write
 
 if TYPE_CHECKING:
     from trainables.models import ModelParts
@@ -195,8 +195,8 @@ class PackDevice:
 
     def _require_alive(self, error: Exception) -> None:
         """Raises: DeviceLostError where no process can use the device again before it is opened anew; DiskError where a disk is full."""
-        if is_refused_write(error):
-            raise DiskError(str(error)) from error
+        if (refused := refused_write(error)) is not None:
+            raise DiskError.of(refused, str(error)) from error
         if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
             raise DeviceLostError(f"{device_name(self._device)} answers no more: {_first_line(error)}") from error
 

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from sweep.attendance import Attendance
 from sweep.budgets import Usage, UsageOfThisLaunch, used_up
-from sweep.causes import Cause, sentence
-from sweep.errors import DiskError, LeaseLostError, ObjectiveError, StudyError, SweepError
+from sweep.causes import Cause, cause_of, sentence
+from sweep.clocks import AwakeClock
+from sweep.errors import LeaseLostError, ObjectiveError, RecordsError, StudyError, SweepError
 from sweep.keys import Keys
 from sweep.messages import Answer, EvaluationOrder, Subscription, TrainingOrder
 from sweep.pareto import vector_of
@@ -23,6 +24,8 @@ from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING, Searcher, Suggestion
 from sweep.study import Study
 from sweep.trial_rows import Trial, trial_row
 
+PROCESS_PATIENCE_S = 30.0
+"""How long a trial's process may keep an answer to itself before the trial is judged without it."""
 MAX_PROCESSES = 3
 """How many of its processes a trial may lose. Then it does without: its rungs are judged from the pool's snapshots."""
 
@@ -83,11 +86,13 @@ class Driver:
         self._clock = clock
         self._gone_adapters = frozenset(gone_adapters)
         self._usage = usage or UsageOfThisLaunch(clock)
-        self._over_budget = self._winding_down = self._is_abandoned = False
+        self._over_budget = self._winding_down = self._is_abandoned = self._is_ending = False
         self.metrics: dict[str, Mapping[str, float]] = {}  # of scored adapters, by evaluation key
         self._live: dict[str, Subscription] = {}
         self._held: set[str] = set()  # live trials that wait for the end of a pause
         self._attendance = Attendance()
+        self._awake = AwakeClock(clock)
+        self._due_since: dict[tuple[str, int, str], float] = {}  # answers that a trial's process has not passed on yet
         self.controls: set[str] = set()  # evaluation keys of the controls that belong to the study as it is now
         self._unfinished: dict[str, Trial] = {}
         for trial in past:
@@ -144,7 +149,10 @@ class Driver:
     def hear(self, trial_id: str, answer: Answer) -> bool:
         """Take in what the pool told a trial; says whether the trial goes on, and its process with it."""
         # A process that must leave hears that its training was given back: it is no news of the trial, which may run again already.
-        return not self._attendance.is_leaving(trial_id) and self._hear(trial_id, answer)
+        goes_on = not self._attendance.is_leaving(trial_id) and self._hear(trial_id, answer)
+        if goes_on:  # its process would say so when it asks for the next rung; but it may stop before
+            self._pool.decided(trial_id, answer.epoch)
+        return goes_on
 
     def _hear(self, trial_id: str, answer: Answer) -> bool:
         if trial_id not in self._live or trial_id in self._held:
@@ -162,10 +170,21 @@ class Driver:
         self._attendance.attend(trial_id)
 
     def hear_unattended(self, answers: Mapping[str, Answer]) -> None:
-        """Judge trials whose process is still starting: their trainings must not train on because nobody decides."""
+        """Judge trials whose process is still starting, or has stopped: their trainings must not train on because nobody decides."""
+        self._take_from_silent_processes(answers)
         for name, answer in answers.items():
             if name in self._live and not self._attendance.is_attended(name) and self._hear(name, answer):
                 self._pool.decided(name, answer.epoch)
+
+    def _take_from_silent_processes(self, answers: Mapping[str, Answer]) -> None:
+        """A process that has not passed on an answer for PROCESS_PATIENCE_S loses its trial."""
+        now = self._awake()
+        attended = {name: answer for name, answer in answers.items() if name in self._live and self._attendance.is_attended(name)}
+        due = {(name, a.epoch, a.kind) for name, a in attended.items() if a.kind != "rung" or a.epoch > self.trials[name].epochs}
+        self._due_since = {news: self._due_since.get(news, now) for news in due}
+        for (name, *_), since in self._due_since.items():
+            if now - since >= PROCESS_PATIENCE_S:
+                self._attendance.take_away(name)
 
     def lost(self, trial_id: str) -> None:
         """A trial's process is gone. It only waited: the trial goes on, with another process or, after MAX_PROCESSES, with none."""
@@ -223,12 +242,13 @@ class Driver:
     def fail(self, error: SweepError) -> None:
         """End the study early by what makes it useless to go on; the trials that were live are tried again at its next launch."""
         self.fatal = self.fatal or error
-        cause = Cause.DISK if isinstance(error, DiskError) else Cause.LOST
+        cause = Cause.DISK if cause_of(error, passing=()) is Cause.DISK else Cause.INTERRUPTED
         self.stop(str(error), cause)
-        self.end_all(sentence(Cause.INTERRUPTED, str(error)), cause if cause.ends_with_launch else Cause.INTERRUPTED)
+        self.end_all(sentence(cause, str(error)), cause)
 
     def end_all(self, reason: str = Cause.INTERRUPTED, cause: Cause = Cause.INTERRUPTED) -> None:
         """End what is still live, without waiting for anybody: nothing stays RUNNING, and nothing that a killed launch left so."""
+        self._is_ending = True
         if self._live and self.stopping is None:
             self.stopping, self.stop_cause = str(reason), cause  # before the first one ends, which would start another
         while self._live:
@@ -372,6 +392,10 @@ class Driver:
             trial.n_rows += 1
         except LeaseLostError as error:
             self.abandon(error)
+        except RecordsError as error:  # at the end, a trial whose last row is refused stays RUNNING there, and is tried again all the same
+            if not self._is_ending:
+                raise
+            self.fatal = self.fatal or error
 
     def _stop_if_over_budget(self) -> None:
         if self.stopping is None and (reason := used_up(self.study, self._usage)) is not None:

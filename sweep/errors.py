@@ -28,6 +28,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import errno
+import os
+from functools import partial
+from typing import Any
+
 from sweep.causes import Cause
 from trainables.errors import (
     AdapterError,
@@ -86,6 +91,11 @@ class UnmetError(StudyError):
         super().__init__(" ".join(problems))
         self.problems = tuple(problems)  # one line each
 
+    @classmethod
+    def of(cls, refused: OSError, text: str) -> DiskError:
+        """That a write was refused. `text` says what was being done."""
+        return cls(text, number=refused.errno or errno.ENOSPC, path=os.path.dirname(refused.filename) if isinstance(refused.filename, str) else "")
+
     def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
         return type(self), (self.problems,)
 
@@ -100,6 +110,21 @@ class RecordsError(SweepError):
 
 class DiskError(SweepError):
     """A disk takes no more: it is full, over its quota, or read-only. Nothing can go on until somebody makes room."""
+
+    cause = Cause.DISK
+
+    def __init__(self, text: str, *, number: int = errno.ENOSPC, path: str = "") -> None:
+        """`number`: errno of the refused write; `path`: where it was, if that is known."""
+        super().__init__(text)
+        self.number, self.path = number, path
+
+    @classmethod
+    def of(cls, refused: OSError, text: str) -> DiskError:
+        """That a write was refused. `text` says what was being done."""
+        return cls(text, number=refused.errno or errno.ENOSPC, path=os.path.dirname(refused.filename) if isinstance(refused.filename, str) else "")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(DiskError, number=self.number, path=self.path), (str(self),)
 
 
 class DeviceError(SweepError):
@@ -126,8 +151,3 @@ class DeviceLostError(PassingError):
 
 class WorkerError(SweepError):
     """Workers were lost more often than is retried."""
-
-
-def last_line(error: Exception) -> str:
-    """What an error of Ray says, without its stack."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

@@ -19,7 +19,7 @@ from trainables.config import TrainConfig
 from trainables.lora import Adapter
 from trainables.merging import updates_of
 from trainables.model_folders import read_config
-from trainables.model_sources import ModelSource, resolve_model
+from trainables.model_sources import MOVED_NAMES, SHORT_NAMES, ModelSource, resolve_model
 from trainables.models import bucket_step_of, resolution_of
 from trainables.subject import Subject
 from trainables.tags import tags_of
@@ -45,10 +45,9 @@ def export_checkpoint(study: RecordedStudy, chosen: ChosenAdapter, path: Path, *
     Raises:
         AdapterError: as `export_adapter`, or the adapter does not fit.  ModelError: the model cannot be read."""
     require_free(path, replace=replace)
-    vae = None if model else chosen.evaluation.infer_vae
-    source = resolve_model(model or chosen.evaluation.infer_model, vae)
+    source = _fused_source(chosen, model)
     texts = {"modelspec.title": chosen.name, "ss_training_comment": comment_of(chosen, _subject_or_none(study))}
-    texts["modelspec.merged_from"] = f"{source.name}, {chosen.name}"
+    texts["modelspec.merged_from"] = f"{_name_of(model or chosen.evaluation.infer_model)}, {chosen.name}"
     return write_checkpoint(path, source, updates_of(chosen.load()), metadata=texts, replace=replace)
 
 
@@ -62,7 +61,7 @@ def adapter_metadata(study: RecordedStudy, chosen: ChosenAdapter, adapter: Adapt
         "ss_output_name": chosen.name,
         "ss_base_model_version": base,
         "ss_v2": base.startswith("sd_v2"),
-        "ss_sd_model_name": Path(chosen.train.train_model).name if source is None else Path(source.name).name,
+        "ss_sd_model_name": Path(_name_of(chosen.train.train_model)).name,
         "ss_epoch": chosen.epoch,
         "ss_num_epochs": max(chosen.epoch, int(chosen.trial["epochs"] or 0)),
         "ss_resolution": None if side is None else f"({side}, {side})",
@@ -101,8 +100,31 @@ def comment_of(chosen: ChosenAdapter, subject: Subject | None) -> str:
 
 def default_path(chosen: ChosenAdapter, file_format: str, *, model: str | None = None, fuse: bool = False) -> Path:
     """Where an export goes that is given no name: the adapter's own, in the current folder."""
-    single = resolve_model(model or chosen.evaluation.infer_model).unet.is_single_file if fuse else file_format != "peft"
+    single = _fused_source(chosen, model).unet.is_single_file if fuse else file_format != "peft"
     return Path(f"{chosen.name}{'-fused' * fuse}{'.safetensors' * single}")
+
+
+def left_out_of(study: RecordedStudy, chosen: ChosenAdapter) -> list[str]:
+    """What a file does not tell because subject or model are not where the study had them, a line for each."""
+    lines = []
+    try:
+        _ = study.subject
+    except (SubjectError, StudyError) as error:
+        lines.append(f"The file has no trigger word, tags and steps, and its prompts are not filled in. {error}")
+    try:
+        resolve_model(*chosen.base)
+    except (ModelError, StudyError) as error:
+        lines.append(f"The file has no resolution and prediction type. {error}")
+    return lines
+
+
+def _fused_source(chosen: ChosenAdapter, model: str | None) -> ModelSource:
+    return resolve_model(model) if model else resolve_model(*chosen.scored_on)
+
+
+def _name_of(name: str) -> str:
+    """A base model as the study calls it, and not where this machine has it; of short names what they stand for."""
+    return SHORT_NAMES.get(name) or MOVED_NAMES.get(name, name)
 
 
 def _network_values(adapter: Adapter, chosen: ChosenAdapter) -> dict[str, Any]:
@@ -189,6 +211,6 @@ def _subject_or_none(study: RecordedStudy) -> Subject | None:
 
 def _source_or_none(chosen: ChosenAdapter) -> ModelSource | None:
     try:
-        return resolve_model(chosen.train.train_model, chosen.train.train_vae)
-    except ModelError:
+        return resolve_model(*chosen.base)
+    except (ModelError, StudyError):
         return None

@@ -177,8 +177,9 @@ class StudyFolder:
             ) from error
 
     def write_study(self, study: Study, content: Mapping[str, str]) -> None:
-        """Store the study as it is launched now, with the digests of what its names stand for."""
-        description = {**study.describe(), "content": dict(content)}
+        """Store the study as it is launched now, with the digests of what its names stand for, and the
+        folder that relative ones are meant from."""
+        description = {**study.describe(), "content": dict(content), "directory": os.getcwd()}
         for path, text in ((self.source, study.source), (self.description, json.dumps(description, indent=1))):
             write_atomically(path, lambda file, text=text: file.write(text.encode()))
 

@@ -36,6 +36,7 @@ class Protocol:
     subject_name: str
     subject: Subject
     config: EvalConfig
+    places: tuple[str, str | None]  # of its model and VAE, as this process finds them
     backbones: Mapping[str, str]
     metrics: tuple[str, ...]
     objective: Objective
@@ -59,8 +60,8 @@ def protocol_of(study: RecordedStudy, trial_id: str | None) -> Protocol:
     scored = next((study.evaluations[key] for epoch, _, key, *_ in row["rung_values"] or [] if epoch == row["best_epoch"] and key in study.evaluations), None)
     train, evaluation = study.configs_of(row)
     config = EvalConfig(**scored["configuration"]) if scored else evaluation
-    _require_same_model(study, config)
-    return Protocol(study.description["subject"], study.subject, config, study.backbones, study.metrics, study.objective, train.caption)
+    places, name = _require_same_model(study, config), study.description["subject"]
+    return Protocol(name, study.subject, config, places, study.backbones, study.metrics, study.objective, train.caption)
 
 
 def default_protocol(subject: str, model: str, overrides: Mapping[str, str]) -> Protocol:
@@ -72,7 +73,8 @@ def default_protocol(subject: str, model: str, overrides: Mapping[str, str]) -> 
     train, _, config = study.split({})
     read = load_subject(study.subject)
     caption = train.caption if train.caption in read.caption_versions else TRIGGER_VERSION
-    return Protocol(study.subject, read, config, study.backbones, tuple(study.metrics), study.objective, caption)
+    places = config.infer_model, config.infer_vae
+    return Protocol(study.subject, read, config, places, study.backbones, tuple(study.metrics), study.objective, caption)
 
 
 def with_trigger(protocol: Protocol, trigger: str | None) -> Protocol:
@@ -91,7 +93,7 @@ def require_same_subject(study: RecordedStudy, subject: str | None) -> None:
 
 def require_same_model(protocol: Protocol, model: str | None) -> None:
     """Raises: StudyError where the model named beside a study is another one than its protocol's."""
-    if model is not None and FilesContent().model_digest(model, protocol.config.infer_vae) != _digest_now(protocol.config):
+    if model is not None and FilesContent().model_digest(model, protocol.places[1]) != _digest_at(protocol.places):
         raise StudyError(
             f"A row beside a study's is scored with its model, {protocol.config.infer_model} for this trial, but --model is {model}. Leave it out, or "
             "name with --trial one that uses it."
@@ -110,10 +112,13 @@ def score_file(
     transformers.utils.logging.disable_progress_bar()
     kind = device_kind(device)
     frozen = FrozenWork(kind, on_load=foreign.merge_into)
-    frozen.parts(protocol.config.infer_model, protocol.config.infer_vae, protocol.config.infer_dtype)  # what does not fit is said at once
+    model, vae = protocol.places
+    read = replace(protocol.config, infer_model=model, infer_vae=vae)
+    frozen.parts(model, vae, read.infer_dtype)  # what does not fit is said at once
     evaluator = Evaluator(frozen, **protocol.backbones, further=protocol.metrics)
     key = file_key(foreign, protocol)
-    (result,) = evaluator.evaluate([EvaluationRequest(key, None, protocol.config, protocol.subject, caption=protocol.caption)], on_step=on_step)
+    request = EvaluationRequest(key, None, read, protocol.subject, caption=protocol.caption)
+    (result,) = evaluator.evaluate([request], on_step=on_step)
     if result.error is not None:
         raise EvaluationFailed(result.error)
     scored = scored_images(result, kind)
@@ -136,21 +141,23 @@ def file_key(foreign: ForeignAdapter, protocol: Protocol) -> str:
         protocol.config,
         training=OF_A_FILE + foreign.digest,
         epoch=0,
-        model_digest=FilesContent().digest_for_pictures(protocol.config.infer_model, protocol.config.infer_vae),
+        model_digest=FilesContent().digest_for_pictures(*protocol.places),
         reference_digest=protocol.subject.reference_digest,
         trigger=protocol.subject.trigger,
     )
 
 
-def _digest_now(config: EvalConfig) -> str:
-    return FilesContent().model_digest(config.infer_model, config.infer_vae)
+def _digest_at(places: tuple[str, str | None]) -> str:
+    return FilesContent().model_digest(*places)
 
 
-def _require_same_model(study: RecordedStudy, config: EvalConfig) -> None:
+def _require_same_model(study: RecordedStudy, config: EvalConfig) -> tuple[str, str | None]:
+    """Where its model and VAE are. Raises: StudyError where they are not what the study had."""
     name = name_of_model(config.infer_model, config.infer_vae)
     known = study.description["content"].get(name)
     try:
-        now = _digest_now(config)
+        places = study.located(config.infer_model, config.infer_vae)
+        now = _digest_at(places)
     except ModelError as error:
         raise StudyError(f"A row beside a study's is scored with its model, but that cannot be read: {error}") from error
     if known not in (None, now):
@@ -158,6 +165,7 @@ def _require_same_model(study: RecordedStudy, config: EvalConfig) -> None:
             f"A row beside a study's is scored with the model that the study had, but {config.infer_model} has changed since. Restore it, or "
             "launch the study under another --name."
         )
+    return places
 
 
 def _objective_of(objective: Objective, scored: ScoredImages) -> dict[str, Any]:

@@ -104,8 +104,12 @@ class Keys:
         return [line for version in sorted(versions) for line in _cut_of_version(subject, version)]
 
     def passed_over(self) -> list[str]:
-        """A line for every kind of file in the folders of the subject and of class images that is not read."""
-        prior = [train.prior_images for train in self.study.telling_trainings("prior_images") if train.prior_preservation]
+        """A line for every kind of file that is not read beside the images."""
+        prior = [
+            train.prior_images
+            for train in self.study.telling_trainings("prior_images")
+            if train.prior_preservation
+        ]
         folders = {self.study.subject: self.content.subject(self.study.subject).passed_over}
         folders |= {folder: load_class_images(folder).passed_over for folder in prior}
         return [f"{folder}: {line}" for folder, lines in folders.items() for line in lines]

@@ -44,6 +44,10 @@ RayAddress = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the study; its file's otherwise.")]
 Report = Annotated[bool, typer.Option("--report", help="Keep report.html in the study's folder up to date while it runs.")]
+LostAfter = Annotated[
+    float | None,
+    typer.Option("--lost-after", min=1, metavar="SECONDS", help="Replace a worker that shows no progress for so long (300; 4 times that while it loads)."),
+]
 PackSize = Annotated[int | None, typer.Option(min=1, help="Trainings that advance together on a device; measured otherwise.")]
 
 
@@ -61,6 +65,7 @@ def launch(
     logger: Loggers = None,
     address: RayAddress = None,
     report: Report = False,
+    lost_after: LostAfter = None,
 ) -> None:
     """Run a study, or go on with it where its records stop: train, score, stop the weak early, record everything.
 
@@ -69,7 +74,7 @@ def launch(
     Ctrl+C ends it when the rungs under way are scored, a second one at once; the same command, or `sweep resume NAME`, goes on."""
     started_at = time.monotonic()
     study = load(study_file, sets, {"samples": samples, "name": name, "max_concurrent": max_concurrent, "loggers": logger})
-    options = {"device": device, "pack_size": pack_size, "compile": compile, "gradient_checkpointing": gradient_checkpointing}
+    options = {"device": device, "pack_size": pack_size, "compile": compile, "gradient_checkpointing": gradient_checkpointing, "lost_after": lost_after}
     _run(study, storage, options, started_at=started_at, address=address, report=report)
 
 
@@ -85,6 +90,7 @@ def resume(
     logger: Loggers = None,
     address: RayAddress = None,
     report: Report = False,
+    lost_after: LostAfter = None,
 ) -> None:
     """Go on with a study where its records stop, or end its pause: `sweep resume captions`, `sweep resume captions --samples 40`.
 
@@ -100,7 +106,7 @@ def resume(
         _end_pause(folder, overrides, report=report)
         return
     request = read_launches(folder.launches).request
-    options = _options_of(request, device=device, pack_size=pack_size)
+    options = _options_of(request, device=device, pack_size=pack_size, lost_after=lost_after)
     with _directory_of(request):
         study = _stored_study(folder, request, {**overrides, "name": new_name or folder.root.name})
         _say_if_changed(folder, request)
@@ -298,6 +304,7 @@ def _run_in(
     device, pack_size = options.get("device") or "auto", options.get("pack_size")
     how = Launch(storage, device=device, pack_size=pack_size, pack_options=pack_options, keys=keys, view=view, address=address)
     how.again, how.gone_adapters = options.get("again", ()), options.get("gone_adapters", ())
+    how.lost_after_s = options.get("lost_after")
     return launch(study, how)
 
 
@@ -349,6 +356,8 @@ def _options_of(request: Request, **changes: Any) -> dict[str, Any]:
 
 def _directory_of(request: Request) -> contextlib.AbstractContextManager[None]:
     """Relative paths in a study are meant from where it was launched, if that is still there."""
+    if request.directory and not Path(request.directory).is_dir():
+        typer.echo(f"note: the study was launched in {request.directory}, which is gone; relative names in it are looked up here.")
     return contextlib.chdir(request.directory) if request.directory and Path(request.directory).is_dir() else contextlib.nullcontext()
 
 

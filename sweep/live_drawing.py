@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweep.moment import IS_SCORED, TRAINS, BestNow, Moment, TrialNow, WorkerNow
+from sweep.moment import IS_SCORED, SILENT_AFTER_S, TRAINS, BestNow, Moment, TrialNow, WorkerNow
 from sweep.searcher import RUNNING
 from sweep.summary import WIDE, saved_text
 from sweep.wording import MOST_ROWS, clock_text, configuration_text, counts_text, left_text, metric_text, number_text, short_time_text
@@ -103,17 +103,27 @@ def _worker_facts(workers: list[WorkerNow] | tuple[WorkerNow, ...], *, is_wide: 
     facts = []
     for worker in workers:
         device = f"{worker.device}: " if is_wide and worker.device not in ("", worker.name) else ""
-        facts.append((worker.name, f"{device}{worker.doing}" + (f"; {worker.n_done} stored or scored" if is_wide and worker.n_done else "")))
+        done = f"; {worker.n_done} stored or scored" if is_wide and worker.n_done else ""
+        silent = f"; no progress for {worker.silent_s:.0f} s" if worker.silent_s >= SILENT_AFTER_S else ""
+        facts.append((worker.name, f"{device}{worker.doing}{silent}{done}"))
     return facts
 
 
 def _busy(workers: list[WorkerNow] | tuple[WorkerNow, ...]) -> list[str]:
-    """How many workers do what, the most common first."""
+    """How many workers do what, the most common first. What each is at differs by numbers: many are counted by their phase."""
     named = defaultdict(list)
     for worker in workers:
-        named[worker.doing].append(worker.name)
-    counts = Counter({doing: len(names) for doing, names in named.items()})
-    return [f"{named[doing][0] if n == 1 else f'{n} workers'} {doing}" for doing, n in counts.most_common(MOST_WORKERS)]
+        named["silent" if worker.silent_s >= SILENT_AFTER_S else worker.phase or worker.doing].append(worker)
+    counts = Counter({phase: len(members) for phase, members in named.items()})
+    return [_busy_text(phase, named[phase]) for phase, _ in counts.most_common(MOST_WORKERS)]
+
+
+def _busy_text(phase: str, members: list[WorkerNow]) -> str:
+    one, *others = members
+    if others:
+        doing = {worker.doing for worker in members}
+        return f"{len(members)} workers {doing.pop() if len(doing) == 1 else phase}"
+    return f"{one.name} {one.doing}" + (f", no progress for {one.silent_s:.0f} s" if one.silent_s >= SILENT_AFTER_S else "")
 
 
 def _trials_table(moment: Moment, *, n_rows: int, width: int) -> list[Table | Text]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sweep.causes import Cause
+from trainables.activity import Phase
 from trainables.config import EvalConfig, TrainConfig
 
 
@@ -134,6 +135,7 @@ class Sync:
     n_slots: int = 0  # trainings that it can hold at a time
     n_image_sets: int = 1  # evaluations that it can score at a time
     doing: str = ""
+    phase: Phase = Phase.WAITING
     ready: bool = True  # False: it only says that it exists
     device: str = ""  # the name of the device that it owns; "": as the worker
     trainings: tuple[TrainingReport, ...] = ()

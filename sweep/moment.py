@@ -24,6 +24,8 @@ MOST_TRIALS = 64
 MOST_NOTICES = 40
 """Notices that are written down for others, who look every second or so."""
 TRAINS, WAITS, IS_SCORED = "trains", "waits", "is scored"
+SILENT_AFTER_S = 60.0
+"""A worker that has shown no progress for so long is said to be silent."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class WorkerNow:
     device: str
     doing: str
     n_done: int = 0  # adapters stored and image sets scored
+    phase: str = ""  # as trainables.activity.Phase: what many workers do is counted by it
+    silent_s: float = 0.0  # since it last showed progress
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Moment:
 
 def moment_of(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, notices: Sequence[Notice] = ()) -> Moment:
     """snapshot: the pool's, as Pool.snapshot."""
-    devices, n_done, trainings = (snapshot.get(name, {}) for name in ("devices", "n_done", "trials"))
+    trainings = snapshot.get("trials", {})
     trials = sorted((_trial_now(trial, trainings.get(trial.id, {})) for trial in driver.live), key=lambda trial: (trial.doing == WAITS, trial.id))
     return Moment(
         study=driver.study.name,
@@ -119,7 +123,7 @@ def moment_of(driver: Driver, snapshot: Mapping[str, Any], elapsed_s: float, *, 
         paused=driver.paused and not driver.stopping,
         left_s=None if driver.paused else seconds_left(driver, snapshot, elapsed_s),
         best=_best_now(driver),
-        workers=tuple(WorkerNow(name, devices.get(name, ""), doing, n_done.get(name, 0)) for name, doing in sorted(snapshot.get("workers", {}).items(), key=_in_order)),
+        workers=_workers_now(snapshot),
         n_losses=snapshot.get("n_losses", 0),
         trials=tuple(trials[:MOST_TRIALS]),
         asked=_asked(driver, trainings),
@@ -180,6 +184,14 @@ def from_json(text: str) -> tuple[Moment, str]:
 
 def _in_order(worker: tuple[str, str]) -> tuple[int, str]:
     return len(worker[0]), worker[0]  # worker-2 before worker-10
+
+
+def _workers_now(snapshot: Mapping[str, Any]) -> tuple[WorkerNow, ...]:
+    devices, n_done, phases, silent_s = (snapshot.get(name, {}) for name in ("devices", "n_done", "phases", "silent_s"))
+    return tuple(
+        WorkerNow(name, devices.get(name, ""), doing, n_done.get(name, 0), str(phases.get(name, "")), silent_s.get(name, 0.0))
+        for name, doing in sorted(snapshot.get("workers", {}).items(), key=_in_order)
+    )
 
 
 def _trial_now(trial: Trial, training: Mapping[str, Any]) -> TrialNow:

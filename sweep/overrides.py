@@ -1,8 +1,8 @@
 """`--set name=value`: what a text on the command line changes in a study. The file itself stays as it is.
 
 A parameter becomes fixed and leaves the space, the rows, the start points and fan_out; a field of the study is replaced;
-`alias.NAME=DIR` redirects the model called NAME wherever it occurs; `space.caption=v1,v2` leaves a searched parameter these choices,
-and leaves out the start points that have another one."""
+`alias.NAME=DIR` redirects the model called NAME wherever it occurs; `space.caption=v1,v2` leaves a
+searched parameter these choices, and leaves out the start points that have another one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def changes_of(study: Study, overrides: Mapping[str, str]) -> dict[str, Any]:
 
     Raises:
         StudyError: a name that is neither a parameter, a field that can be set, nor an alias of a model in use."""
-    changed = {place: getattr(study, place) for place in (*_PLACES, "notes")} | {"aliases": dict(study.aliases)}
+    changed = {place: getattr(study, place) for place in (*_PLACES, "notes")}
+    changed["aliases"] = dict(study.aliases)
     for name, text in overrides.items():
         if name.startswith("alias."):
             changed["aliases"][name.removeprefix("alias.")] = text
@@ -49,7 +50,8 @@ def changes_of(study: Study, overrides: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _with_choices(changed: Mapping[str, Any], name: str, text: str) -> dict[str, Any]:
-    """The space with that parameter chosen from the values between the commas, and the start points that lie in it."""
+    """The space with that parameter chosen from the values between the commas, and the start points
+    that lie in it."""
     from ray import tune  # the study file has imported it already
 
     space = changed["space"]
@@ -58,7 +60,11 @@ def _with_choices(changed: Mapping[str, Any], name: str, text: str) -> dict[str,
         raise StudyError(f"`--set space.{name}` needs a parameter of the space, but `{name}` is none by name.{known} Change the study file.")
     domain = tune.choice([_value(name, value.strip()) for value in text.split(",")])
     rows = changed["try_first"]
-    outside = [row for row in rows if name in row.configuration and not contains(domain, row.configuration[name])]
+    outside = [
+        row
+        for row in rows
+        if name in row.configuration and not contains(domain, row.configuration[name])
+    ]
     notes = [
         f"the start point with {name}={row.configuration[name]!r} is left out, "
         f"since `--set space.{name}` leaves {', '.join(map(str, domain.categories))}"

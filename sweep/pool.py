@@ -27,6 +27,7 @@ from sweep.messages import (
 )
 from sweep.pool_entries import EvaluationEntry, TrainingEntry, TrialEntry, WorkerEntry
 from sweep.sharing import share_of, with_room
+from trainables.activity import Phase
 
 
 class Pool:
@@ -110,8 +111,9 @@ class Pool:
         """Take in a worker's reports and say what to do next."""
         if worker in self._gone:  # cut off, not dead: others have taken over what it had
             return Orders(closed=True)
-        entry = self._workers.setdefault(worker, WorkerEntry(sync.device or worker))
-        entry.doing = sync.doing
+        entry = self._workers.setdefault(worker, WorkerEntry(worker))
+        entry.device = sync.device or worker
+        entry.doing, entry.phase, entry.heard_at = sync.doing, sync.phase, self._clock()
         for report in sync.trainings:
             self._take_training(worker, report)
         for report in sync.evaluations:
@@ -128,6 +130,12 @@ class Pool:
         evaluate = self._evaluate(worker, busy=bool(keep or start), n=sync.n_image_sets)
         return Orders(start, keep, evaluate, undecided=self._is_undecided(sync.held))
 
+    def note(self, worker: str, doing: str, phase: Phase) -> None:
+        """A sign of life from within a worker's work: what it does now."""
+        if worker not in self._gone:
+            entry = self._workers.setdefault(worker, WorkerEntry(worker))
+            entry.doing, entry.phase, entry.heard_at = doing, phase, self._clock()
+
     def worker_lost(
         self, worker: str, reason: str = "its worker ended unexpectedly", cause: Cause = Cause.LOST, counts: bool = True
     ) -> None:
@@ -141,8 +149,10 @@ class Pool:
 
     def snapshot(self) -> dict[str, Any]:
         """What the live view shows: plain values, by worker, trial and training."""
-        waiting = self._evaluations.values()
+        waiting, now = self._evaluations.values(), self._clock()
         return {
+            "phases": {name: entry.phase for name, entry in self._workers.items()},
+            "silent_s": {name: now - entry.heard_at for name, entry in self._workers.items()},
             "workers": {name: entry.doing for name, entry in self._workers.items()},
             "devices": {name: entry.device for name, entry in self._workers.items()},
             "n_done": dict(self._n_done),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,17 +12,22 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.causes import Cause
+from sweep.clocks import AwakeClock
+from sweep.memory import spare_this_process
 from sweep.messages import Answer, EvaluationOrder, Orders, Outcome, Subscription, Sync, TrainingOrder
 from sweep.pool import Pool
+from trainables.activity import Phase, Watch
 
 NAMESPACE = "sweep"
+REPORT_EVERY_S = 1.0
 
 
 class PoolActor:
     """The pool as a process: questions may wait for their answer without keeping others from asking."""
 
     def __init__(self, known: Mapping[str, Outcome]) -> None:
-        self._pool = Pool(known)
+        spare_this_process()
+        self._pool = Pool(known, clock=AwakeClock())  # nobody is silent because this process was stopped
         self._changed = asyncio.Event()
 
     async def next_rung(self, trial: str, after_epoch: int, wait_s: float) -> Answer:
@@ -40,6 +46,9 @@ class PoolActor:
         if sync.trainings or sync.evaluations:
             self._wake()
         return orders
+
+    async def note(self, worker: str, doing: str, phase: Phase) -> None:
+        self._pool.note(worker, doing, phase)
 
     async def tell(self, method: str, *arguments: Any) -> None:
         """Call one of the pool's methods that change it and return nothing."""
@@ -86,6 +95,25 @@ class RemotePool:
 
     def sync(self, worker: str, sync: Sync) -> Orders:
         return ray.get(self.actor.sync.remote(worker, sync))
+
+
+class Reporter:
+    """Passes a worker's notes on to the pool, on a thread of its own, as often as there are new ones."""
+
+    def __init__(self, pool: RemotePool, worker: str, watch: Watch) -> None:
+        self._pool, self._worker, self._watch = pool, worker, watch
+        self._n_reported = -1
+        threading.Thread(target=self._report_for_ever, name="reporter", daemon=True).start()
+
+    def _report_for_ever(self) -> None:
+        while True:
+            time.sleep(REPORT_EVERY_S)
+            if (n_notes := self._watch.n_notes) != self._n_reported:
+                self._n_reported, activity = n_notes, self._watch.activity
+                try:  # one at a time: a pool that does not answer must not be flooded once it does
+                    ray.get(self._pool.actor.note.remote(self._worker, str(activity), activity.phase))
+                except ray.exceptions.RayError:  # the pool is gone, and the launch with it
+                    return
 
 
 def start_pool(known: Mapping[str, Outcome], *, name: str) -> Any:

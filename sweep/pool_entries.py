@@ -8,6 +8,7 @@ from typing import Any
 
 from sweep.attempts import Attempts
 from sweep.messages import EvaluationOrder, Outcome, Rung, Subscription, TrainingReport
+from trainables.activity import Phase
 from trainables.config import TrainConfig
 
 
@@ -17,6 +18,8 @@ class WorkerEntry:
 
     device: str
     doing: str = ""
+    phase: Phase = Phase.LOADING
+    heard_at: float = 0.0
     n_slots: float = math.inf  # until it is ready
 
 

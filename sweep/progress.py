@@ -48,6 +48,7 @@ class Progress:
         self._said: dict[str, tuple[str, int]] = {}
         self._best: tuple[str, float] | None = None
         self._left_out: set[str] = set()
+        self._n_of_workers = 0
         self._first_scored: float | None = None
         self._mood = ""
 
@@ -79,6 +80,7 @@ class Progress:
         """Called a few times a second."""
         self._note_events(driver)
         self._note_left_out(snapshot)
+        self._note_workers(snapshot)
         self._look_at_report(driver)
         self._note_mood(driver, mood_text(driver))
         self._show(moment_of(driver, snapshot, self._elapsed, notices=self._notices))
@@ -131,6 +133,13 @@ class Progress:
             if name not in self._left_out:
                 self._left_out.add(name)
                 self._note(f"left out: {name}: {reason}")
+
+    def _note_workers(self, snapshot: Mapping[str, Any]) -> None:
+        """What the launch has said of its workers since it was looked at last."""
+        texts = snapshot.get("notices", ())
+        for text in texts[self._n_of_workers :]:
+            self._note(text)
+        self._n_of_workers = max(self._n_of_workers, len(texts))
 
     def _note_mood(self, driver: Driver, mood: str) -> None:
         """A pause or a stop, when it begins: the rungs under way may take a while."""

@@ -16,13 +16,15 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 
-from sweep.errors import DeviceError, WorkerError, last_line
+from sweep.errors import DeviceError, WorkerError
 from sweep.options import MENDABLE
 from sweep.pool_actor import NAMESPACE
+from sweep.ray_errors import SHORT_OF_MEMORY, is_out_of_memory, said_by
 from trainables.cores import n_cores
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -35,6 +37,7 @@ RAY_SETTINGS = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_TQDM": "0",
     "RAY_worker_niceness": "0",  # Ray's own 15 starves the training wherever anything else runs
+    "RAY_memory_monitor_refresh_ms": "0",  # it would kill the pool and the trials' processes, too: the fleet looks after memory itself
 }
 
 
@@ -58,6 +61,7 @@ def ray_session(address: str | None, *, device: str) -> Iterator[str]:
     # Sockets lie in there, whose paths may have 107 characters.
     session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
     not_ray = _processes()
+    ray._private.worker.print_to_stdstream = _pass_over  # log_to_driver does not cover a paragraph for each process that ends
     try:
         if address is None:
             _provide_token()
@@ -67,9 +71,8 @@ def ray_session(address: str | None, *, device: str) -> Iterator[str]:
         with _watched(session, not_ray) if address is None else nullcontext():
             yield _device_kind(device, is_cluster=address is not None)
     except ray.exceptions.RayError as error:
-        raise WorkerError(
-            f"A study needs its Ray until it has ended, but lost it ({last_line(error)}). Launch it again: it goes on."
-        ) from error
+        why = SHORT_OF_MEMORY if is_out_of_memory(error) else said_by(error)
+        raise WorkerError(f"A study needs its Ray until it has ended, but lost it ({why}). Launch it again: it goes on.") from error
     finally:
         # Ray's processes do not hear SIGTERM (see below), which Ray would give one after the other a second for.
         ending = threading.Timer(1.0, _kill, [_processes() - not_ray])
@@ -77,6 +80,10 @@ def ray_session(address: str | None, *, device: str) -> Iterator[str]:
         ray.shutdown()
         ending.join()
         shutil.rmtree(session, ignore_errors=True)
+
+
+def _pass_over(data: Any, ignore_prefix: bool) -> None:
+    """What Ray has to say of its processes: the fleet says what matters of it."""
 
 
 def lost_process() -> WorkerError | None:
@@ -147,7 +154,7 @@ def _join_ray(address: str) -> None:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
     except Exception as error:  # ConnectionError where there is none, RuntimeError for another version
         raise DeviceError(
-            f"A Ray must run at {address}, but it cannot be joined ({last_line(error)}). Start it, set RAY_AUTH_MODE=token if it asks for one, "
+            f"A Ray must run at {address}, but it cannot be joined ({said_by(error)}). Start it, set RAY_AUTH_MODE=token if it asks for one, "
             "or leave --address out to use this machine alone."
         ) from error
 
@@ -190,7 +197,7 @@ def _start_ray(session: str) -> None:
         )
     except Exception as error:  # Ray raises bare ones, e.g. when a machine is too busy to start it within 30 s
         raise DeviceError(
-            f"Ray must be able to start on this machine, but it could not ({last_line(error)}). Launch the study again."
+            f"Ray must be able to start on this machine, but it could not ({said_by(error)}). Launch the study again."
         ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

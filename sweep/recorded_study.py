@@ -5,13 +5,16 @@ Reads records and study.json. Whoever runs a study knows all of this from the st
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep.errors import StudyError
 from sweep.folder import ADAPTERS, StudyFolder
+from sweep.keys import FilesContent, name_of_model
+from sweep.launches import read_launches
 from sweep.objective import Objective
 from sweep.parameters import MODEL_PARAMETERS, expand
 from sweep.records import EVALUATIONS, TRIALS, Records, as_rows
@@ -19,6 +22,7 @@ from sweep.searcher import FAIL
 from sweep.space import nearest
 from sweep.values import with_prompts_read
 from trainables.config import EVAL_PARAMETERS, TRAIN_PARAMETERS, EvalConfig, TrainConfig
+from trainables.model_sources import MOVED_NAMES, SHORT_NAMES
 from trainables.storage import Place
 from trainables.subject import Subject, load_subject
 
@@ -38,6 +42,17 @@ class ChosenAdapter:
     evaluation: EvalConfig
     scores: Mapping[str, Any] | None  # the evaluation's row; None where this epoch was not scored
     store: Place
+    locate: Callable[[str, str | None], tuple[str, str | None]] = field(compare=False)  # RecordedStudy.located
+
+    @property
+    def base(self) -> tuple[str, str | None]:
+        """The model and VAE that it was trained on, as this process finds them. Raises: StudyError, ModelError."""
+        return self.locate(self.train.train_model, self.train.train_vae)
+
+    @property
+    def scored_on(self) -> tuple[str, str | None]:
+        """The model and VAE that it was scored on, as this process finds them. Raises: StudyError, ModelError."""
+        return self.locate(self.evaluation.infer_model, self.evaluation.infer_vae)
 
     @property
     def name(self) -> str:
@@ -66,10 +81,12 @@ class RecordedStudy:
         Raises:
             SubjectError: it cannot be read.  StudyError: its images have changed."""
         name = self.description["subject"]
-        subject = load_subject(name)
+        subject = load_subject(self._subject_place)
         if subject.reference_digest != self.description["content"][f"images of {name}"]:
             raise StudyError(
-                f"Pictures are scored against the images that the study had, but those of {name} have changed since. "
+                self._elsewhere("photographs", name)
+                if self._is_found_by_chance(self._subject_place)
+                else f"Pictures are scored against the images that the study had, but those of {name} have changed since. "
                 f"Restore them, or launch the study under another --name."
             )
         return subject
@@ -77,7 +94,9 @@ class RecordedStudy:
     @property
     def trigger(self) -> str:
         """The subject's trigger word, whatever has become of its images. Raises: SubjectError: the subject cannot be read."""
-        return load_subject(self.description["subject"]).trigger
+        place = self._subject_place
+        # A folder that merely has the name must have the images, too.
+        return self.subject.trigger if self._is_found_by_chance(place) else load_subject(place).trigger
 
     @property
     def objective(self) -> Objective:
@@ -92,7 +111,54 @@ class RecordedStudy:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return tuple(self.description.get("metrics", ()))
+        asked = (text.partition("=") for text in self.description.get("metrics", ()))
+        return tuple(f"{name}={self._place_of(place)}" if place else name for name, _, place in asked)
+
+    @cached_property
+    def directory(self) -> Path | None:
+        """Where the study was launched: relative names in it are meant from there. None where nothing says it."""
+        known = self.description.get("directory") or read_launches(self.folder.launches).request.directory
+        return Path(known) if known else None
+
+    def located(self, model: str, vae: str | None) -> tuple[str, str | None]:
+        """A model of the study and its VAE as this process finds them, whatever folder it runs in.
+
+        Raises:
+            StudyError: what lies here under such a name is something else than the study had.  ModelError: it cannot be read."""
+        places = self._place_of(model), None if vae is None else self._place_of(vae)
+        doubtful = [place for place in places if place is not None and self._is_found_by_chance(place)]
+        if doubtful:
+            known = self.description["content"].get(name_of_model(model, vae))
+            if FilesContent().model_digest(*places) != known:
+                raise StudyError(self._elsewhere("models", doubtful[0]))
+        return places
+
+    @property
+    def _subject_place(self) -> str:
+        place = self._place_of(self.description["subject"])
+        if self.directory is None or place.startswith("embedded:") or Path(place).expanduser().exists():
+            return place
+        return str(self.directory / Path(place).expanduser())  # it is nowhere; this is where it was
+
+    def _place_of(self, name: str) -> str:
+        """The whole path of what a launch found under a relative name, or the name itself."""
+        plain = SHORT_NAMES.get(name) or MOVED_NAMES.get(name, name)
+        if name.startswith("embedded:") or self.directory is None:
+            return name
+        there = self.directory / Path(plain).expanduser()
+        return str(there) if there.exists() else name
+
+    def _is_found_by_chance(self, place: str) -> bool:
+        """Whether this process's own folder has something of that relative name, and that of the launch has not."""
+        path = Path(SHORT_NAMES.get(place, place)).expanduser()
+        return not place.startswith("embedded:") and not path.is_absolute() and path.exists()
+
+    def _elsewhere(self, what: str, name: str) -> str:
+        meant_from = f"{self.directory}, where it is no more" if self.directory else "a folder that is not recorded"
+        return (
+            f"A study's {what} are those that it was launched with. {name} is meant from {meant_from}, and what is called "
+            f"so in {Path.cwd()} has another content. Restore it, or run this where the study was launched."
+        )
 
     @cached_property
     def trials(self) -> list[dict[str, Any]]:
@@ -143,7 +209,7 @@ class RecordedStudy:
             train = replace(train, train_seed=train.train_seed + seeds.index(key))
             evaluation = EvalConfig(**best["configuration"])
         store = self._store_with(row, key, chosen_epoch)
-        return ChosenAdapter(self.name, row, key, int(chosen_epoch), train, evaluation, best, store)
+        return ChosenAdapter(self.name, row, key, int(chosen_epoch), train, evaluation, best, store, self.located)
 
     def configs_of(self, row: Mapping[str, Any]) -> tuple[TrainConfig, EvalConfig]:
         """What a trial trains, under its first seed, and how it is evaluated."""

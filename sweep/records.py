@@ -41,8 +41,9 @@ from sweep.record_schema import (
     Table,
     as_arrow,
 )
-from sweep.seed_scatter import CONFIDENCE, Component, SeedScatter, half_width, p_value
+from sweep.seed_scatter import Component, SeedScatter, half_width, p_value
 from trainables import checksums
+from trainables.mean_intervals import CONFIDENCE, N_RESAMPLES, bounds_of_means, resample_weights
 from trainables.storage import Place, StorePath, line_of, patiently, place, reason_of, require_plain_name
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "EVALUATIONS",
     "IMAGES",
     "METRIC_COLUMNS",
+    "N_RESAMPLES",
     "SCHEMA_VERSION",
     "SIMILARITIES",
     "SeedScatter",
@@ -62,11 +64,13 @@ __all__ = [
     "SweepError",
     "as_rows",
     "best_of",
+    "bounds_of_means",
     "half_width",
     "line_of",
     "more_is_better",
     "p_value",
     "place",
+    "resample_weights",
 ]
 
 MOST_PARTS = 1000

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,18 +19,21 @@ import ray
 from sweep.control import Control
 from sweep.disk import drop_states_of_stopped
 from sweep.driver import Driver, TrialRecords
-from sweep.errors import LeaseLostError, RecordsError, SweepError
-from sweep.fleet import Fleet
+from sweep.clocks import AwakeClock
+from sweep.errors import LeaseLostError, RecordsError, SweepError, WorkerError
+from sweep.fleet import LOST_AFTER_S, Fleet
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.launches import LaunchLog, Request, new_launch_id, read_launches
 from sweep.logger_feed import Feeds
 from sweep.messages import Outcome
+from sweep.moment import SILENT_AFTER_S
 from sweep.pareto import add_vectors
 from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
 from sweep.ray_session import lost_process, ray_session
 from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
+from sweep.room import disk_error, refusal_of
 from sweep.scheduler import Asha
 from sweep.searcher import RUNNING, Searcher
 from sweep.standing_orders import StandingOrders, interruptions
@@ -44,6 +47,7 @@ from trainables.storage import Place
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY_S = 0.5
+ANSWER_WITHIN_S = 5.0
 LOOK_AT_RAY_EVERY_S = 2.0
 PARTS_LEFT = 200  # of a table, that a launch leaves as they are
 
@@ -71,6 +75,7 @@ class Launch:
     make_device: Callable[[DeviceSpec], Device] | None = None  # None: the real one
     keys: Keys | None = None
     view: View | None = None
+    lost_after_s: float | None = None  # how long a worker may show no progress; None: fleet.LOST_AFTER_S
     again: Collection[str] = ()  # evaluation keys that are computed although they are recorded
     gone_adapters: Collection[tuple[str, int]] = ()  # by training key and epoch: trained although their trials have ended
     address: str | None = None  # of a Ray that runs, with all its nodes: "auto" or "HOST:PORT"; None: a Ray of our own on this machine
@@ -83,6 +88,15 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
     Raises:
         SweepError: nothing was started, or the study could not go on; what is recorded stays valid."""
     folder = StudyFolder(how.storage, study.name)
+    try:
+        return _launch(study, how, folder)
+    except (SweepError, OSError) as error:
+        if (refusal := refusal_of(error)) is None:
+            raise
+        raise disk_error(refusal, folder, study.n_trials) from error
+
+
+def _launch(study: Study, how: Launch, folder: StudyFolder) -> tuple[Driver, Mapping[str, Any]]:
     keys = how.keys or Keys(study)
     keys.check(folder, scores_here=how.address is None)
     launch_id = new_launch_id()
@@ -117,7 +131,7 @@ def launch(study: Study, how: Launch) -> tuple[Driver, Mapping[str, Any]]:
 
 
 def _request(study: Study, how: Launch) -> Request:
-    options = {"device": how.device, "pack_size": how.pack_size, **how.pack_options}
+    options = {"device": how.device, "pack_size": how.pack_size, "lost_after": how.lost_after_s, **how.pack_options}
     return Request(dict(study.overrides), options, str(Path(study.file).absolute()) if study.file else "", os.getcwd())
 
 
@@ -174,19 +188,21 @@ def _run(
         pack_size=how.pack_size,
         pack_options=how.pack_options,
         make_device=how.make_device,
+        lost_after_s=how.lost_after_s,
     )
     _say(how, "loading torch and diffusers on the worker")
     heard = feeds.over(records)
     driver = _new_driver(study, keys, how, past, pool, heard, log=orders.log, max_concurrent=fleet.n_concurrent(study), journal=folder.journal)
     driver.metrics.update({key: outcome.values for key, outcome in known.items()})
-    watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda", own_ray=how.address is None)
+    lost_after_s = how.lost_after_s or LOST_AFTER_S
+    watch = _Watch(driver, pool, fleet, orders, how.view, on_gpus=device == "cuda", own_ray=how.address is None, lost_after_s=lost_after_s)
     try:
-        pool.wait_until_up()
+        watch.wait_until_up()
         driver.ask_for_what_is_missing()
         driver.fill()
         if not driver.finished:
             run_trials(driver, pool_name=pool_name, namespace=NAMESPACE, on_step=watch)
-        while watch.snapshot()["requests_open"] and driver.stopping is None:
+        while driver.stopping is None and watch.snapshot().get("requests_open"):
             time.sleep(0.1)
             watch()
     finally:
@@ -244,28 +260,60 @@ class _Watch:
     """Called again and again while trials run: looks after the workers, obeys what was asked for, feeds the live view."""
 
     def __init__(
-        self, driver: Driver, pool: RemotePool, fleet: Fleet, orders: StandingOrders, view: View | None, *, on_gpus: bool, own_ray: bool
+        self,
+        driver: Driver,
+        pool: RemotePool,
+        fleet: Fleet,
+        orders: StandingOrders,
+        view: View | None,
+        *,
+        on_gpus: bool,
+        own_ray: bool,
+        lost_after_s: float,
     ) -> None:
         self._driver, self._pool, self._fleet, self._orders, self._view = driver, pool, fleet, orders, view
         self._on_gpus, self._own_ray = on_gpus, own_ray
         self._looked_at_ray_at = time.monotonic()
+        self._lost_after_s = lost_after_s
+        self._clock = AwakeClock()
         self._asked: Any = None
         self._asked_at = -SNAPSHOT_EVERY_S
-        self._failed = False
+        self._answered_at = self._clock()
+        self._failed = self._pool_silent = False
+        self._n_noticed = 0  # of the fleet's
         self.latest: dict[str, Any] = {}
 
     def __call__(self) -> None:
-        self._driver.fatal = self._driver.fatal or self._lost_ray() or self._fleet.check(self.latest.get("n_done"))
+        try:
+            self._look_after()
+        except (SweepError, OSError) as error:  # what is written cannot be: Ray Tune would wrap it beyond recognition
+            if not isinstance(error, SweepError) and (refusal := refusal_of(error)) is None:
+                raise
+            self._driver.fatal = self._driver.fatal or (error if isinstance(error, SweepError) else refusal)
+            self._fail()
+
+    def _look_after(self) -> None:
+        self._driver.fatal = self._driver.fatal or self._lost_ray() or self._fleet.check(self.latest) or self._pool_is_lost()
         self._driver.max_concurrent = self._fleet.n_concurrent(self._driver.study)
-        self._orders.obey(self._driver, self._under_way, n_gpus=self._fleet.n_devices if self._on_gpus else 0)
+        self._orders.obey(self._driver, self._under_way, self._silent_s, n_gpus=self._fleet.n_devices if self._on_gpus else 0)
+        self._fail()
+        self._refresh()
+
+    def _fail(self) -> None:
         if self._driver.fatal is not None and not self._failed:
             self._failed = True
             self._driver.fail(self._driver.fatal)
-        self._refresh()
+
+    def wait_until_up(self) -> None:
+        """What is told to the pool while its process still starts would arrive in any order."""
+        while not self.latest and self._driver.stopping is None:
+            self()
+            time.sleep(0.02)
 
     def snapshot(self) -> dict[str, Any]:
-        """The pool as it is now."""
-        self._take(ray.get(self._pool.actor.snapshot.remote()))
+        """The pool as it is now; as it was, where it does not answer."""
+        with suppress(ray.exceptions.GetTimeoutError):
+            self._take(ray.get(self._pool.actor.snapshot.remote(), timeout=ANSWER_WITHIN_S))
         return self.latest
 
     def show(self) -> None:
@@ -281,22 +329,41 @@ class _Watch:
 
     def _under_way(self) -> list[str]:
         """Trials whose training has a slot, or has come past the last rung that they heard of."""
-        trainings = self.snapshot()["trials"]
+        trainings = self.snapshot().get("trials", {})
         return [
             trial.id
             for trial in self._driver.live
             if (training := trainings.get(trial.id)) and (training["worker"] is not None or training["epoch"] > trial.epochs)
         ]
 
+    def _silent_s(self) -> float:
+        """For how long the most silent of those whom a rung under way needs has shown no progress."""
+        return max([self._clock() - self._answered_at, *self._fleet.silent_s(self.latest).values()])
+
+    def _pool_is_lost(self) -> WorkerError | None:
+        silent_s = self._clock() - self._answered_at
+        if silent_s < self._lost_after_s:
+            return None
+        return WorkerError(f"A study needs its pool of trainings, but its process has not answered for {silent_s:.0f} s. Launch it again: it goes on.")
+
     def _take(self, snapshot: Mapping[str, Any]) -> None:
-        self.latest = {**snapshot, "left_out": self._fleet.left_out}
+        self._answered_at = self._clock()
+        notices = (*self.latest.get("notices", ()), *self._fleet.notices[self._n_noticed :])
+        self._n_noticed = len(self._fleet.notices)
+        self.latest = {**snapshot, "left_out": self._fleet.left_out, "notices": notices, "silent_s": self._fleet.silent_s(snapshot)}
 
     def _refresh(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if self._asked is None and now - self._asked_at >= SNAPSHOT_EVERY_S:
             self._asked, self._asked_at = self._pool.actor.snapshot.remote(), now
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
             self._take(ray.get(self._asked))
             self._asked = None
             self._driver.hear_unattended(self.latest["answers"])
+            self._pool_silent = False
+            self.show()
+        elif now - self._answered_at >= SILENT_AFTER_S and not self._pool_silent:
+            self._pool_silent = True
+            said = f"the pool of trainings has not answered for {now - self._answered_at:.0f} s; after {self._lost_after_s:.0f} s the study ends"
+            self.latest = {**self.latest, "notices": (*self.latest.get("notices", ()), said)}
             self.show()

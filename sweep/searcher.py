@@ -97,7 +97,8 @@ class Searcher:
         self._distributions = {name: dimension.distribution for name, dimension in self._dimensions.items()}
         self._waiting: deque[Suggestion] = deque()
         self._open: dict[str, optuna.Trial] = {}
-        self._outside: set[str] = set()  # listed trials that the space does not hold: no news for the sampler
+        # Listed trials that the space does not hold: no news for the sampler.
+        self._outside: set[str] = set()
         self._asked: dict[str, Mapping[str, Any]] = {}  # configurations of the open ones
         self._rungs: dict[str, dict[int, float]] = {}  # values of the open ones, by epoch
         self._n_created = 0  # in Optuna's study, those that wait included

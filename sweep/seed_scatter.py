@@ -1,12 +1,10 @@
-"""How far training seeds scatter, and by how much a mean over a few of them, or a difference of
-two such means, may be off.
+"""How far training seeds scatter, and by how much a mean over a few of them, or a difference of two
+such means, may be off.
 
 A trial has two, three or five training seeds, which alone say next to nothing of how far they
-scatter: Student's factor of two seeds
-is 12.7. All trials of a study are trained under the same seeds, so they are asked together, as the
-analysis of variance of
-randomised blocks does (Scheffe, The Analysis of Variance, 1959). Nothing here knows of pictures or
-of records."""
+scatter: Student's factor of two seeds is 12.7. All trials of a study are trained under the same
+seeds, so they are asked together, as the analysis of variance of randomised blocks does
+(Scheffe, The Analysis of Variance, 1959). Nothing here knows of pictures or of records."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from trainables.mean_intervals import CONFIDENCE
 
 STANDS_ALONE = 0.001
 """A trial that scatters so improbably more than the others is judged by its own seeds, and the
@@ -41,11 +39,10 @@ def half_width(
 ) -> np.ndarray:  # -> (m,)
     """Half of the interval around an estimate whose variance is the sum of the components.
 
-    Of one component it is Student's. Of several, the root of the sum of the squares of each one's:
-    it covers at least what it says
-    whichever of them is large, as P(z^2 <= c) is concave in c (Banerjee, Sankhya 22, 1960).
-    Degrees of freedom after Satterthwaite do not:
-    with two seeds they cover 0.89 instead of 0.95."""
+    Of one component it is Student's. Of several, the root of the sum of the squares of each
+    one's: it covers at least what it says whichever of them is large, as P(z^2 <= c) is concave
+    in c (Banerjee, Sankhya 22, 1960). Degrees of freedom after Satterthwaite do not: with two
+    seeds they cover 0.89 instead of 0.95."""
     from scipy.stats import t  # 1.3 s
 
     return np.sqrt(
@@ -56,8 +53,8 @@ def half_width(
 def p_value(
     distance: np.ndarray, components: Sequence[Component]
 ) -> np.ndarray:  # distance (m,) -> (m,)
-    """Two-sided p of an estimate at this distance from 0: where the interval of `half_width`
-    begins to hold 0.
+    """Two-sided p of an estimate at this distance from 0: where the interval of `half_width` begins
+    to hold 0.
 
     Without any spread, 1 at distance 0 and 0 elsewhere."""
     from scipy.stats import t
@@ -89,8 +86,7 @@ class SeedScatter:
 
     def of_means(self) -> list[Component]:
         """The components of each trial's mean over its seeds; without variance for what was not
-        trained (a control) and where no trial has
-        two seeds."""
+        trained (a control) and where no trial has two seeds."""
         n_seeds, s = np.isfinite(self.values).sum(axis=1), self.values.shape[1]
         per_mean = np.where(n_seeds > 0, 1 / np.maximum(n_seeds, 1), 0.0)
         parts = [Component(one.variance * per_mean, one.freedom) for one in self._of_one_seed]
@@ -108,8 +104,7 @@ class SeedScatter:
 
     def of_differences(self, rival: int) -> list[Component]:
         """The components of each trial's mean less that of trial number `rival`: seed by seed
-        where both have all of them, so that what a
-        seed does to either cancels."""
+        where both have all of them, so that what a seed does to either cancels."""
         m, s = self.values.shape
         has_both = self._has_all & self._has_all[rival] & (s > 1)
         in_block = has_both & ~self._is_alone & (not self._is_alone[rival]) & (self._n_calm > 1)
@@ -182,9 +177,8 @@ class SeedScatter:
 
     @cached_property
     def _interaction(self) -> float:
-        """The mean square of what trials and seeds together leave over: the variance of a trial's
-        value under a seed, but for what that
-        seed does to all trials."""
+        """The mean square of what trials and seeds together leave over: the variance of a
+        trial's value under a seed, but for what that seed does to all trials."""
         return (
             float((_left_over(self._calm) ** 2).sum() / self._freedom) if self._n_calm > 1 else 0.0
         )
@@ -192,9 +186,8 @@ class SeedScatter:
     @cached_property
     def _of_one_seed(self) -> list[Component]:
         """The components of the variance of a trial's value under one seed: what seeds do to all
-        trials alike, with few degrees of freedom,
-        and the rest; the two as one (Satterthwaite) where an F test does not tell the former from
-        chance."""
+        trials alike, with few degrees of freedom, and the rest; the two as one (Satterthwaite)
+        where an F test does not tell the former from chance."""
         m, s = self.values.shape
         if self._n_calm < 2:
             known = self._own[self._has_all]
@@ -227,8 +220,8 @@ def _between(values: np.ndarray, rows: np.ndarray) -> np.ndarray:  # (m, s), (m,
 
 
 def _p_of_more(x: np.ndarray) -> np.ndarray:  # (m, s) -> (m,)
-    """One-sided p of each trial scattering more than the others, which are taken without it: F of
-    what it adds to the sum of squares."""
+    """One-sided p of each trial scattering more than the others, which are taken without it: F
+    of what it adds to the sum of squares."""
     from scipy.stats import f
 
     m, s = x.shape

@@ -21,6 +21,8 @@ from sweep.study import Study
 
 ASKED_TO_STOP = f"{Cause.INTERRUPTED} by `sweep stop`"
 LOOK_EVERY_S = 1.0
+STUCK_AFTER_S = 30.0
+"""A study that is to end at its next rungs waits for no worker that has shown no progress for so long."""
 STOPS = {None: 0, AT_RUNGS: 1, NOW: 2}
 
 
@@ -71,12 +73,14 @@ class StandingOrders:
         self._control, self._heard, self._loss, self._changed, self._clock = control, heard, loss, changed, clock
         self._looked_at = -LOOK_EVERY_S
         self._urgency = 0
+        self._stopped_at = 0.0
         self._asked = Wishes("")
 
-    def obey(self, driver: Driver, under_way: Callable[[], Iterable[str]], *, n_gpus: int) -> None:
-        """`under_way`: ids of the trials that are on their way to a rung; asked for only where it matters."""
+    def obey(self, driver: Driver, under_way: Callable[[], Iterable[str]], silent_s: Callable[[], float], *, n_gpus: int) -> None:
+        """`under_way`: ids of the trials that are on their way to a rung. `silent_s`: for how long a worker whom they need has shown no
+        progress. Both are asked for only where it matters."""
         try:
-            self._obey(driver, under_way, n_gpus=n_gpus)
+            self._obey(driver, under_way, silent_s, n_gpus=n_gpus)
         except LeaseLostError as error:
             driver.abandon(error)
 
@@ -85,12 +89,14 @@ class StandingOrders:
         with suppress(LeaseLostError):
             self.log.end(driver.stopping or (FINISHED if driver.finished else "ended unexpectedly"))
 
-    def _obey(self, driver: Driver, under_way: Callable[[], Iterable[str]], *, n_gpus: int) -> None:
+    def _obey(self, driver: Driver, under_way: Callable[[], Iterable[str]], silent_s: Callable[[], float], *, n_gpus: int) -> None:
         if self._clock() - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = self._clock()
             with suppress(OSError):  # the storage is away: it is looked at again
                 self._look(driver)
         self._stop(driver, max(self._heard.urgency, STOPS[self._asked.stop]), under_way)
+        if self._urgency == 1 and self._is_stuck(silent_s):  # nobody knows whether the rungs under way will ever be scored
+            self._stop(driver, 2, under_way)
         if self._asked.paused != driver.paused and driver.stopping is None:
             driver.pause(under_way()) if self._asked.paused else driver.go_on()
         if driver.fatal is None:
@@ -107,13 +113,16 @@ class StandingOrders:
     def _stop(self, driver: Driver, urgency: int, under_way: Callable[[], Iterable[str]]) -> None:
         if urgency <= self._urgency:
             return
-        self._urgency = urgency
+        self._urgency, self._stopped_at = urgency, self._clock()
         reason = str(Cause.INTERRUPTED) if self._heard.urgency else ASKED_TO_STOP
         if urgency == 2:
             driver.stop(reason)
             driver.end_all(reason)
         else:
             driver.wind_down(reason, under_way())
+
+    def _is_stuck(self, silent_s: Callable[[], float]) -> bool:
+        return self._clock() - self._stopped_at >= STUCK_AFTER_S / 2 and silent_s() >= STUCK_AFTER_S
 
     def _take_limits(self, driver: Driver) -> None:
         new = {name: value for name, value in self._asked.limits.items() if getattr(driver.study, name) != value}

@@ -111,7 +111,8 @@ class Study:
     epochs: Epochs | int | Sequence[int] | None = None  # None: DEFAULT_EPOCHS, or no rungs below a sampled length
     rows: Sequence[Row | Mapping[str, Any]] = ()  # instead of a space; "labels" in a mapping is free
     try_first: Sequence[Row | Mapping[str, Any]] = ()
-    baseline: Row | Mapping[str, Any] | None = None  # tried before everything else, also outside of the space; the others are paired with it
+    # Tried before everything else, also outside of the space; the others are paired with it.
+    baseline: Row | Mapping[str, Any] | None = None
     fan_out: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # evaluation values scored at each trial's last epoch
     sampler: str = "tpe"  # "tpe", "random", "grid"; with `pareto` also "nsga2"
     samples: int | None = None  # None: 16 where sampled, all where listed
@@ -133,7 +134,7 @@ class Study:
     file: str = field(default="", compare=False)
     source: str = field(default="", compare=False, repr=False)
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # the texts that load_study applied
-    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what these texts left out
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what they left out
 
     def __post_init__(self) -> None:
         for name, value in _normalised(self).items():

@@ -32,7 +32,10 @@ def read_source(path: Path) -> str:
     try:
         return decoded(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"A study file must be readable as UTF-8 text, but {path} is not: {error}. Save it as UTF-8.") from error
+        raise StudyError(
+            f"A study file must be readable as UTF-8 text, but {path} is not: {error}. Save it as "
+            "UTF-8."
+        ) from error
 
 
 def execute(source: str, path: Path) -> dict[str, Any]:

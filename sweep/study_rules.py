@@ -207,15 +207,25 @@ def _require_in_space(study: Study, configuration: Mapping[str, Any]) -> None:
     for name, value in configuration.items():
         if name not in study.space:  # type: ignore[operator]
             known = nearest(name, study.space)  # type: ignore[arg-type]
-            raise StudyError(f"`try_first` gives values of the space, but `{name}` is not in it.{known} Add it to `space`, or use `fixed`.")
+            raise StudyError(
+                f"`try_first` gives values of the space, but `{name}` is not in it.{known} Add it "
+                "to `space`, or use `fixed`."
+            )
         domain = study.space[name]  # type: ignore[index]
         if not contains(domain, value):
-            raise StudyError(f"`try_first` gives values of the space, but {name}={value!r} is outside of {describe_domain(domain)}. Add it.")
+            raise StudyError(
+                f"`try_first` gives values of the space, but {name}={value!r} is outside of "
+                f"{describe_domain(domain)}. Add it."
+            )
 
 
 def _require_every_name(study: Study, configuration: Mapping[str, Any], place: str) -> None:
     given = expand(configuration)
-    missing = [name for name in study.space if name not in configuration and not set(expand({name: None})) <= set(given)]  # type: ignore[union-attr]
+    missing = [
+        name
+        for name in study.space
+        if name not in configuration and not set(expand({name: None})) <= set(given)
+    ]  # type: ignore[union-attr]
     if missing:
         raise StudyError(f"`{place}` must give every name of the space here, but {', '.join(missing)} is missing. Add a value for each.")
 

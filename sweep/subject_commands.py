@@ -16,25 +16,57 @@ _FIRST_STUDY = Path("search_spaces") / "captions.py"
 
 
 def prepare(
-    raw_dir: Annotated[Path, typer.Argument(metavar="RAW_DIR", help="Photographs; only read.", show_default=False)],
-    subject_dir: Annotated[Path, typer.Argument(metavar="SUBJECT_DIR", help="New or empty; the subject.", show_default=False)],
-    trigger: Annotated[str, typer.Option(help="The word that will call the subject, e.g. J3NN13.", show_default=False)],
+    raw_dir: Annotated[
+        Path, typer.Argument(metavar="RAW_DIR", help="Photographs; only read.", show_default=False)
+    ],
+    subject_dir: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SUBJECT_DIR", help="New or empty; the subject.", show_default=False
+        ),
+    ],
+    trigger: Annotated[
+        str,
+        typer.Option(help="The word that will call the subject, e.g. J3NN13.", show_default=False),
+    ],
     class_word: Annotated[str, typer.Option(help="What the subject is, e.g. woman.")] = "",
     name: Annotated[str, typer.Option(help="The subject's name; its folder's otherwise.")] = "",
-    size: Annotated[int, typer.Option(help="Pixels on a side of the squares that are written; with buckets, the square of the same area.")] = 512,
-    fit: Annotated[str, typer.Option(help="crop: the square in the middle. pad: all of it, over white. buckets: keep the aspect ratio.")] = "crop",
-    heldout: Annotated[float, typer.Option(help="Share that is not trained on; similar photographs stay together.")] = 0.2,
+    size: Annotated[
+        int,
+        typer.Option(
+            help="Pixels on a side of the squares that are written; with buckets, the square of "
+            "the same area."
+        ),
+    ] = 512,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="crop: the square in the middle. pad: all of it, over white. buckets: keep the "
+            "aspect ratio."
+        ),
+    ] = "crop",
+    heldout: Annotated[
+        float, typer.Option(help="Share that is not trained on; similar photographs stay together.")
+    ] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the choice of what is held out.")] = 0,
     drop: Annotated[
         str,
         typer.Option(
-            help="All that drops a photograph; the rest flags it: tiny, enlarged, cropped, blurred, dark, bright, duplicate, similar, uncaptioned, "
+            help="All that drops a photograph; the rest flags it: tiny, enlarged, cropped, "
+            "blurred, "
+            "dark, bright, duplicate, similar, uncaptioned, "
             "no-face, many-faces."
         ),
     ] = "tiny,duplicate",
-    least_sharpness: Annotated[float, typer.Option(help="Below it, a photograph is blurred; see report.csv.")] = 30.0,
-    faces: Annotated[bool, typer.Option("--faces", help="Count faces, if OpenCV is there.")] = False,
-    derive: Annotated[bool, typer.Option("--derive/--no-derive", help="Make v3 and v4 of tags.")] = True,
+    least_sharpness: Annotated[
+        float, typer.Option(help="Below it, a photograph is blurred; see report.csv.")
+    ] = 30.0,
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Count faces, if OpenCV is there.")
+    ] = False,
+    derive: Annotated[
+        bool, typer.Option("--derive/--no-derive", help="Make v3 and v4 of tags.")
+    ] = True,
 ) -> None:
     """Make a subject of raw photographs: upright, of one size, without duplicates, with a held-out split and a report to review.
 

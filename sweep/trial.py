@@ -9,6 +9,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from sweep.memory import spare_this_process
+
 SLICE_S = 2.0
 """How long one question to the pool may stay open. Ray Tune can only stop a trial between two steps."""
 
@@ -20,6 +22,7 @@ class RungTrial(tune.Trainable):
     """config: {"trial": id, "pool": the actor's name, "namespace": Ray's}. A step lasts until the next rung is scored."""
 
     def setup(self, config: dict[str, Any]) -> None:
+        spare_this_process()
         self._pool = ray.get_actor(config["pool"], namespace=config["namespace"])
         self.reset_config(config)
 

@@ -93,6 +93,13 @@ class _Searcher(_NotPickled, RaySearcher):
         self._most_processes = max(LEAST_PROCESSES, n_cores())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        try:
+            return self._suggest(trial_id)
+        except SweepError as error:  # records that cannot be written: Ray Tune would wrap it beyond recognition
+            self._driver.fatal = self._driver.fatal or error
+            return None
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._names:
             self._on_step()  # with no trial at all, Ray Tune asks here again and again, and does nothing else
         if not self._driver.finished and self._driver.best is None and time.monotonic() < self._patient_until:

@@ -2,9 +2,8 @@
 
 The rival is fixed beforehand: the study's second best. Against it the winner is tested once. That
 another finalist is better than the winner is tested against each, and corrected for how many there
-are. All finalists are trained under the same seeds, which are blocks: what a seed does to all of
-them alike cancels, and how far seeds scatter beyond that is taken from all finalists together.
-The values are given; nothing here knows of pictures."""
+are. How far training seeds scatter is taken from all finalists together (seed_scatter.py). The
+values are given; nothing here knows of pictures."""
 
 from __future__ import annotations
 
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sweep.searcher import FAIL
+from sweep.seed_scatter import SeedScatter, p_value
 from sweep.trial_rows import Trial
 
 P_HOLDS = 0.035
@@ -72,12 +72,8 @@ def judge(finalists: Sequence[str], values: Mapping[str, Sequence[float]]) -> Ju
     winner, rivals = finalists[0], [name for name in scored if name != finalists[0]]
     if winner not in values or not rivals:
         return Judgement(Verdict.NOT_SETTLED, winner, ranked, n_seeds)
-    table = np.array([values[name][:n_seeds] for name in scored], dtype=float)
-    error, freedom = _error_of_differences(table)
-    found = [
-        _difference(means[winner], name, means[name], error, freedom, len(rivals))
-        for name in rivals
-    ]
+    table = np.array([values[name][:n_seeds] for name in (winner, *rivals)], dtype=float)
+    found = _differences(table, rivals)
     fixed, worst = found[0], min(found, key=lambda one: (one.p_worse, -one.mean))
     if worst.p_worse <= P_DOES_NOT_HOLD:
         verdict = Verdict.DOES_NOT_HOLD
@@ -116,30 +112,19 @@ def lines_of(found: Judgement) -> list[str]:
     return lines
 
 
-def _error_of_differences(table: np.ndarray) -> tuple[float, int]:  # table (k finalists, s seeds)
-    """Standard error of a difference of two finalists' means and its degrees of freedom, after the
-    analysis of variance of randomised blocks (Scheffe, The Analysis of Variance, 1959)."""
-    k, s = table.shape
-    freedom = (k - 1) * (s - 1)
-    if freedom == 0:
-        return math.nan, 0
-    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    return math.sqrt(2 * float((rest**2).sum()) / freedom / s), freedom
-
-
-def _difference(
-    winner: float, rival: str, value: float, error: float, freedom: int, n_rivals: int
-) -> Difference:
-    from scipy.stats import t  # 1.3 s
-
-    mean = winner - value
-    if math.isnan(error):
-        p_better = p_worse = math.nan
-    elif error == 0:
-        p_better, p_worse = (0.0 if mean < 0 else 1.0), (0.0 if mean > 0 else 1.0)
+def _differences(table: np.ndarray, rivals: Sequence[str]) -> list[Difference]:
+    """The winner (row 0 of the k x s table of finalists and seeds) less each rival."""
+    means = table[0].mean() - table.mean(axis=1)
+    if table.shape[1] < 2:
+        error = p_better = p_worse = np.full(len(table), math.nan)
     else:
-        p_better, p_worse = (float(tail(mean / error, freedom)) for tail in (t.cdf, t.sf))
-    return Difference(rival, mean, error, p_better, min(1.0, n_rivals * p_worse))
+        components = SeedScatter(table).of_differences(0)
+        error = np.sqrt(sum(one.variance for one in components))
+        p = p_value(means, components)  # two-sided
+        p_better, p_worse = (np.where(sign * means > 0, p / 2, 1 - p / 2) for sign in (-1, 1))
+    corrected = np.minimum(1.0, len(rivals) * p_worse)
+    rows = zip(rivals, means[1:], error[1:], p_better[1:], corrected[1:], strict=True)
+    return [Difference(name, *map(float, numbers)) for name, *numbers in rows]
 
 
 def _values(trial: Trial) -> tuple[float, ...]:

@@ -16,6 +16,8 @@ from sweep.errors import AdapterError, ContentChanged, DeviceLostError, DiskErro
 from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
 from sweep.record_schema import EVALUATIONS, METRIC_COLUMNS
 from sweep.records import Records, as_rows
+from trainables.activity import Phase, Watch, note
+from trainables.storage import refused_write
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,7 @@ class Worker:
         *,
         objective: Objective | None = None,
         device_name: str = "",
+        watch: Watch | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -120,7 +123,8 @@ class Worker:
         self._wanted: dict[str, tuple[int, ...]] = {}
         self._trainings: list[TrainingReport] = []
         self._evaluations: list[EvaluationReport] = []
-        self._doing = "loading libraries"
+        self._watch = watch or Watch()
+        self._logged = ""
         self._decide_until = -1.0
 
     def run(self) -> None:
@@ -128,14 +132,27 @@ class Worker:
 
         Raises:
             DeviceLostError: the device answers no more.  DiskError: a disk takes no more.  SweepError: the device cannot be opened."""
-        self.pool.sync(self.worker_id, Sync(doing=self._doing, ready=False, device=self.device_name))
-        self.device.open()
+        self.pool.sync(self.worker_id, first_sync(self._watch, self.device_name))
+        with self._watch.watching():
+            self._open()
         logger.info("ready")
         while self.turn():
             pass
 
     def turn(self) -> bool:
         """One exchange with the pool and one piece of work. False once the pool is closed."""
+        with self._watch.watching():
+            return self._turn()
+
+    def _open(self) -> None:
+        try:
+            self.device.open()
+        except (SweepError, OSError) as error:
+            if (refused := refused_write(error)) is not None:
+                raise DiskError.of(refused, str(error)) from error
+            raise
+
+    def _turn(self) -> bool:
         orders = self._exchange()
         if orders.closed:
             return False
@@ -148,7 +165,7 @@ class Worker:
         elif self.device.held:
             self._advance()
         else:
-            self._say("waiting for trainings")
+            self._say(Phase.WAITING, "for trainings")
             self._sleep(IDLE_S)
         return True
 
@@ -158,7 +175,8 @@ class Worker:
             held=held,
             n_slots=self.device.n_slots,
             n_image_sets=self.device.n_image_sets,
-            doing=self._doing,
+            doing=str(self._watch.activity),
+            phase=self._watch.activity.phase,
             trainings=tuple(self._trainings),
             evaluations=tuple(self._evaluations),
             device=self.device_name,
@@ -167,11 +185,12 @@ class Worker:
         self._trainings, self._evaluations = [], []
         return orders
 
-    def _say(self, doing: str) -> None:
+    def _say(self, phase: Phase, what: str = "") -> None:
         """What it is at, for the live view and, where it is news, for the log."""
-        if doing != self._doing:
+        note(phase, what)
+        if (doing := str(self._watch.activity)) != self._logged:
+            self._logged = doing
             logger.info(doing)
-        self._doing = doing
 
     def _obey(self, orders: Orders) -> None:
         for key in self.device.held:
@@ -179,7 +198,7 @@ class Worker:
                 self.device.stop(key)
         self._wanted = dict(orders.keep)
         for order in orders.start:
-            self._say("preparing a training")
+            self._say(Phase.LOADING, "a training")
             self._wanted[order.key] = order.epochs
             self._trainings.append(self._started(order))
 
@@ -192,7 +211,7 @@ class Worker:
             return _ended(order.key, error, f"training {order.key} could not start")
 
     def _advance(self) -> None:
-        self._say(f"training {n} together" if (n := len(self.device.held)) > 1 else "training")
+        self._say(Phase.TRAINING, f"{n} together" if (n := len(self.device.held)) > 1 else "")
         try:
             reports = self.device.advance()
         except ENDING:
@@ -216,7 +235,7 @@ class Worker:
         return replace(report, stored=(int(report.epoch),))
 
     def _evaluate(self, orders: Sequence[EvaluationOrder]) -> None:
-        self._say(f"scoring {len(orders)} image sets")
+        self._say(Phase.SCORING, f"{len(orders)} image sets")
         try:
             image_sets = {image_set.key: image_set for image_set in self.device.evaluate(orders)}
         except ENDING:
@@ -247,6 +266,11 @@ class Worker:
             return {"objective": value, "objective_formula": self.objective.describe(image_set.backbones)}
         except SweepError:
             return {}
+
+
+def first_sync(watch: Watch, device_name: str) -> Sync:
+    """What a worker says before it can do anything."""
+    return Sync(doing=str(watch.activity), phase=watch.activity.phase, ready=False, device=device_name)
 
 
 def evaluation_row(order: EvaluationOrder, image_set: ScoredImages) -> dict[str, Any]:
@@ -287,10 +311,9 @@ def _why(error: Exception, event: str, *, passing: tuple[type[Exception], ...] =
 
     Raises:
         DiskError: the disk takes no more, which ends more than what was being done."""
-    cause = cause_of(error, passing=passing)
-    if cause is Cause.DISK:
-        raise DiskError(_reason(error, event)) from error
-    return {"error": _reason(error, event), "cause": cause}
+    if (refused := refused_write(error)) is not None:
+        raise DiskError.of(refused, _reason(error, event)) from error
+    return {"error": _reason(error, event), "cause": cause_of(error, passing=passing)}
 
 
 def _reason(error: Exception, event: str) -> str:

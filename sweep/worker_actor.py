@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import ray
 
 from sweep.errors import PassingError
 from sweep.folder import StudyFolder
 from sweep.objective import Objective
-from sweep.pool_actor import RemotePool
+from sweep.pool_actor import RemotePool, Reporter
 from sweep.records import Records
-from sweep.worker import Device, Worker
+from sweep.worker import Device, Worker, first_sync
+from trainables.activity import Watch
 from trainables.config import TrainConfig
 from trainables.storage import Place
 
@@ -41,13 +43,25 @@ class DeviceSpec:
     content: Mapping[str, str]  # what the study's keys were made of, as Keys.content_digests
 
 
+@dataclass(frozen=True)
+class WorkerIdentity:
+    """Which process a worker is, and the name of its device among all of the study's."""
+
+    device: str
+    node_id: str  # as Ray calls the node
+    pid: int
+    created_at: float  # as psutil tells it: a number is used again
+
+
 class WorkerActor:
     """`run` returns when the pool is closed, and raises what makes its device useless."""
 
-    def device_name(self, node: str, otherwise: str) -> str:
-        """The name of its device among all of the study's: the GPU that Ray has given it, by its number on the node."""
-        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        return f"{node} GPU {', '.join(map(str, gpus))}" if gpus else otherwise
+    def identity(self, node: str, otherwise: str) -> WorkerIdentity:
+        """Its device is the GPU that Ray has given it, by its number on the node, or `otherwise`."""
+        context = ray.get_runtime_context()
+        gpus = context.get_accelerator_ids().get("GPU", [])
+        device = f"{node} GPU {', '.join(map(str, gpus))}" if gpus else otherwise
+        return WorkerIdentity(device, context.get_node_id(), os.getpid(), psutil.Process().create_time())
 
     def run(
         self,
@@ -61,12 +75,16 @@ class WorkerActor:
     ) -> None:
         require_shared(folder, spec.launch)
         _log_to(folder.worker_log(spec.worker))
-        device_name = self.device_name(node, device)
+        device_name = self.identity(node, device).device
         logging.getLogger(__name__).info("%s, process %d", device_name, os.getpid())
         # Ray sets it to an actor's CPUs, and these are none. Before torch is imported, which reads it once.
         os.environ["OMP_NUM_THREADS"] = str(spec.n_threads)
-        records = Records(folder.root, guard=lambda: folder.require_held_by(spec.launch))
-        Worker(spec.worker, pool, make_device(spec), records, objective=objective, device_name=device_name).run()
+        records, watch = Records(folder.root, guard=lambda: folder.require_held_by(spec.launch)), Watch()
+        pool.sync(spec.worker, first_sync(watch, device_name))
+        Reporter(pool, spec.worker, watch)
+        with watch.watching():
+            made = make_device(spec)  # imports torch
+        Worker(spec.worker, pool, made, records, objective=objective, device_name=device_name, watch=watch).run()
 
 
 def require_shared(folder: StudyFolder, launch: str) -> None:

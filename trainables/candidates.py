@@ -34,7 +34,9 @@ REASONS: Mapping[str, str] = {
 """What can be said of a photograph, beside that it cannot be read; each drops it or flags it, as `drop` says."""
 DROPPED_BY_DEFAULT = ("tiny", "duplicate")
 
-UNSEEN_LOSS_OF_DETAIL = 1.5  # times fewer frequencies: below it, compression adds about as many as it removes
+UNSEEN_LOSS_OF_DETAIL = (
+    1.5  # times fewer frequencies: below it, compression adds about as many as it removes
+)
 DARK_BELOW, BRIGHT_ABOVE = 60.0, 190.0  # of 255
 MOST_CROPPED = 0.4  # 3:2 loses a third, 16:9 seven sixteenths
 
@@ -172,9 +174,16 @@ def _tell_duplicates(readable: Sequence[Candidate], how: Preparation) -> None:
 
 def _share(better: Candidate, other: Candidate) -> str:
     """Give each of two copies what the other has beside it. Returns what is to be said of it."""
-    lost = [version for version, text in other.captions.items() if better.captions.get(version, text) != text]
+    lost = [
+        version
+        for version, text in other.captions.items()
+        if better.captions.get(version, text) != text
+    ]
     taken = [version for version in other.captions if version not in better.captions]
-    better.captions, other.captions = {**other.captions, **better.captions}, {**better.captions, **other.captions}
+    better.captions, other.captions = (
+        {**other.captions, **better.captions},
+        {**better.captions, **other.captions},
+    )
     if better.written_mask is None and better.fitted == other.fitted:
         better.written_mask = other.written_mask
     words = [f"which takes over its {' and '.join(taken)}"] if taken else []
@@ -211,7 +220,10 @@ def _kept(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _best_first(kept: Sequence[Candidate]) -> list[int]:
-    return sorted(range(len(kept)), key=lambda i: (-kept[i].width * kept[i].height, -kept[i].sharpness, *_by_name(kept[i])))
+    return sorted(
+        range(len(kept)),
+        key=lambda i: (-kept[i].width * kept[i].height, -kept[i].sharpness, *_by_name(kept[i])),
+    )
 
 
 def _originals_first(readable: Sequence[Candidate]) -> list[int]:
@@ -225,7 +237,15 @@ def _originals_first(readable: Sequence[Candidate]) -> list[int]:
         one = readable[i]
         is_worn = one.detail * UNSEEN_LOSS_OF_DETAIL < most.get(one, 0.0)
         pixels = one.width * one.height
-        return one.dropped, -pixels, is_worn, not one.has_camera_data, one.loss, not one.captions, *_by_name(one)
+        return (
+            one.dropped,
+            -pixels,
+            is_worn,
+            not one.has_camera_data,
+            one.loss,
+            not one.captions,
+            *_by_name(one),
+        )
 
     return sorted(range(len(readable)), key=rank)
 
@@ -238,7 +258,9 @@ def _by_name(candidate: Candidate) -> tuple[int, str]:
 def _numbers_of_pictures(candidates: Sequence[Candidate]) -> np.ndarray:  # (n,) equal for copies
     if not candidates:
         return np.zeros(0, dtype=np.int64)
-    return connected_components(duplicates([candidate.print for candidate in candidates]), directed=False)[1]
+    return connected_components(
+        duplicates([candidate.print for candidate in candidates]), directed=False
+    )[1]
 
 
 def _drop_if_asked(candidate: Candidate, how: Preparation) -> None:

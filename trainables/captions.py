@@ -16,7 +16,14 @@ from typing import Any
 
 from trainables.errors import SubjectError
 from trainables.folder_files import list_folder
-from trainables.metadata import TEXT_VERSION, add_captions, jsonl_text, list_files, raise_first, write_aside
+from trainables.metadata import (
+    TEXT_VERSION,
+    add_captions,
+    jsonl_text,
+    list_files,
+    raise_first,
+    write_aside,
+)
 from trainables.subject import EMBEDDED_FOLDER, Subject, load_subject
 
 MOST_WORDS_IN_A_TAG = 8
@@ -62,7 +69,13 @@ def sentence(caption: str, trigger: str) -> str:
     opening = "".join(f"{clause} " for clause in clauses.pop("framing")) + first
     doing = _doing(clauses)
     predicate = ["is"] * (opening == first) + [_listed(doing)] if doing else []
-    return ", ".join((" ".join([opening, *predicate, *_further(clauses)]), *naming, *(tag.replace("_", " ") for tag in others)))
+    return ", ".join(
+        (
+            " ".join([opening, *predicate, *_further(clauses)]),
+            *naming,
+            *(tag.replace("_", " ") for tag in others),
+        )
+    )
 
 
 DERIVATIONS: Mapping[str, Callable[[str, str], str]] = {"v3": simplified_tags, "v4": sentence}
@@ -157,16 +170,22 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def _parted(caption: str, trigger: str) -> tuple[str, list[str], list[str]]:
-    """The tag that names the trigger, what further such tags say beside it, and the other tags, in their order, each once.
+    """The tag that names the trigger, what further such tags say beside it, and the other tags, in
+    their order, each once.
 
-    Of several tags that name it, the first that says more: "J3NN13, J3NN13 in a hat" opens with the hat."""
+    Of several tags that name it, the first that says more: "J3NN13, J3NN13 in a hat" opens with
+    the hat."""
     tags = list(dict.fromkeys(_tags_of(caption)))
     word = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
     naming = [tag for tag in tags if word.search(tag)]
     beside = {tag: " ".join(word.sub(" ", tag).split()) for tag in naming}
     first = next((tag for tag in naming if beside[tag]), naming[0] if naming else trigger)
     further = dict.fromkeys(beside[tag] for tag in naming if tag != first)
-    return first, [words for words in further if words and words != beside.get(first)], [tag for tag in tags if tag not in naming]
+    return (
+        first,
+        [words for words in further if words and words != beside.get(first)],
+        [tag for tag in tags if tag not in naming],
+    )
 
 
 def _tags_of(caption: str) -> list[str]:

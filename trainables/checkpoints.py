@@ -121,7 +121,9 @@ def _by_original_key(source: ModelSource, updates: Mapping[str, Update]) -> dict
     with safe_open(weights, framework="pt") as opened:
         names = {name: name for name in opened.keys()}
     of_unet = convert_ldm_unet_checkpoint({n: n for n in names if n.startswith(KEYS["unet"])}, read_config(source.unet.folder))
-    of_text = convert_ldm_clip_checkpoint({usual_name(n): n for n in names if n.startswith(KEYS["text_encoder"])})
+    of_text = convert_ldm_clip_checkpoint(
+        {usual_name(n): n for n in names if n.startswith(KEYS["text_encoder"])}
+    )
     keys = {_path_of("unet", name): key for name, key in of_unet.items()} | {_path_of("text_encoder", name): key for name, key in of_text.items()}
     if not of_text and any(path.startswith(TEXT_ENCODER) for path in updates):
         raise AdapterError(

@@ -86,11 +86,14 @@ def _unnamed_trigger(subject: Subject) -> Iterator[str]:
 
 def _several_lines(subject: Subject) -> Iterator[str]:
     for version in subject.caption_versions[1:]:
-        several = [i.file_name for i in subject.train if "\n" in i.captions.get(version, "").strip()]
+        several = [
+            i.file_name for i in subject.train if "\n" in i.captions.get(version, "").strip()
+        ]
         if several:
             yield (
-                f"A caption is one line to kohya's scripts, but {len(several)} of {len(subject.train)} {version} captions have "
-                f"several, e.g. that of {several[0]}. All of them are read here: join them with commas."
+                f"A caption is one line to kohya's scripts, but {len(several)} of "
+                f"{len(subject.train)} {version} captions have several, e.g. that of {several[0]}. "
+                "All of them are read here: join them with commas."
             )
 
 

@@ -28,7 +28,7 @@ class ClassImages:
 
     root: Path
     images: tuple[SubjectImage, ...]
-    passed_over: tuple[str, ...] = ()  # a line for each kind of what lies in the folder and is not read
+    passed_over: tuple[str, ...] = ()  # a line for each kind of file that is not read
 
     @cached_property
     def digest(self) -> str:
@@ -55,7 +55,10 @@ def load_class_images(folder: str | Path) -> ClassImages:
     if problem := next(filter(None, map(why_unusable, paths)), None):
         raise SubjectError(problem)
     deeper = [path for path in listing.images if path.parent != root]
-    lines = [f"{counted(len(deeper), 'class image')} in sub-folders passed over: {named(deeper, root)}. Move them to the top of {root}."]
+    lines = [
+        f"{counted(len(deeper), 'class image')} in sub-folders passed over: {named(deeper, root)}. "
+        f"Move them to the top of {root}."
+    ]
     images = tuple(SubjectImage(path.name, path, "train", {}) for path in paths)
     return ClassImages(root, images, (*lines * bool(deeper), *odd_files_lines(listing)))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from trainables.activity import Phase, note
 from trainables.config import EvalConfig
 from trainables.errors import AdapterError, EvaluationFailed, ModelError
 from trainables.frozen import FrozenWork
@@ -90,7 +91,10 @@ class Evaluator:
             started = time.perf_counter()
             losses = self._heldout_losses(parts, model, group) if self._with_loss else {}
             seconds_loss = (time.perf_counter() - started) / len(group)
+            n_scored, n_pictures = 0, sum(map(len, pictures))
             for request, images in zip(group, pictures, strict=True):
+                note(Phase.SCORING, unit="picture", done=n_scored, total=n_pictures)
+                n_scored += len(images)
                 result = self._scored(request, images, parts, seconds, losses.get(request.key, "it is switched off"))
                 results[request.key] = replace(result, seconds_score=result.seconds_score + seconds_loss)
         return [results[request.key] for request in requests]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.activity import beat
 from trainables.errors import ModelError
 from trainables.features import Images
 from trainables.metric_weights import FACE_DETECTOR, FACE_RECOGNISER
@@ -28,7 +29,10 @@ class FaceImages:
         self._face_of = face_of
 
     def __call__(self, images: Images) -> Tensor:
-        faces = [self._face_of(image) for image in np.asarray(images)]
+        faces = []
+        for image in np.asarray(images):
+            beat()
+            faces.append(self._face_of(image))
         width = next((len(face) for face in faces if face is not None), 1)
         rows = [np.full(width, np.nan) if face is None else face / np.linalg.norm(face) for face in faces]
         return torch.from_numpy(np.stack(rows).astype(np.float32))

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from trainables.activity import beat
 from trainables.errors import EvaluationFailed, ModelError
 from trainables.weights import digest_of, read_weights, unreadable, weight_file
 
@@ -214,6 +215,7 @@ def _batches(images: Tensor, device: torch.device) -> Iterator[tuple[slice, Tens
     n = max(1, PIXELS_PER_BATCH.get(device.type, 1 << 17) // (images.shape[1] * images.shape[2]))
     for start in range(0, len(images), n):
         rows = slice(start, start + n)
+        beat()
         yield rows, images[rows].to(device).permute(0, 3, 1, 2).contiguous()
 
 

@@ -1,7 +1,9 @@
-"""The files of a folder of photographs, told apart by their names: images, captions, what belongs to the system, and the rest.
+"""The files of a folder of photographs, told apart by their names: images, captions, the system's
+own files, and the rest.
 
-Reader, check and preparation all ask here, so that they read and pass over the same files. Names are compared without regard to case and
-to the way in which accents are encoded, as Windows and macOS compare them. Opens no file."""
+Reader, check and preparation all ask here, so that they read and pass over the same files. Names
+are compared without regard to case and to the way in which accents are encoded, as Windows and
+macOS compare them. Opens no file."""
 
 from __future__ import annotations
 
@@ -16,23 +18,25 @@ from pathlib import Path, PurePosixPath
 from trainables.errors import SubjectError
 
 IMAGE_SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo", ".webp", ".avif", ".avifs"),
-    *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-    *(".tga", ".qoi", ".psd", ".pcx", ".sgi", ".ico", ".dds", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
+    *(".png", ".apng", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga", ".qoi", ".psd", ".pcx", ".sgi"),
+    *(".ico", ".dds", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
 )
 """Those that Pillow reads without a further program or package."""
 HEIC_SUFFIXES = (".heic", ".heif", ".hif", ".heics")
 UNREAD_SUFFIXES = (
     *HEIC_SUFFIXES,
-    *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".raw"),
-    *(".jxl", ".svg", ".eps", ".exr", ".hdr", ".xcf"),
+    *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef"),
+    *(".srw", ".x3f", ".raw", ".jxl", ".svg", ".eps", ".exr", ".hdr", ".xcf"),
 )
 CAPTION_SUFFIXES = (".txt", ".caption")
 EXAMPLES_OF_IMAGES = ".png, .jpg, .webp, .tif or another kind that Pillow reads"
 
 _SYSTEM_NAMES = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found"),
-    *("@eadir", "@recycle", "@__thumb", "#recycle", "#snapshot", "$recycle.bin", "system volume information"),
+    *("@eadir", "@recycle", "@__thumb", "#recycle", "#snapshot", "$recycle.bin"),
+    "system volume information",
 }
 MOST_NAMED = 3
 
@@ -63,10 +67,14 @@ class Listing:
     @cached_property
     def others(self) -> tuple[Path, ...]:
         """Files that are no photographs and no captions by their names."""
-        return tuple(path for path in self.files if suffix_of(path) not in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, *CAPTION_SUFFIXES))
+        return tuple(
+            path
+            for path in self.files
+            if suffix_of(path) not in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, *CAPTION_SUFFIXES)
+        )
 
     def captions_of(self, image: Path) -> list[Path]:
-        """The caption files beside an image. `a.TXT` is that of `A.jpg`, unless there is an `a.jpg` too."""
+        """The caption files beside an image: `a.TXT` for `A.jpg` unless there is an `a.jpg`."""
         found = self._captions_by_name.get((image.parent, comparable(image.stem)), [])
         found = sorted(found, key=lambda path: CAPTION_SUFFIXES.index(suffix_of(path)))
         exact = [path for path in found if path.stem == image.stem]
@@ -98,7 +106,10 @@ def list_folder(root: Path, refuse: Callable[[str], None]) -> Listing:
             with os.scandir(folder := waiting.pop()) as found:
                 entries = list(found)
         except OSError as error:
-            refuse(f"A folder must be readable, but {folder} is not: {error.strerror}. Change its permissions, or move it away.")
+            refuse(
+                f"A folder must be readable, but {folder} is not: {error.strerror}. Change its "
+                "permissions, or move it away."
+            )
             continue
         for entry in entries:
             path = Path(entry)
@@ -110,11 +121,13 @@ def list_folder(root: Path, refuse: Callable[[str], None]) -> Listing:
                 linked.append(path)
             else:
                 (files if is_file(path) else no_files).append(path)
-    return Listing(root, tuple(sorted(files)), tuple(sorted(linked)), tuple(sorted(no_files)), n_system)
+    return Listing(
+        root, tuple(sorted(files)), tuple(sorted(linked)), tuple(sorted(no_files)), n_system
+    )
 
 
 def is_of_system(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, or a system's own: `.DS_Store`, `._0.png`, `.ipynb_checkpoints`, `@eaDir`."""
+    """Whether a file or folder of that name is hidden or a system's own: `._0.png`, `@eaDir`."""
     return name.startswith((".", "~$")) or comparable(name) in _SYSTEM_NAMES
 
 
@@ -136,13 +149,17 @@ def comparable(name: str) -> str:
 
 
 def spelt_path(folder: Path, name: str) -> Path:
-    """The file or folder of that relative name, spelt as it is on disk; as it is named where there is none."""
+    """The file or folder of that relative name, spelt as on disk; as named where there is none."""
     exact = folder / name
     if "\0" in name or os.path.lexists(exact):
         return exact
     found = folder
     for part in PurePosixPath(name.replace("\\", "/")).parts:
-        spelt = part if part in ("..", "/") or os.path.lexists(found / part) else _names_in(found).get(comparable(part))
+        spelt = (
+            part
+            if part in ("..", "/") or os.path.lexists(found / part)
+            else _names_in(found).get(comparable(part))
+        )
         if spelt is None:
             return exact
         found = found / spelt
@@ -161,32 +178,49 @@ def counted(n: int, noun: str) -> str:
 
 
 def odd_files_lines(listing: Listing, *, own: Iterable[str] = ()) -> list[str]:
-    """A line for each kind of what is neither photograph nor caption; `own` names, at the folder's top, are known."""
+    """A line for each kind of what is neither photograph nor caption; `own` names, at the top, are
+    known."""
     known = {comparable(name) for name in own}
-    others = [path for path in listing.others if path.parent != listing.root or comparable(path.name) not in known]
+    others = [
+        path
+        for path in listing.others
+        if path.parent != listing.root or comparable(path.name) not in known
+    ]
     lines = []
     if others:
         lines.append(
-            f"{counted(len(others), 'file')} passed over, no image by its suffix: {named(others, listing.root)}. "
+            f"{counted(len(others), 'file')} passed over, no image by its suffix: "
+            f"{named(others, listing.root)}. "
             "Give what is a photograph its suffix, e.g. .jpg."
         )
     if listing.no_files:
-        lines.append(f"{counted(len(listing.no_files), 'link')} to nothing, or pipes, passed over: {named(listing.no_files, listing.root)}. Copy the files.")
+        lines.append(
+            f"{counted(len(listing.no_files), 'link')} to nothing, or pipes, passed over: "
+            f"{named(listing.no_files, listing.root)}. Copy the files."
+        )
     if listing.linked_folders:
         count = counted(len(listing.linked_folders), "link")
-        lines.append(f"{count} to a folder not followed: {named(listing.linked_folders, listing.root)}. Copy the folders' photographs.")
+        lines.append(
+            f"{count} to a folder not followed: {named(listing.linked_folders, listing.root)}. "
+            "Copy the folders' photographs."
+        )
     return lines
 
 
 def require_readable(path: Path, error: OSError) -> SubjectError:
     """The error of a file that cannot be opened."""
-    return SubjectError(f"A file must be readable, but {path} is not: {error.strerror or error}. Change its permissions, or copy it again.")
+    return SubjectError(
+        f"A file must be readable, but {path} is not: {error.strerror or error}. Change its "
+        "permissions, or copy it again."
+    )
 
 
 def _n_files(path: Path) -> int:
-    return sum(len(names) for _, _, names in os.walk(path)) if path.is_dir() and not path.is_symlink() else 1
-
-
+    return (
+        sum(len(names) for _, _, names in os.walk(path))
+        if path.is_dir() and not path.is_symlink()
+        else 1
+    )
 
 
 def _names_in(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainables import checksums
+from trainables.activity import Phase, note
 from trainables.buckets import Buckets, Size
 from trainables.class_images import ClassImages
 from trainables.config import NUMERICS_VERSION, content_key
@@ -132,6 +133,7 @@ class FrozenWork:
 def _encode(parts: ModelParts, images: Sequence[SubjectImage], *, flip: bool, size: Size | None = None) -> Tensor:
     batches = []
     for start in range(0, len(images), ENCODE_BATCH):
+        note(Phase.ENCODING, "images", unit="image", done=start, total=len(images))
         pixels = load_pixels(images[start : start + ENCODE_BATCH], *(size or (parts.resolution,)))
         batches.append(encode_latents(parts, pixels, flip=flip).cpu())
     return torch.cat(batches)

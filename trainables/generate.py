@@ -22,6 +22,7 @@ from diffusers import (
 )
 from torch import Tensor
 
+from trainables.activity import Phase, note
 from trainables.config import EvalConfig
 from trainables.errors import ModelError
 from trainables.frozen import FrozenWork
@@ -210,6 +211,7 @@ def _denoise(
     text = text.to(parts.dtype)  # one tensor for all steps: its keys and values are computed once
     with lora.for_pictures(a, b):
         for step, t in enumerate(scheduler.timesteps):
+            note(Phase.DENOISING, f"{len(latents)} pictures", unit="step", done=step, total=len(scheduler.timesteps))
             predicted = _predict(parts, scheduler.scale_model_input(latents, t), t, text, guidance, n_sets=len(sets))
             latents = scheduler.step(predicted, t, latents, return_dict=False, **draws)[0]
             if on_step is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainables.activity import beat
 from trainables.frozen import FrozenWork
 from trainables.generate import BATCH_IMAGES, text_of_slots
 from trainables.lora import Adapter, SlotLoRA, derived_seed, stack_adapters
@@ -93,6 +94,7 @@ def _losses(
     total = torch.zeros(n_slots, dtype=torch.float64)
     with lora.attached(*stack_adapters(adapters, lora.shapes_for(adapters), device=parts.device)):
         for start in range(0, len(pairs), n_at_once):
+            beat()
             some = pairs[start : start + n_at_once]
             noisy = some.noisy.repeat(n_slots, 1, 1, 1).to(parts.dtype)
             words = text.repeat_interleave(len(some), dim=0).to(parts.dtype)

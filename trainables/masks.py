@@ -26,7 +26,10 @@ MASK_FOLDER, MASK_SUFFIX = "masks", ".mask.png"
 
 def is_mask(root: Path, path: Path) -> bool:
     """Whether its name within the subject's folder says that it is no image to train on."""
-    return path.name.lower().endswith(MASK_SUFFIX) or comparable(path.relative_to(root).parent.name) == MASK_FOLDER
+    return (
+        path.name.lower().endswith(MASK_SUFFIX)
+        or comparable(path.relative_to(root).parent.name) == MASK_FOLDER
+    )
 
 
 def with_masks(root: Path, images: Sequence[SubjectImage], rows: Sequence[Row], refuse: Refuse) -> tuple[list[SubjectImage], set[Path]]:
@@ -34,7 +37,10 @@ def with_masks(root: Path, images: Sequence[SubjectImage], rows: Sequence[Row], 
     named = _masks_named(rows, refuse)
     found, files = [], set()
     for image in images:
-        masks = {resolved(path): path for path in (*named.get(resolved(image.path), ()), *_masks_beside(image.path))}
+        masks = {
+            resolved(path): path
+            for path in (*named.get(resolved(image.path), ()), *_masks_beside(image.path))
+        }
         files |= set(masks)
         problem = _problem_of(root, image, list(masks.values())) if masks else None
         if problem:
@@ -90,7 +96,8 @@ def _problem_of(root: Path, image: SubjectImage, masks: Sequence[Path]) -> str |
     if len(masks) > 1:
         return f"An image has one mask, but {image.path} has {' and '.join(str(mask) for mask in masks)}. Delete one."
     if not resolved(masks[0]).is_relative_to(root.resolve()):
-        return f"A mask must lie in the subject's folder, but that of {image.file_name} is {resolved(masks[0])}. Copy it into {root}."
+        place = f"that of {image.file_name} is {resolved(masks[0])}"
+        return f"A mask must lie in the subject's folder, but {place}. Copy it into {root}."
     if problem := why_unusable(masks[0]):
         return problem
     if why_unusable(image.path):  # told of elsewhere

@@ -58,7 +58,9 @@ class Row:
     @property
     def pictured(self) -> Path:
         """The file that it names, resolved, whether or not there is one; its folder where it names none."""
-        return resolved(spelt_path(self.folder, str(self.values.get("file_name", "")).replace("\0", "")))
+        return resolved(
+            spelt_path(self.folder, str(self.values.get("file_name", "")).replace("\0", ""))
+        )
 
 
 def raise_first(problem: str) -> None:
@@ -85,7 +87,8 @@ def read_text(path: Path) -> str:
 
 
 def decoded(content: bytes) -> str:
-    """Text as people's editors save it, with every line end as one character: UTF-8, or UTF-16 and UTF-32 with their mark; the mark is left out.
+    """Text as people's editors save it, with every line end as one character: UTF-8, or UTF-16 and
+    UTF-32 with their mark; the mark is left out.
 
     Raises: UnicodeDecodeError if it is another encoding."""
     mark, encoding = _mark_and_encoding(content)
@@ -132,7 +135,10 @@ def list_files(root: Path, refuse: Refuse = raise_first) -> dict[Path, str]:
     at_top = _only_list_in(root, refuse)
     if at_top:
         return {at_top: "train"}
-    within = {_only_list_in(spelt_path(root, name), refuse): split for name, split in SPLIT_FOLDERS.items()}
+    within = {
+        _only_list_in(spelt_path(root, name), refuse): split
+        for name, split in SPLIT_FOLDERS.items()
+    }
     return {path: split for path, split in within.items() if path}
 
 
@@ -164,8 +170,18 @@ def add_captions(root: Path, added: Mapping[str, Mapping[str, str]]) -> None:
     """Write captions by version, for images by file name (as SubjectImage has it), into the lists that name them; all else is kept."""
     for path, split in list_files(root).items():
         rows = list(_rows_of_list(path, split, raise_first))
-        with_captions = [_with_captions(row, added.get(_name_within(root, row), {}), in_columns=suffix_of(path) == ".csv") for row in rows]
-        write_aside(path, _csv_text(with_captions, path) if suffix_of(path) == ".csv" else jsonl_text(with_captions))
+        with_captions = [
+            _with_captions(
+                row, added.get(_name_within(root, row), {}), in_columns=suffix_of(path) == ".csv"
+            )
+            for row in rows
+        ]
+        write_aside(
+            path,
+            _csv_text(with_captions, path)
+            if suffix_of(path) == ".csv"
+            else jsonl_text(with_captions),
+        )
 
 
 def jsonl_text(rows: list[dict[str, Any]]) -> str:
@@ -190,7 +206,11 @@ def _rows_of_list(path: Path, split: str, refuse: Refuse) -> Iterator[Row]:
     except SubjectError as error:
         refuse(str(error))
         return
-    lines = _lines_of_csv(text, path, refuse) if suffix_of(path) == ".csv" else _lines_of_jsonl(text, path, refuse)
+    lines = (
+        _lines_of_csv(text, path, refuse)
+        if suffix_of(path) == ".csv"
+        else _lines_of_jsonl(text, path, refuse)
+    )
     for number, values in lines:
         yield Row(where=f"{path} line {number}", line=number, list_path=path, split=split, values=values)
 

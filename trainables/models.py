@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trainables.activity import Phase, beat, note
 from trainables.errors import ModelError
 from trainables.model_folders import PartFiles, read_config
 from trainables.model_sources import ModelSource, model_digest, part_digest, resolve_model
@@ -116,13 +117,17 @@ def load_parts(source: ModelSource, *, device: str | torch.device = "cpu", dtype
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel
 
+    def load(model_class: Any, files: PartFiles, part: str, part_dtype: torch.dtype) -> Any:
+        note(Phase.LOADING, f"{source.name}, {part}")
+        return _load_frozen(model_class, files, part, part_dtype).to(device)
+
     dtype = dtype or torch.float32
     scheduler_config = read_config(source.scheduler.folder, "scheduler_config.json")
     return ModelParts(
         source=source,
-        unet=_load_frozen(UNet2DConditionModel, source.unet, "unet", dtype).to(device),
-        vae=_load_frozen(AutoencoderKL, source.vae, "vae", torch.float32).to(device),
-        text_encoder=_load_frozen(CLIPTextModel, source.text_encoder, "text_encoder", torch.float32).to(device),
+        unet=load(UNet2DConditionModel, source.unet, "unet", dtype),
+        vae=load(AutoencoderKL, source.vae, "vae", torch.float32),
+        text_encoder=load(CLIPTextModel, source.text_encoder, "text_encoder", torch.float32),
         tokenizer=load_tokenizer(source.tokenizer),
         scheduler_config=scheduler_config,
         # Never the model's own scheduler for training noise: before set_timesteps, DEIS and DPM++ add it time-reversed.
@@ -141,6 +146,7 @@ def encode_prompts(parts: ModelParts, texts: Sequence[str]) -> torch.Tensor:
     chunks = [torch.zeros(0, PROMPT_TOKENS, parts.text_encoder.config.hidden_size, device=parts.device)]
     with torch.no_grad():
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            beat()
             chunks.append(encode_tokens(parts, tokenize(parts, texts[start : start + _TEXTS_AT_ONCE])))
     return torch.cat(chunks)
 
@@ -290,4 +296,5 @@ def _warn_of_cut_texts(tokenizer: Any, texts: Sequence[str]) -> None:
 def _chunks(items: torch.Tensor, *, pixels_each: int) -> Iterator[torch.Tensor]:
     n_at_once = max(1, _PIXELS_AT_ONCE // pixels_each)
     for start in range(0, len(items), n_at_once):
+        beat()
         yield items[start : start + n_at_once]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.activity import Phase, note
 from trainables.config import TrainConfig, pack_signature
 from trainables.frozen import FrozenWork
 from trainables.lora import TEXT_ENCODER, Adapter, SlotLoRA, new_adapter
@@ -92,6 +93,7 @@ class Pack:
         self.lora = SlotLoRA(parts.unet)
         self._slots: list[Slot] = []
         self._few_sizes = compile
+        self._compiled: set[tuple] = set()
         self._autocast = autocast
         self._pack([], [])
         self._prefetcher = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
@@ -196,6 +198,7 @@ class Pack:
         try:
             for draws in self._drawn(n_steps):
                 for k in range(len(draws.noise)):
+                    self._note_step(draws, k, n_done)
                     losses += self._step(draws, k)
                     n_done += 1
         finally:
@@ -205,6 +208,15 @@ class Pack:
             for slot, loss in zip(self._slots, losses.tolist(), strict=False):
                 slot.step += n_done
                 slot.loss_sum += loss
+
+    def _note_step(self, draws: Draws, k: int, n_done: int) -> None:
+        """Note the step of the training that has the most of its epoch before it; the first step of a size compiles."""
+        slot = min(self._slots, key=lambda slot: slot.step % slot.steps_per_epoch / slot.steps_per_epoch)
+        together = f"{len(self._slots)} together" if len(self._slots) > 1 else ""
+        size = (len(self._places), draws.sizes[k])
+        phase = Phase.COMPILING if self._few_sizes and size not in self._compiled else Phase.TRAINING
+        note(phase, together, unit="step", done=slot.step % slot.steps_per_epoch + n_done, total=slot.steps_per_epoch)
+        self._compiled.add(size)
 
     def _drawn(self, n_steps: int) -> Iterator[Draws]:
         """The random choices of the next steps, in chunks on the device; on a GPU the next chunk is drawn while this one is used."""

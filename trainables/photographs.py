@@ -1,6 +1,8 @@
-"""Image files: which are usable, and their pixels upright in RGB. No opinion on how good a photograph is; no torch.
+"""Image files: which are usable, and their pixels upright in RGB. No opinion on how good a
+photograph is; no torch.
 
-Whoever reads a photograph or a mask opens it here (`opened_upright`), so that what is accepted once can be read everywhere."""
+Whoever reads a photograph or a mask opens it here (`opened_image`), so that what is accepted once
+can be read everywhere."""
 
 from __future__ import annotations
 
@@ -59,7 +61,11 @@ def unread_problem(path: Path) -> str | None:
     if suffix_of(path) not in UNREAD_SUFFIXES:
         return None
     way_out = "Convert it, e.g. to .jpg"
-    way_out += ", or run `python -m sweep prepare`, which does." if suffix_of(path) in HEIC_SUFFIXES else "."
+    way_out += (
+        ", or run `python -m sweep prepare`, which does."
+        if suffix_of(path) in HEIC_SUFFIXES
+        else "."
+    )
     return f"Images must be {EXAMPLES_OF_IMAGES}, but {path} is {path.suffix}. {way_out}"
 
 
@@ -86,8 +92,11 @@ def read_photograph(path: Path, *, least_side_pixels: int) -> Photograph:
         return Photograph(_in_srgb(_upright(opened)), width, height, camera, loss)
 
 
-def read_rgb(path: Path, *, least_side_pixels: int | None = None, over: str = "white") -> Image.Image:
-    """The first frame, turned upright by its EXIF orientation, in RGB as it is stored, with what is transparent over a colour.
+def read_rgb(
+    path: Path, *, least_side_pixels: int | None = None, over: str = "white"
+) -> Image.Image:
+    """The first frame, turned upright by its EXIF orientation, in RGB as it is stored, with what is
+    transparent over a colour.
 
     With `least_side_pixels`, a JPEG is decoded as `read_photograph` does.
 
@@ -113,7 +122,8 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     Raises: SubjectError for what `why_unusable` tells."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of 90 to 180 megapixels, and of damaged EXIF and TIFF tags; beyond, Pillow raises
+            # Of 90 to 180 megapixels, damaged EXIF and TIFF tags; beyond, Pillow raises.
+            warnings.simplefilter("ignore")
             with Image.open(path) as opened:
                 if problem := _side_problem(path, opened):
                     raise SubjectError(problem)
@@ -125,8 +135,9 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) once it is turned by its EXIF orientation; of an image that is not decoded yet."""
-    turns_itself = image.format == "TIFF"  # Pillow gives a TIFF's size upright, and turns it while it decodes
+    """(width, height) upright, by its EXIF orientation, of an image that is not decoded yet."""
+    # Pillow gives a TIFF's size upright, and turns it while it decodes.
+    turns_itself = image.format == "TIFF"
     return image.size[::-1] if _orientation_of(image) in _LYING and not turns_itself else image.size
 
 
@@ -154,11 +165,16 @@ def pixels_digest(path: Path) -> str:
 def flattened(image: Image.Image, over: str = "white") -> Image.Image:
     """RGB, with what is transparent over that colour.
 
-    Raises: ValueError for numbers that are no grey levels: not finite, negative, or beyond what is known to be white."""
-    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip at 255, that is, make it white, and 0..1 black
+    Raises: ValueError for numbers that are no grey levels: not finite, negative, or beyond what is
+    known to be white."""
+    if image.mode == "F" or image.mode.startswith(
+        "I"
+    ):  # convert() would clip at 255, that is, make it white, and 0..1 black
         image = Image.fromarray(_eight_bit_levels(image))
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
     if not image.has_transparency_data:
         return image.convert("RGB")
     colours = image.convert("RGBA")
@@ -213,7 +229,9 @@ def _exif_of(image: Image.Image) -> Mapping[int, Any]:
     """Empty where it is damaged: viewers show such an image as it lies, and so do we."""
     try:
         return dict(image.getexif())
-    except Exception:  # Pillow raises SyntaxError, struct.error, KeyError, ... for what it cannot parse
+    except (
+        Exception
+    ):  # Pillow raises SyntaxError, struct.error, KeyError, ... for what it cannot parse
         return {}
 
 
@@ -222,11 +240,16 @@ def _loss_of(image: Image.Image) -> float:
     or what loses nothing, counts as 0; what the web writes, as more than any JPEG."""
     if tables := getattr(image, "quantization", None):
         return float(np.mean(tables[min(tables)]))
-    return math.inf if image.format in ("WEBP", "AVIF", "JPEG2000", "GIF") or image.mode == "P" else 0.0
+    return (
+        math.inf
+        if image.format in ("WEBP", "AVIF", "JPEG2000", "GIF") or image.mode == "P"
+        else 0.0
+    )
 
 
 def _eight_bit_levels(image: Image.Image) -> np.ndarray:  # uint8 (height, width)
-    """Grey levels of a picture of one channel of 16 or 32 bits. Floats are 0 to 1, or whole levels up to 255."""
+    """Grey levels of a picture of one channel of 16 or 32 bits. Floats are 0 to 1, or whole levels
+    up to 255."""
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise ValueError("it has pixels that are no finite numbers")
@@ -235,10 +258,16 @@ def _eight_bit_levels(image: Image.Image) -> np.ndarray:  # uint8 (height, width
         if low >= 0 and high <= 1:
             return np.rint(values * 255).astype(np.uint8)
         if low < 0 or high > 255 or (values != np.rint(values)).any():
-            raise ValueError(f"floats must be 0 to 1, but its pixels are {low:g} to {high:g}: save it with 8 or 16 bits")
+            raise ValueError(
+                f"floats must be 0 to 1, but its pixels are {low:g} to {high:g}: save it with 8 or "
+                "16 bits"
+            )
         return values.astype(np.uint8)
     if low < 0 or high > 65535:
-        raise ValueError(f"levels must be 0 to 65535, but its pixels are {low:g} to {high:g}: save it with 8 or 16 bits")
+        raise ValueError(
+            f"levels must be 0 to 65535, but its pixels are {low:g} to {high:g}: save it with 8 or "
+            "16 bits"
+        )
     return (values >> 8 if image.mode != "I" or high > 255 else values).astype(np.uint8)
 
 

@@ -125,17 +125,29 @@ class _RawPhotographs:
 def _raw_photographs(raw: Path) -> _RawPhotographs:
     """What the raw folder holds, its sub-folders included, but for folders with 0 repeats.
 
-    Raises: SubjectError if it holds no photographs, HEIC that nothing can read, or captions that are wrong."""
+    Raises: SubjectError if it has no photographs, HEIC that nothing can read, or wrong captions."""
     listing = list_folder(raw, raise_first)
     left_out = [path for path in (*listing.images, *listing.unread) if is_left_out(raw, path)]
     pictures = sorted({*listing.images, *listing.unread} - set(left_out))
-    notes = [f"{counted(len(left_out), 'image')} in folders with 0 repeats passed over: {named(left_out, raw)}"] if left_out else []
+    notes = (
+        [
+            f"{counted(len(left_out), 'image')} in folders with 0 repeats passed over: "
+            f"{named(left_out, raw)}"
+        ]
+        if left_out
+        else []
+    )
     _require_readable_kinds(raw, pictures)
     lists = list_files(raw)
     rows = rows_of(lists) if lists else []
-    listed = {resolved(image.path): image for image in images_of_rows(raw, rows, suffixes=(*IMAGE_SUFFIXES, *HEIC_SUFFIXES))}
+    listed = {
+        resolved(image.path): image
+        for image in images_of_rows(raw, rows, suffixes=(*IMAGE_SUFFIXES, *HEIC_SUFFIXES))
+    }
     photographs = [path for path in pictures if not is_mask(raw, path)]
-    images = [listed.get(resolved(path)) or SubjectImage("", path, "train", {}) for path in photographs]
+    images = [
+        listed.get(resolved(path)) or SubjectImage("", path, "train", {}) for path in photographs
+    ]
     images, mask_files = with_masks(raw, images, rows, raise_first)
     images = [image for image in images if resolved(image.path) not in mask_files]
     strays = [path for path in pictures if is_mask(raw, path) and resolved(path) not in mask_files]
@@ -146,12 +158,21 @@ def _raw_photographs(raw: Path) -> _RawPhotographs:
             notes.append("what is held out was chosen anew, whatever the list says")
         if listing.captions:
             where = named(list(lists), raw)
-            notes.append(f"{counted(len(listing.captions), 'text file')} passed over, since {where} holds the captions")
+            notes.append(
+                f"{counted(len(listing.captions), 'text file')} passed over, since {where} holds "
+                "the captions"
+            )
     else:
         captions = {
-            image.path: {} if out_of_folder_problem(raw, image.path) else caption_beside(listing, image.path) for image in images
+            image.path: {}
+            if out_of_folder_problem(raw, image.path)
+            else caption_beside(listing, image.path)
+            for image in images
         }
-        notes += [f"{_shown_in(raw, path)} is a caption without an image" for path in listing.captions_without_image(pictures)]
+        notes += [
+            f"{_shown_in(raw, path)} is a caption without an image"
+            for path in listing.captions_without_image(pictures)
+        ]
     concepts = concept_folders(raw, [path for path, texts in captions.items() if not texts])
     if len(concepts) > 1:
         notes.append(
@@ -162,7 +183,11 @@ def _raw_photographs(raw: Path) -> _RawPhotographs:
     notes += [line.rstrip(".") for line in odd_files_lines(listing, own=(*OWN_NAMES, *in_lists))]
     if listing.n_system:
         notes.append(f"{counted(listing.n_system, 'hidden or system file')} passed over")
-    return _RawPhotographs(captions, {image.path: image.mask for image in images if image.mask}, tuple(map(shown, notes)))
+    return _RawPhotographs(
+        captions,
+        {image.path: image.mask for image in images if image.mask},
+        tuple(map(shown, notes)),
+    )
 
 
 def _require_readable_kinds(raw: Path, pictures: Sequence[Path]) -> None:
@@ -174,7 +199,10 @@ def _require_readable_kinds(raw: Path, pictures: Sequence[Path]) -> None:
             "Install it (pip install pillow-heif), or convert them to .jpg."
         )
     if not any(suffix_of(path) in (*IMAGE_SUFFIXES, *HEIC_SUFFIXES) for path in pictures):
-        raise SubjectError(f"RAW_DIR must hold photographs ({EXAMPLES_OF_IMAGES}), but {raw} has none. Put them there.")
+        raise SubjectError(
+            f"RAW_DIR must hold photographs ({EXAMPLES_OF_IMAGES}), but {raw} has none. Put them "
+            "there."
+        )
 
 
 def _shown_in(raw: Path, path: Path) -> str:
@@ -257,15 +285,16 @@ def _require_usable(raw: Path, kept: Sequence[Candidate]) -> None:
 
 
 def _measure_copies(raw: Path, candidates: Sequence[Candidate]) -> None:
-    """What compression has left of those that are there several times: they are decoded once more, in full."""
+    """What compression has left of those that are there several times: they are decoded once more,
+    in full."""
     for group in copies_of_one_size([candidate for candidate in candidates if candidate.print]):
         for candidate in group:
             candidate.detail = detail(read_as_stored(raw / candidate.source))
 
 
 def _caption_the_others(kept: Sequence[Candidate], how: Preparation, target: Path) -> list[str]:
-    """Where some have captions, the trigger is that of the others, as kohya's scripts take the name of
-    the folder. Returns what is to be noted."""
+    """Where some have captions, the trigger is that of the others, as kohya's scripts take the name
+    of the folder. Returns what is to be noted."""
     others = [candidate for candidate in kept if "uncaptioned" in candidate.reasons]
     if not others:
         return []
@@ -274,8 +303,10 @@ def _caption_the_others(kept: Sequence[Candidate], how: Preparation, target: Pat
         candidate.captions = {**dict.fromkeys(versions, how.trigger.strip()), **candidate.captions}
     drop = ",".join((*how.drop, "uncaptioned"))
     return [
-        f"{len(others)} of {len(kept)} photographs have no caption that others have, e.g. {shown(others[0].source)}: the trigger alone "
-        f"is written in its place. Write better ones into {target / 'metadata.jsonl'}, or leave these photographs out with --drop {drop}"
+        f"{len(others)} of {len(kept)} photographs have no caption that others have, e.g. "
+        f"{shown(others[0].source)}: the trigger alone is written in its place. Write better ones "
+        "into "
+        f"{target / 'metadata.jsonl'}, or leave these photographs out with --drop {drop}"
     ]
 
 
@@ -305,7 +336,9 @@ def _write_subject(folder: Path, name: str, candidates: Sequence[Candidate], how
         (folder / candidate.split).mkdir(exist_ok=True)
         candidate.written.rename(folder / candidate.file_name)
         if candidate.written_mask:  # its own, or that of a copy
-            shutil.copyfile(candidate.written_mask, (folder / candidate.file_name).with_suffix(MASK_SUFFIX))
+            shutil.copyfile(
+                candidate.written_mask, (folder / candidate.file_name).with_suffix(MASK_SUFFIX)
+            )
     for mask in folder.glob(f"*{MASK_SUFFIX}"):
         mask.unlink()
     kept = [candidate for candidate in candidates if not candidate.dropped]

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from trainables.activity import Phase, within
 from trainables.config import TrainConfig
 from trainables.frozen import FrozenWork
 from trainables.out_of_memory import free_memory, is_out_of_memory
@@ -50,7 +51,8 @@ def probe_pack_size(
     measured: dict[int, float] = {}
     for size in (s for s in SIZES if s <= largest):
         try:
-            measured[size] = _seconds_per_adapter_step(new_pack(), config, subject, size, clock)
+            with within(Phase.MEASURING, f"S={size}"):
+                measured[size] = _seconds_per_adapter_step(new_pack(), config, subject, size, clock)
         except Exception as error:
             if not measured or not is_out_of_memory(error):
                 raise

@@ -30,7 +30,9 @@ def sharpness(image: Image.Image) -> float:
     compressed picture are not sharpness."""
     grey = _grey(image)
     edges = laplace(grey)
-    rows, columns = (_within_blocks(n, BLOCK_PIXELS * grey.shape[1] / image.width) for n in grey.shape)
+    rows, columns = (
+        _within_blocks(n, BLOCK_PIXELS * grey.shape[1] / image.width) for n in grey.shape
+    )
     tiles = [
         edges[np.ix_(some_rows[rows[some_rows]], some_columns[columns[some_columns]])]
         for some_rows in np.array_split(np.arange(grey.shape[0]), N_TILES)
@@ -45,7 +47,9 @@ def detail(image: Image.Image) -> float:
 
     Compression removes the faint ones, and saving the picture again, in whichever format, brings
     none back: of two copies the one with more of them is nearer to the original."""
-    left, top = (max(0, side - DETAIL_SIDE_PIXELS) // 2 // BLOCK_PIXELS * BLOCK_PIXELS for side in image.size)
+    left, top = (
+        max(0, side - DETAIL_SIDE_PIXELS) // 2 // BLOCK_PIXELS * BLOCK_PIXELS for side in image.size
+    )
     n_rows, n_columns = (min(side, DETAIL_SIDE_PIXELS) // BLOCK_PIXELS for side in image.size[::-1])
     box = (left, top, left + n_columns * BLOCK_PIXELS, top + n_rows * BLOCK_PIXELS)
     grey = np.asarray(image.convert("L").crop(box), dtype=np.float32)

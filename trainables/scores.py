@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.activity import Phase, note
 from trainables.config import EvalConfig
 from trainables.features import ReferenceImages, References, perceptual_backbone, pooled_backbone
 from trainables.generate import Picture
@@ -77,7 +78,9 @@ class Scorer:
 
         Raises:
             ModelError: a network or metric is unknown, or the weights of one of the first two are missing."""
+        note(Phase.LOADING, perceptual)
         self.perceptual = perceptual_backbone(perceptual, device)
+        note(Phase.LOADING, pooled)
         self.pooled = pooled_backbone(pooled, device)
         self.further, self.missing = load_similarities(further, device)
         self._references = References()
@@ -146,7 +149,7 @@ class Scorer:
             ("kid", kernel_distance(real, fake), KernelDistances(real, fake)),
         ):
             scores.values[name + ending] = value
-            scores.intervals[name + ending] = _interval(jackknife_interval(distances, n, seed=STATISTICS_SEED), n)
+            scores.intervals[name + ending] = _interval(jackknife_interval(distances, n, is_skewed=name == "fid", seed=STATISTICS_SEED), n)
         if ending:
             return
         if n >= LEAST_FOR_INFINITY:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.activity import beat
 from trainables.errors import ModelError
 from trainables.features import Images, ReferenceImages, References, full_precision
 from trainables.metric_weights import MetricWeights, find_metric_weights, metric_name_of
@@ -154,6 +155,7 @@ def _embedded(images: Images, processor: Any, device: torch.device, network: Cal
     pixels, vectors = np.asarray(images), []
     with full_precision():
         for start in range(0, len(pixels), IMAGES_AT_ONCE):
+            beat()
             some = list(pixels[start : start + IMAGES_AT_ONCE])
             inputs = processor(images=some, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
             vectors.append(F.normalize(network(inputs.to(device)).float(), dim=1))

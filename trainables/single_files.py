@@ -57,7 +57,8 @@ _OTHERS = {  # by what a name begins with; the first that occurs tells
 
 
 def usual_name(name: str) -> str:
-    """A weight's name as Stable Diffusion 1.x has it: files made with an older transformers leave out the text encoder's `text_model.`."""
+    """A weight's name as Stable Diffusion 1.x has it: files of an older transformers leave out the
+    text encoder's `text_model.`."""
     for part in ("embeddings.", "encoder.", "final_layer_norm."):
         if name.startswith(_CLIP_PREFIX + part):
             return name.replace(_CLIP_PREFIX, f"{_CLIP_PREFIX}text_model.", 1)

@@ -342,13 +342,13 @@ def patiently(
             return result
 
 
-def is_refused_write(error: BaseException | None) -> bool:
-    """Whether a disk that is full, over its quota or read-only is behind an error: nothing can be written until somebody makes room."""
+def refused_write(error: BaseException | None) -> OSError | None:
+    """The refusal behind an error of a disk that is full, over its quota or read-only: nothing can be written until somebody makes room."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in REFUSED_WRITES:
-            return True
+            return error
         error = error.__cause__
-    return False
+    return None
 
 
 def line_of(error: OSError) -> str:

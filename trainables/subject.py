@@ -7,7 +7,8 @@ prepare.py's matter, and what a model makes of the pixels another's. No torch.
     FOLDER/metadata.jsonl    {"file_name": "train/0000.png", "split": "train", "captions": {"v2": "...", "v3": "..."}}
                              one line per image; split is "train" (the default) or "heldout"; metadata.py tells of further forms
 Without a list the folder is read as kohya's scripts read it: images at its top and in `<repeats>_<name>`
-sub-folders (0 repeats leave one out; else they are not used: an epoch shows every image once), each with its caption, version v2, in a `.txt` or
+sub-folders (0 repeats leave one out; else they are not used: an epoch shows every image once), each
+with its caption, version v2, in a `.txt` or
 `.caption` file beside it, or none of them with one. v1, the trigger alone, needs no captions and always exists.
 An image may have a mask: masks.py tells where."""
 
@@ -43,7 +44,7 @@ class Subject:
     trigger: str
     class_word: str
     images: tuple[SubjectImage, ...]
-    passed_over: tuple[str, ...] = ()  # a line for each kind of what lies in the folder and is not read
+    passed_over: tuple[str, ...] = ()  # a line for each kind of file that is not read
     n_system_files: int = 0  # hidden and system files, which are passed over as well
 
     @cached_property
@@ -113,7 +114,10 @@ def read_subject(name_or_dir: str | Path, refuse: Refuse) -> Subject:
     images = found.images
     if not any(image.split == "train" for image in images):
         passed_over = f" ({found.passed_over[0]})" if found.passed_over else ""
-        refuse(f"A subject must have images to train on, but {root} has none{passed_over}. Put images there, or rows with split train.")
+        refuse(
+            f"A subject must have images to train on, but {root} has none{passed_over}. Put images "
+            "there, or rows with split train."
+        )
     trigger, name, class_word = _read_description(root, refuse)
     _require_all_captions(root, images, refuse)
     usable = [image for image in images if _is_usable(image.path, refuse)]
@@ -138,7 +142,9 @@ def load_pixels(images: Sequence[SubjectImage], width: int, height: int | None =
     height = height or width
     pixels = np.zeros((len(images), height, width, 3), dtype=np.uint8)
     for i, image in enumerate(images):
-        pixels[i] = np.asarray(ImageOps.fit(read_rgb(image.path), (width, height), Image.Resampling.LANCZOS))
+        pixels[i] = np.asarray(
+            ImageOps.fit(read_rgb(image.path), (width, height), Image.Resampling.LANCZOS)
+        )
         image.require_unchanged()
     return pixels
 

@@ -90,7 +90,11 @@ def images_in(root: Path, refuse: Refuse = raise_first) -> FolderImages:
     """The subject's images: those of its lists, or else those that kohya's scripts find."""
     listing = list_folder(root, refuse)
     lists = list_files(root, refuse)
-    images, lines = _listed_images(root, listing, lists, refuse) if lists else _images_of_kohya_folder(root, listing, refuse)
+    images, lines = (
+        _listed_images(root, listing, lists, refuse)
+        if lists
+        else _images_of_kohya_folder(root, listing, refuse)
+    )
     in_lists = [path.relative_to(root).as_posix() for path in lists]
     odd = odd_files_lines(listing, own=(*OWN_NAMES, *in_lists))
     return FolderImages(tuple(images), (*lines, *odd), listing.n_system)
@@ -116,12 +120,18 @@ def caption_beside(listing: Listing, image: Path, refuse: Refuse = raise_first) 
     """What stands in the `.txt` or `.caption` file beside an image, as version v2; nothing if there is none."""
     files = listing.captions_of(image)
     if len(files) > 1:
-        refuse(f"An image must have one caption, but {image} has {' and '.join(file.name for file in files)}. Delete one.")
+        refuse(
+            f"An image must have one caption, but {image} has "
+            f"{' and '.join(file.name for file in files)}. Delete one."
+        )
     if not files:
         return {}
     try:
         if (size_bytes := files[0].stat().st_size) > MAX_CAPTION_BYTES:
-            refuse(f"A caption must be at most {MAX_CAPTION_BYTES} bytes of text, but {files[0]} has {size_bytes}. Shorten it.")
+            refuse(
+                f"A caption must be at most {MAX_CAPTION_BYTES} bytes of text, but {files[0]} has "
+                f"{size_bytes}. Shorten it."
+            )
             return {}
         return {TEXT_VERSION: read_text(files[0]).strip()}
     except SubjectError as error:
@@ -189,7 +199,8 @@ def _problems_of_row(root: Path, row: Row, suffixes: Sequence[str]) -> Iterator[
     if not is_file(path):
         yield f"A caption must have its image, but {row.where} names {file_name!r}, which is missing. Add it, or delete the row."
     elif suffix_of(path) not in suffixes:
-        yield f"Images must be {EXAMPLES_OF_IMAGES}, but {row.where} names {file_name!r}. Convert it, or delete the row."
+        there = f"{row.where} names {file_name!r}"
+        yield f"Images must be {EXAMPLES_OF_IMAGES}, but {there}. Convert it, or delete the row."
     elif problem := out_of_folder_problem(root, path):
         yield problem
 
@@ -216,15 +227,26 @@ def _listed_images(
         if is_mask(root, path):
             _refuse_mask_without_image(path, refuse)
         else:
-            refuse(f"Every image must have a row in {where}, but {path} has none. Add a row, or move the image away.")
+            refuse(
+                f"Every image must have a row in {where}, but {path} has none. Add a row, or move "
+                "the image away."
+            )
     unread = [path for image in images for path in listing.captions_of(image.path)]
     others = len(listing.captions) - len(unread)
-    lines = [f"{counted(len(unread), 'caption file')} beside images passed over, since {where} holds the captions: {named(unread, root)}."]
-    more = [f"{counted(others, 'text file')} passed over that no image has: {named(listing.captions_without_image(i.path for i in images), root)}."]
+    lines = [
+        f"{counted(len(unread), 'caption file')} beside images passed over, since {where} holds "
+        f"the captions: {named(unread, root)}."
+    ]
+    more = [
+        f"{counted(others, 'text file')} passed over that no image has: "
+        f"{named(listing.captions_without_image(i.path for i in images), root)}."
+    ]
     return images, lines * bool(unread) + more * bool(others)
 
 
-def _images_of_kohya_folder(root: Path, listing: Listing, refuse: Refuse) -> tuple[list[SubjectImage], list[str]]:
+def _images_of_kohya_folder(
+    root: Path, listing: Listing, refuse: Refuse
+) -> tuple[list[SubjectImage], list[str]]:
     """The images at the top and in `<repeats>_<name>` folders, and what is said of all others."""
     folders = _kohya_folders(listing, refuse)
     within = [path for path in listing.files if path.parent in folders]
@@ -237,10 +259,20 @@ def _images_of_kohya_folder(root: Path, listing: Listing, refuse: Refuse) -> tup
         if problem := out_of_folder_problem(root, path):
             refuse(problem)
         else:
-            images.append(SubjectImage(path.relative_to(root).as_posix(), path, "train", caption_beside(listing, path, refuse)))
+            images.append(
+                SubjectImage(
+                    path.relative_to(root).as_posix(),
+                    path,
+                    "train",
+                    caption_beside(listing, path, refuse),
+                )
+            )
     for path in listing.captions_without_image(image.path for image in images):
         if path.parent in folders:
-            refuse(f"Every caption must have its image, but {path} has none beside it. Add the image, or move the text away.")
+            refuse(
+                f"Every caption must have its image, but {path} has none beside it. Add the image, "
+                "or move the text away."
+            )
     _require_one_concept(root, images, refuse)
     images, masks = with_masks(root, images, (), refuse)
     mask_folders = {*folders, *(spelt_path(folder, MASK_FOLDER) for folder in folders)}
@@ -255,7 +287,10 @@ def _kohya_folders(listing: Listing, refuse: Refuse) -> set[Path]:
     folders = {listing.root}
     for path in listing.linked_folders:
         if path.parent == listing.root and _repeats_of(path):
-            refuse(out_of_folder_problem(listing.root, path) or f"A folder of images must be no link, but {path} is one. Copy it.")
+            refuse(
+                out_of_folder_problem(listing.root, path)
+                or f"A folder of images must be no link, but {path} is one. Copy it."
+            )
     for path in listing.files:
         top = listing.root / path.relative_to(listing.root).parts[0]
         if top != path and _repeats_of(top):
@@ -276,13 +311,14 @@ def _require_one_concept(root: Path, images: Sequence[SubjectImage], refuse: Ref
     if len(concepts) > 1:
         refuse(
             f"A subject without captions must be one concept, but {root} has {concepts[0]} and "
-            f"{concepts[1]}, which would be trained under one trigger. Move one away, give both one "
-            "name (10_jenny, 5_jenny), or write captions for the images of both."
+            f"{concepts[1]}, which would be trained under one trigger. Move one away, give both "
+            "one name (10_jenny, 5_jenny), or write captions for the images of both."
         )
 
 
 def _lines_on_other_folders(root: Path, listing: Listing, read: set[Path]) -> list[str]:
-    """A line on the photographs in folders that are not read, and one on the folders that say so themselves."""
+    """A line on the photographs in folders that are not read, and one on the folders that say so
+    themselves."""
     unread: dict[bool, list[Path]] = {True: [], False: []}
     for path in (*listing.images, *listing.unread):
         if path.parent not in read:
@@ -290,11 +326,15 @@ def _lines_on_other_folders(root: Path, listing: Listing, read: set[Path]) -> li
     lines = []
     if unread[False]:
         lines.append(
-            f"{counted(len(unread[False]), 'image')} in sub-folders passed over: {named(unread[False], root)}. Only the top and folders "
-            "called <repeats>_<name>, e.g. 1_photos, are read: rename theirs, or let `python -m sweep prepare` read all."
+            f"{counted(len(unread[False]), 'image')} in sub-folders passed over: "
+            f"{named(unread[False], root)}. Only the top and folders called <repeats>_<name>, e.g. "
+            "1_photos, are read: rename theirs, or let `python -m sweep prepare` read all."
         )
     if unread[True]:
-        lines.append(f"{counted(len(unread[True]), 'image')} in folders with 0 repeats passed over: {named(unread[True], root)}.")
+        lines.append(
+            f"{counted(len(unread[True]), 'image')} in folders with 0 repeats passed over: "
+            f"{named(unread[True], root)}."
+        )
     return lines
 
 

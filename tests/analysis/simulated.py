@@ -1,5 +1,5 @@
-"""Trials whose truth is known: equal or with a known difference, over pictures and training seeds,
-of normal or skewed spread."""
+"""Trials whose truth is known: equal or with a known difference, over pictures and training
+seeds, of normal or skewed spread."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ def lpips_of_trials(
     both_sd: float = 0.5,
 ) -> np.ndarray:  # (m, n, s)
     """Every trial's true mean is 0: its pictures differ by 1 under every seed, its seeds by
-    `seed_sd`, and each picture of a seed by `both_sd`.
-    With one seed, pictures are all there is: what a seed does to a trial is then part of what the
-    trial is."""
+    `seed_sd`, and each picture of a seed by `both_sd`. With one seed, pictures are all there is:
+    what a seed does to a trial is then part of what the trial is."""
     pictures = draws(law, (n_trials, n_pictures, 1), rng)
     if n_seeds == 1:
         return pictures
@@ -58,8 +57,8 @@ def error_and_width(
     both_sd: float = 0.5,
 ) -> tuple[float, float]:
     """The true standard error of a trial's mean, and the width of Student's interval with it:
-    degrees of freedom after Satterthwaite from the
-    true components, the seeds' those of all trials together."""
+    degrees of freedom after Satterthwaite from the true components, the seeds' those of all
+    trials together."""
     of_pictures, of_seeds = (
         1 / n_pictures,
         0.0 if n_seeds == 1 else (seed_sd**2 + both_sd**2 / n_pictures) / n_seeds,
@@ -143,6 +142,6 @@ def with_values(records, values: np.ndarray):
 
 
 def least_coverage(hits: np.ndarray, nominal: float = 0.95) -> float:  # (repetitions, trials)
-    """Nominal less two Monte Carlo errors, those of the repetitions: the trials of one share their
-    estimate of the seeds' scatter."""
+    """Nominal less two Monte Carlo errors, those of the repetitions: the trials of one share
+    their estimate of the seeds' scatter."""
     return nominal - 2 * hits.mean(axis=1).std(ddof=1) / math.sqrt(len(hits))

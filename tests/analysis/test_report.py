@@ -211,4 +211,6 @@ def test_a_file_is_in_the_table_however_many_trials_there_are(study_dir):
     scored_file(study_dir)
     records, out = load_study_records(study_dir), io.StringIO()
     print_ranked(records, ranked_trials(records), Console(file=out, width=300), most_rows=2)
-    assert "old" in out.getvalue() and "t0000" not in out.getvalue() and "6 trials" in out.getvalue()
+    assert (
+        "old" in out.getvalue() and "t0000" not in out.getvalue() and "6 trials" in out.getvalue()
+    )

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from analysis.resampling import holm, resample_weights, row_intervals
+from analysis.resampling import holm, row_intervals
 from analysis.stats import mean_interval
+from trainables.mean_intervals import resample_weights
 
 
 def test_many_intervals_at_once_are_those_of_each():
@@ -25,7 +26,9 @@ def test_many_intervals_at_once_are_those_of_each():
 @pytest.mark.parametrize("n_prompts", [2, 5, 20])
 def test_an_interval_over_prompts_covers_new_prompts_and_one_over_pictures_does_not(n_prompts):
     rng, clusters, covered = np.random.default_rng(4), np.repeat(np.arange(n_prompts), 4), []
-    values = np.repeat(rng.normal(size=(1000, n_prompts)), 4, axis=1) + rng.normal(size=(1000, 4 * n_prompts))  # the true mean is 0
+    values = np.repeat(rng.normal(size=(1000, n_prompts)), 4, axis=1) + rng.normal(
+        size=(1000, 4 * n_prompts)
+    )  # the true mean is 0
     for own in (clusters, None):
         found = row_intervals(values, clusters=own, n_resamples=500)
         covered.append(np.mean((found.low <= 0) & (found.high >= 0)))
@@ -46,7 +49,9 @@ def test_of_equal_prompts_the_interval_is_students_over_their_means():
 def test_weights_of_resamples_are_the_shares_of_what_was_drawn():
     weights = resample_weights(4, seed=1, n_resamples=400)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
-    assert set(weights.ravel()) <= {0, 0.25, 0.5, 0.75, 1} and weights.mean(axis=0) == pytest.approx(np.full(4, 0.25), abs=0.03)
+    assert set(weights.ravel()) <= {0, 0.25, 0.5, 0.75, 1} and weights.mean(
+        axis=0
+    ) == pytest.approx(np.full(4, 0.25), abs=0.03)
 
 
 def test_holm_corrects_as_by_hand_and_ignores_what_is_missing():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, t
 
-from analysis.resampling import FEWEST, MANY, row_intervals
+from analysis.resampling import FEWEST, row_intervals
 from analysis.stats import mean_interval, mean_intervals
+from trainables.mean_intervals import MANY
 
 from .simulated import LAWS, draws
 
@@ -77,7 +78,10 @@ def test_what_is_called_95_percent_covers_as_often_and_is_not_much_wider_than_it
 
 def test_intervals_of_many_sets_are_those_of_each_and_of_scipy_from_a_hundred_values_on():
     rng = np.random.default_rng(3)
-    sets = [rng.normal(size=n) for n in (20, 12, 20, 2, 1, 0, MANY)] + [np.full(20, 0.1), np.append(rng.normal(size=20), np.nan)]
+    sets = [rng.normal(size=n) for n in (20, 12, 20, 2, 1, 0, MANY)] + [
+        np.full(20, 0.1),
+        np.append(rng.normal(size=20), np.nan),
+    ]
     intervals = mean_intervals(sets, seed=7)
     for together, x in zip(intervals, sets, strict=True):
         assert dataclasses.astuple(together) == pytest.approx(dataclasses.astuple(mean_interval(x, seed=7)), nan_ok=True)
@@ -85,4 +89,6 @@ def test_intervals_of_many_sets_are_those_of_each_and_of_scipy_from_a_hundred_va
     theirs = bootstrap(
         (sets[6],), np.mean, n_resamples=2000, method="percentile", rng=rng, vectorized=True
     ).confidence_interval
-    assert (intervals[6].low, intervals[6].high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert (intervals[6].low, intervals[6].high) == pytest.approx(
+        (theirs.low, theirs.high), abs=1e-12
+    )

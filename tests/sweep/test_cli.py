@@ -152,7 +152,9 @@ def commands_in(said: str) -> list[list[str]]:
     return [shlex.split(line)[3:] for line in lines if line.startswith("python -m sweep ")]
 
 
-@pytest.mark.parametrize("n_captions, versions", [(0, "v1"), (2, "v1,v2,v3,v4"), (4, "v1,v2,v3,v4")])
+@pytest.mark.parametrize(
+    "n_captions, versions", [(0, "v1"), (2, "v1,v2,v3,v4"), (4, "v1,v2,v3,v4")]
+)
 @pytest.mark.parametrize("folder", ["photos", "a subject, né"])
 def test_the_commands_that_prepare_prints_work(
     raw, tmp_path, capsys, monkeypatch, n_captions, versions, folder
@@ -170,7 +172,9 @@ def test_the_commands_that_prepare_prints_work(
     arguments.remove(launch[launch.index("--name") + 1])
     assert main(["plan", *arguments]) == 0
     said = capsys.readouterr().out
-    left_out = "the start point with caption='v2' is left out, since `--set space.caption` leaves v1"
+    left_out = (
+        "the start point with caption='v2' is left out, since `--set space.caption` leaves v1"
+    )
     assert (left_out in said) == (versions == "v1")
 
 
@@ -188,7 +192,9 @@ def test_a_check_counts_and_names_what_is_not_read(raw, capsys):
     (raw / ".DS_Store").write_text("x")
     assert main(["check", str(raw)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("note: 1 image in sub-folders passed over: beach/a.png.") for line in lines)
+    assert any(
+        line.startswith("note: 1 image in sub-folders passed over: beach/a.png.") for line in lines
+    )
     assert "note: 1 hidden or system file passed over." in lines
 
 

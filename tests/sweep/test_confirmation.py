@@ -1,5 +1,6 @@
 """Confirmation: a study file of the finalists under fresh seeds, and the verdict over seeds, by hand."""
 
+import itertools
 import math
 from dataclasses import fields, replace
 
@@ -278,9 +279,8 @@ def test_one_seed_or_no_rival_settles_nothing():
     )
 
 
-N_SIMULATED = 1000
-"""Three standard errors of a rate of 5 % are then 2.1 %: of two, one of these many cases would fail
-by chance."""
+N_SIMULATED = 600
+"""Two standard errors of a rate of 5 % are then 1.8 %, of 80 % 3.3 %."""
 
 
 def verdicts(rng, k, s, *, advantage=0.0, spread=None, skewed=False, seed_effect=1.0):
@@ -296,16 +296,23 @@ def verdicts(rng, k, s, *, advantage=0.0, spread=None, skewed=False, seed_effect
         yield judge(named(*range(k)), dict(zip(named(*range(k)), table, strict=True))).verdict
 
 
-@pytest.mark.parametrize("skewed", [False, True])
-@pytest.mark.parametrize("k", [2, 5, 10])
-@pytest.mark.parametrize("s", [1, 2, 3, 5])
+CASES = [(k, s, False) for k in (2, 5, 10) for s in (2, 3, 5)] + [(2, 3, True), (5, 3, True), (10, 2, True)]
+
+
+@pytest.mark.parametrize("k, s, skewed", CASES)
 def test_equal_finalists_are_told_apart_in_at_most_5_percent(k, s, skewed):
     found = list(verdicts(np.random.default_rng([k, s, skewed]), k, s, skewed=skewed))
     rate = sum(verdict is not Verdict.NOT_SETTLED for verdict in found) / len(found)
-    assert rate <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / N_SIMULATED) and (s > 1 or rate == 0)
+    assert rate <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / N_SIMULATED)
 
 
-@pytest.mark.parametrize("k, s", [(5, 3), (10, 3), (3, 5), (5, 5), (10, 2), (10, 5)])
+@pytest.mark.parametrize("k", [2, 10])
+def test_equal_finalists_of_one_seed_are_never_told_apart(k):
+    found = itertools.islice(verdicts(np.random.default_rng(k), k, 1), 20)
+    assert set(found) == {Verdict.NOT_SETTLED}
+
+
+@pytest.mark.parametrize("k, s", [(5, 3), (3, 5), (10, 2)])
 def test_a_winner_three_standard_errors_better_than_every_rival_holds_in_80_percent(k, s):
     found = list(verdicts(np.random.default_rng([k, s]), k, s, advantage=3.0))
     assert found.count(Verdict.HOLDS) / len(found) >= 0.8 - 2 * math.sqrt(0.8 * 0.2 / N_SIMULATED)

@@ -143,15 +143,22 @@ def test_baseline_and_start_points_come_first_and_open_names_are_sampled():
     assert set(third.configuration) == {"rank", "learning_rate"}
 
 
-@pytest.mark.parametrize("baseline", [{"rank": 64, "learning_rate": 1e-3}, {"rank": 4, "learning_rate": 1e-3, "dropout": 0.1}])
-def test_a_baseline_outside_of_the_space_is_tried_and_is_no_news_for_the_sampler(baseline, tmp_path):
+@pytest.mark.parametrize(
+    "baseline",
+    [{"rank": 64, "learning_rate": 1e-3}, {"rank": 4, "learning_rate": 1e-3, "dropout": 0.1}],
+)
+def test_a_baseline_outside_of_the_space_is_tried_and_is_no_news_for_the_sampler(
+    baseline, tmp_path
+):
     study = Study(name="s", space=SPACE, samples=4, baseline=baseline)
     asked = run(Searcher(study, journal=tmp_path / "optuna.journal"))
     assert asked[0].configuration == baseline and asked[0].labels["baseline"]
     trials = in_optuna(tmp_path / "optuna.journal")
     assert [t.state.name for t in trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     for state in (RUNNING, COMPLETE):  # also after a relaunch, whether or not it had ended
-        searcher = Searcher(study, journal=tmp_path / "again.journal", past=past_of(asked[:1], state))
+        searcher = Searcher(
+            study, journal=tmp_path / "again.journal", past=past_of(asked[:1], state)
+        )
         again = run(searcher)
         assert len(again) == (4 if state == RUNNING else 3)
         assert (baseline in [s.configuration for s in again]) == (state == RUNNING)

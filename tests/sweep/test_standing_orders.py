@@ -23,6 +23,7 @@ class Case:
     def __init__(self, tmp_path) -> None:
         self.folder, self.clock, self.heard, self.is_lost = StudyFolder(tmp_path, "s"), FakeClock(), Interruptions(), False
         self.driver, self.pool, self.worker = Bench(listed_study(), n_slots=2).prepare()
+        self.silent_s = 0.0
         self.driver.fill()
         self.turn(2)
         self.folder.root.mkdir()
@@ -46,7 +47,7 @@ class Case:
 
     def obey(self, *, after_s: float = 1.0) -> None:
         self.clock.sleep(after_s)
-        self.orders.obey(self.driver, lambda: under_way(self.driver, self.pool), n_gpus=0)
+        self.orders.obey(self.driver, lambda: under_way(self.driver, self.pool), lambda: self.silent_s, n_gpus=0)
 
     @property
     def state(self) -> str:

@@ -494,7 +494,7 @@ def test_embedded_models_are_scored_by_the_embedded_networks_and_others_by_the_p
         Study(pooled="incepton")
 
 
-def test_a_narrowed_space_leaves_out_the_start_points_outside_of_it_with_a_note_and_keeps_the_baseline():
+def test_a_narrowed_space_leaves_out_start_points_with_a_note_and_keeps_the_baseline():
     baseline = {"caption": "v2", "rank": 4, "guidance": 4.0}
     points = [{"caption": "v2"}, {"rank": 16}, {"caption": "v1", "rank": 4}]
     study = Study(space=SPACE, baseline=baseline, try_first=points)
@@ -511,12 +511,24 @@ def test_a_narrowed_space_leaves_out_the_start_points_outside_of_it_with_a_note_
 @pytest.mark.parametrize(
     ("fields_of_study", "message"),
     [
-        ({"space": SPACE, "baseline": {"caption": "v1", "rnak": 4, "guidance": 3.0}}, "Did you mean `rank`"),
-        ({"space": {"rank": tune.choice([4])}, "baseline": {"rank": 4, "guidance": 3.0}, "fan_out": {"guidance": [4.0]}}, "in `fan_out`"),
+        (
+            {"space": SPACE, "baseline": {"caption": "v1", "rnak": 4, "guidance": 3.0}},
+            "Did you mean `rank`",
+        ),
+        (
+            {
+                "space": {"rank": tune.choice([4])},
+                "baseline": {"rank": 4, "guidance": 3.0},
+                "fan_out": {"guidance": [4.0]},
+            },
+            "in `fan_out`",
+        ),
         ({"space": SPACE, "baseline": {"caption": "v1", "rank": -4, "guidance": 3.0}}, "rank.*-4"),
     ],
 )
-def test_a_baseline_outside_of_the_space_must_be_a_configuration_all_the_same(fields_of_study, message):
+def test_a_baseline_outside_of_the_space_must_be_a_configuration_all_the_same(
+    fields_of_study, message
+):
     with pytest.raises(StudyError, match=message):
         Study(**fields_of_study)
 
@@ -534,17 +546,29 @@ def test_the_way_out_from_a_baseline_of_another_caption_version_fixes_the_versio
     study = Study(space=space, baseline={"caption": "v2"}).with_overrides({"space.caption": "v1"})
     with pytest.raises(StudyError, match=r"asks for 'v2' and .* has v1\. Use --set caption=v1,"):
         study.require_captions(["v1"])
-    Study(space=space, baseline={"caption": "v2"}).with_overrides({"caption": "v1"}).require_captions(["v1"])
+    Study(space=space, baseline={"caption": "v2"}).with_overrides(
+        {"caption": "v1"}
+    ).require_captions(["v1"])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_a_study_file_is_read_in_the_encodings_that_windows_saves(tmp_path, encoding):
-    (tmp_path / "mine.py").write_bytes('from sweep import Study\r\nstudy = Study(fixed={"negative_prompt": "né"})\r\n'.encode(encoding))
+    (tmp_path / "mine.py").write_bytes(
+        'from sweep import Study\r\nstudy = Study(fixed={"negative_prompt": "né"})\r\n'.encode(
+            encoding
+        )
+    )
     study = load_study(tmp_path / "mine.py")
-    assert study.fixed == {"negative_prompt": "né"} and "\ufeff" not in study.source and "\r" not in study.source
+    assert (
+        study.fixed == {"negative_prompt": "né"}
+        and "\ufeff" not in study.source
+        and "\r" not in study.source
+    )
 
 
 def test_a_study_file_in_an_old_encoding_is_one_line_with_the_way_out(tmp_path):
     (tmp_path / "mine.py").write_bytes("# né\n".encode("cp1252"))
-    with pytest.raises(StudyError, match=r"readable as UTF-8 text, but .*mine\.py is not.*Save it as UTF-8"):
+    with pytest.raises(
+        StudyError, match=r"readable as UTF-8 text, but .*mine\.py is not.*Save it as UTF-8"
+    ):
         load_study(tmp_path / "mine.py")

@@ -10,7 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from tests.trainables.exported import whole_adapter
 from tests.trainables.layouts import write_sd2_layout, write_single_file
-from tests.trainables.test_single_files import copy_configuration, open_clip, unet_of, without_text_model
+from tests.trainables.test_single_files import (
+    copy_configuration,
+    open_clip,
+    unet_of,
+    without_text_model,
+)
 from trainables.checkpoints import write_checkpoint
 from trainables.errors import AdapterError
 from trainables.lora import SlotLoRA, stack_adapters

@@ -108,12 +108,16 @@ def test_a_heic_is_read_where_its_package_is_installed(tmp_path):
 
 def damaged_exif(kind: str) -> bytes:
     """Bytes that begin as EXIF does and mean nothing further on."""
-    return b"Exif\0\0" + {
-        "no header": b"nonsense",
-        "no byte order": b"XX*\0\x08\0\0\0\1\0",
-        "an entry beyond its end": b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", 0x0112, 3, 9999, 9999),
-        "cut": b"MM\0*\0\0\0\x08\0\5\1\x12",
-    }[kind]
+    return (
+        b"Exif\0\0"
+        + {
+            "no header": b"nonsense",
+            "no byte order": b"XX*\0\x08\0\0\0\1\0",
+            "an entry beyond its end": b"II*\0\x08\0\0\0\1\0"
+            + struct.pack("<HHII", 0x0112, 3, 9999, 9999),
+            "cut": b"MM\0*\0\0\0\x08\0\5\1\x12",
+        }[kind]
+    )
 
 
 @pytest.mark.parametrize("kind", ["no header", "no byte order", "an entry beyond its end", "cut"])
@@ -127,7 +131,9 @@ def test_an_image_with_damaged_exif_is_read_as_it_lies_by_loading_check_and_prep
     assert read(path).shape == (64, 96, 3)
     (tmp_path / "subject.json").write_text('{"trigger": "J3NN13"}')
     subject = load_subject(tmp_path)
-    assert load_pixels(subject.train, 64).shape == (1, 64, 64, 3) and subject.train_sizes == ((96, 64),)
+    assert load_pixels(subject.train, 64).shape == (1, 64, 64, 3) and subject.train_sizes == (
+        (96, 64),
+    )
     assert not check_subject(tmp_path).problems
 
 
@@ -157,7 +163,10 @@ PIXELS = {
     "32 bits with levels of 16": (lambda: Image.fromarray((LEVELS * 257).astype(np.int32)), LEVELS),
     "32 bits with levels of 8": (lambda: Image.fromarray(LEVELS.astype(np.int32)), LEVELS),
     "1 bit": (lambda: Image.fromarray(LEVELS > 127).convert("1"), (LEVELS > 127) * 255),
-    "CMYK": (lambda: Image.fromarray(LEVELS.astype(np.uint8)).convert("RGB").convert("CMYK"), LEVELS),
+    "CMYK": (
+        lambda: Image.fromarray(LEVELS.astype(np.uint8)).convert("RGB").convert("CMYK"),
+        LEVELS,
+    ),
     "a palette": (lambda: Image.fromarray(LEVELS.astype(np.uint8)).convert("P"), LEVELS),
 }
 
@@ -180,12 +189,22 @@ def test_lab_is_turned_into_srgb(tmp_path):
     assert Image.open(tmp_path / "a.tif").mode == "LAB"
     difference = np.abs(np.asarray(read_rgb(tmp_path / "a.tif")).astype(int) - np.asarray(image))
     assert difference.mean() < 1  # 8 bits of LAB are coarser than 8 of sRGB
-    assert np.abs(read(tmp_path / "a.tif").astype(int) - np.asarray(read_rgb(tmp_path / "a.tif"))).max() <= 2
+    assert (
+        np.abs(
+            read(tmp_path / "a.tif").astype(int) - np.asarray(read_rgb(tmp_path / "a.tif"))
+        ).max()
+        <= 2
+    )
 
 
 @pytest.mark.parametrize(
     "value, says",
-    [(np.nan, "no finite numbers"), (np.inf, "no finite numbers"), (3.5, "0 to 3.5"), (-0.5, "-0.5 to")],
+    [
+        (np.nan, "no finite numbers"),
+        (np.inf, "no finite numbers"),
+        (3.5, "0 to 3.5"),
+        (-0.5, "-0.5 to"),
+    ],
 )
 def test_numbers_that_are_no_grey_levels_are_one_line(value, says, tmp_path):
     values = ramp().astype(np.float32)
@@ -208,7 +227,9 @@ def test_heic_is_read_upright_where_its_package_is_there(orientation, tmp_path):
     assert register_heic()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    heif.from_pillow(scene(0, size=(96, 64))).save(tmp_path / "a.heic", exif=exif.tobytes(), quality=95)
+    heif.from_pillow(scene(0, size=(96, 64))).save(
+        tmp_path / "a.heic", exif=exif.tobytes(), quality=95
+    )
     photograph = read_photograph(tmp_path / "a.heic", least_side_pixels=64)
     assert (photograph.width, photograph.height) == photograph.image.size
     assert photograph.image.size == ((96, 64) if orientation == 1 else (64, 96))

@@ -195,11 +195,26 @@ def test_where_some_have_captions_the_others_get_the_trigger_or_are_dropped(raw,
 
 
 COPIES = {
-    "quality 95, then 60": (lambda im, path: save(im, path, quality=95), lambda im, path: save(im, path, quality=60)),
-    "PNG, then quality 60": (lambda im, path: save(im, path), lambda im, path: save(im, path, quality=60)),
-    "PNG, then quality 95": (lambda im, path: save(im, path), lambda im, path: save(im, path, quality=95)),
-    "quality 90, then 20": (lambda im, path: save(im, path, quality=90), lambda im, path: save(im, path, quality=20)),
-    "quality 95, then WebP": (lambda im, path: save(im, path, quality=95), lambda im, path: save(im, path, "WEBP")),
+    "quality 95, then 60": (
+        lambda im, path: save(im, path, quality=95),
+        lambda im, path: save(im, path, quality=60),
+    ),
+    "PNG, then quality 60": (
+        lambda im, path: save(im, path),
+        lambda im, path: save(im, path, quality=60),
+    ),
+    "PNG, then quality 95": (
+        lambda im, path: save(im, path),
+        lambda im, path: save(im, path, quality=95),
+    ),
+    "quality 90, then 20": (
+        lambda im, path: save(im, path, quality=90),
+        lambda im, path: save(im, path, quality=20),
+    ),
+    "quality 95, then WebP": (
+        lambda im, path: save(im, path, quality=95),
+        lambda im, path: save(im, path, "WEBP"),
+    ),
     "quality 95, then 60, then PNG": (
         lambda im, path: save(im, path, quality=95),
         lambda im, path: save(saved_again(im, quality=60), path, "PNG"),
@@ -235,7 +250,9 @@ def smooth_portrait() -> Image.Image:
 @pytest.mark.parametrize("case", COPIES)
 @pytest.mark.parametrize("picture", [lambda: scene(0, size=(256, 192)), smooth_portrait])
 @pytest.mark.parametrize("names", [("b.jpg", "a.jpg"), ("IMG_1201.jpg", "IMG_1201 (1).jpg")])
-def test_an_original_beats_its_compressed_copy_and_takes_its_captions_over(case, picture, names, tmp_path):
+def test_an_original_beats_its_compressed_copy_and_takes_its_captions_over(
+    case, picture, names, tmp_path
+):
     (tmp_path / "raw").mkdir()
     original, copy = names
     for name, write in zip(names, COPIES[case], strict=True):
@@ -246,7 +263,10 @@ def test_an_original_beats_its_compressed_copy_and_takes_its_captions_over(case,
     prepared = prepare_subject(tmp_path / "raw", tmp_path / "s", how(heldout=0, least_sharpness=0))
     report = report_of(tmp_path / "s")
     assert [name for name, row in report.items() if row["verdict"] == "dropped"] == [copy]
-    assert report[copy]["explanation"] == f"it is the same picture as {original}, which takes over its v2"
+    assert (
+        report[copy]["explanation"]
+        == f"it is the same picture as {original}, which takes over its v2"
+    )
     captions = {c.source: c.captions.get("v2") for c in prepared.candidates if not c.dropped}
     assert captions == {original: "J3NN13, smile", "other.png": "J3NN13"} and prepared.notes == ()
 
@@ -281,11 +301,19 @@ def test_a_caption_of_a_copy_that_is_not_used_is_told(tmp_path):
         (tmp_path / "raw" / f"{name}.txt").write_text(text)
     prepare_subject(tmp_path / "raw", tmp_path / "s", how(derive=False))
     assert load_subject(tmp_path / "s").train_captions("v2") == ("J3NN13, smile",)
-    assert report_of(tmp_path / "s")["copy.png"]["explanation"] == "it is the same picture as a.png, whose v2 differs and is used"
+    assert (
+        report_of(tmp_path / "s")["copy.png"]["explanation"]
+        == "it is the same picture as a.png, whose v2 differs and is used"
+    )
 
 
 def test_what_is_passed_over_is_counted_and_named(raw, tmp_path):
-    folders = (raw / "0_regularisation", raw / "deep" / "er", raw / ".ipynb_checkpoints", raw / "@eaDir")
+    folders = (
+        raw / "0_regularisation",
+        raw / "deep" / "er",
+        raw / ".ipynb_checkpoints",
+        raw / "@eaDir",
+    )
     for number, folder in enumerate(folders):
         folder.mkdir(parents=True)
         scene(50 + number).save(folder / "x.png")

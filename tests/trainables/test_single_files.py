@@ -59,11 +59,15 @@ def assert_same_numbers(ours: Tensor, theirs: Tensor) -> None:
 
 
 def without_text_model(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names that an older transformers gave the text encoder: NovelAI's file and its children."""
-    return {name.replace(".transformer.text_model.", ".transformer."): w for name, w in weights.items()}
+    """The text encoder's names of an older transformers: NovelAI's file and its children."""
+    return {
+        name.replace(".transformer.text_model.", ".transformer."): w for name, w in weights.items()
+    }
 
 
-def test_a_checkpoint_without_the_text_models_level_computes_the_same(single_file: Path, sd15_dir: Path) -> None:
+def test_a_checkpoint_without_the_text_models_level_computes_the_same(
+    single_file: Path, sd15_dir: Path
+) -> None:
     wanted = encode_prompts(load_parts(resolve_model(str(single_file))), ["J3NN13, smile"])
     write_single_file(single_file, sd15_dir, without_text_model)
     assert "cond_stage_model.transformer.encoder.layers.0.mlp.fc1.weight" in load_file(single_file)

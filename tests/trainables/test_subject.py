@@ -343,7 +343,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read_all(root: Path) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
-    """The names and captions that loading finds, and what it says of the rest; `sweep check` says the same."""
+    """The names and captions that loading finds, and its notes; `sweep check` says the same."""
     subject = load_subject(root)
     found = check_subject(root)
     assert not found.problems and found.subject.images == subject.images
@@ -369,7 +369,9 @@ def test_names_are_compared_without_case_and_accents_by_reader_check_and_prepara
     save_as(folder / "1_photos" / image)
     (folder / "1_photos" / caption).write_text("J3NN13, smile")
     assert read_all(folder) == ([f"1_photos/{image}"], {f"1_photos/{image}": "J3NN13, smile"}, ())
-    prepare_subject(folder, tmp_path / "s", Preparation(trigger="J3NN13", size_pixels=64, heldout=0))
+    prepare_subject(
+        folder, tmp_path / "s", Preparation(trigger="J3NN13", size_pixels=64, heldout=0)
+    )
     assert load_subject(tmp_path / "s").train_captions("v2") == ("J3NN13, smile",)
 
 
@@ -386,7 +388,9 @@ def save_as(path: Path, *, seed: int = 0) -> None:
     scene(seed, size=(64, 64)).save(path, form)
 
 
-def test_every_kind_of_image_that_pillow_writes_and_reads_is_read_whatever_the_case(folder: Path) -> None:
+def test_every_kind_of_image_that_pillow_writes_and_reads_is_read_whatever_the_case(
+    folder: Path,
+) -> None:
     written = []
     for suffix in IMAGE_SUFFIXES:
         form = Image.registered_extensions().get(suffix, "JPEG")
@@ -400,8 +404,20 @@ def test_every_kind_of_image_that_pillow_writes_and_reads_is_read_whatever_the_c
 
 
 def test_what_a_kohya_folder_holds_beside_its_images_is_counted_and_named(folder: Path) -> None:
-    places = ["a.png", "5_jenny/b.png", "beach/c.png", "beach/d.png", "5_jenny/deep/e.png", "0_women/f.png"]
-    hidden = [".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png", "__MACOSX/a.png", "5_jenny/._b.png"]
+    places = [
+        "a.png",
+        "5_jenny/b.png",
+        "beach/c.png",
+        "beach/d.png",
+        "5_jenny/deep/e.png",
+        "0_women/f.png",
+    ]
+    hidden = [
+        ".ipynb_checkpoints/a-checkpoint.png",
+        "@eaDir/a.png",
+        "__MACOSX/a.png",
+        "5_jenny/._b.png",
+    ]
     for seed, name in enumerate((*places, *hidden)):
         save_as(folder / name, seed=seed)
     for name in ("Thumbs.db", ".DS_Store", "5_jenny/desktop.ini", "IMG_1.mov", "notes.pdf"):
@@ -419,7 +435,9 @@ def test_what_a_kohya_folder_holds_beside_its_images_is_counted_and_named(folder
 
 def test_the_way_out_of_unread_sub_folders_is_to_rename_them(folder: Path) -> None:
     save_as(folder / "beach" / "a.png")
-    with pytest.raises(SubjectError, match=r"has none \(1 image in sub-folders passed over: beach/a\.png.*1_photos"):
+    with pytest.raises(
+        SubjectError, match=r"has none \(1 image in sub-folders passed over: beach/a\.png.*1_photos"
+    ):
         load_subject(folder)
     (folder / "beach").rename(folder / "1_photos")
     assert read_all(folder) == (["1_photos/a.png"], {"1_photos/a.png": ""}, ())
@@ -444,7 +462,8 @@ def test_captions_beside_listed_images_are_counted_and_named(root: Path) -> None
     (root / "train" / "notes.txt").write_text("unread")
     _, _, passed_over = read_all(root)
     assert passed_over == (
-        "1 caption file beside images passed over, since metadata.jsonl holds the captions: train/0.TXT.",
+        "1 caption file beside images passed over, since metadata.jsonl holds the captions: "
+        "train/0.TXT.",
         "1 text file passed over that no image has: train/notes.txt.",
     )
 
@@ -455,7 +474,12 @@ def test_a_list_may_spell_names_as_windows_does(root: Path) -> None:
     rows = [row(n, file_name=f"Train\\{n}.PNG", mask=f"MASKS/{n}.png") for n in range(3)]
     for number in range(3):
         write_picture(root / "masks" / f"{number}.PNG", mode="L", colour=255)
-    (root / "Metadata.JSONL").write_text("".join(json.dumps(r) + "\n" for r in [*rows, row(9, file_name="heldout/9.png", split="heldout")]))
+    (root / "Metadata.JSONL").write_text(
+        "".join(
+            json.dumps(r) + "\n"
+            for r in [*rows, row(9, file_name="heldout/9.png", split="heldout")]
+        )
+    )
     subject = load_subject(root)
     assert [image.file_name for image in subject.train] == [f"train/{n}.png" for n in range(3)]
     assert all(image.mask for image in subject.train)
@@ -471,7 +495,9 @@ def test_a_list_may_spell_names_as_windows_does(root: Path) -> None:
         ("J3NN13, né".encode("utf-16"), "J3NN13, né"),
     ],
 )
-def test_captions_as_editors_save_them_are_read_whole(content: bytes, text: str, folder: Path) -> None:
+def test_captions_as_editors_save_them_are_read_whole(
+    content: bytes, text: str, folder: Path
+) -> None:
     save_as(folder / "a.png")
     (folder / "a.txt").write_bytes(content)
     assert load_subject(folder).train_captions("v2") == (text,)
@@ -484,7 +510,10 @@ def test_captions_as_editors_save_them_are_read_whole(content: bytes, text: str,
     [
         (b"", r"1 of 1 have no v2, e\.g\. a\.png"),
         (b" \r\n\t", r"1 of 1 have no v2"),
-        ("né".encode("cp1252"), r"must be UTF-8, but .*a\.txt is not \(byte 1\)\. Save it as UTF-8"),
+        (
+            "né".encode("cp1252"),
+            r"must be UTF-8, but .*a\.txt is not \(byte 1\)\. Save it as UTF-8",
+        ),
         ("né".encode("utf-16-le"), r"a\.txt (is not|holds a zero)"),
         (b"x" * (2**20 + 1), "at most 1048576 bytes"),
     ],
@@ -510,9 +539,13 @@ def looping(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.txt", "subject.json", "metadata.jsonl", "masks/a.png"])
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.txt", "subject.json", "metadata.jsonl", "masks/a.png"]
+)
 @pytest.mark.parametrize("spoil", [unreadable, looping])
-def test_a_file_that_the_system_cannot_open_is_one_line_or_a_note(name: str, spoil: Callable, folder: Path) -> None:
+def test_a_file_that_the_system_cannot_open_is_one_line_or_a_note(
+    name: str, spoil: Callable, folder: Path
+) -> None:
     for number, image in enumerate(("a.png", "b.png")):
         save_as(folder / image, seed=number)
     (folder / "masks").mkdir()
