@@ -170,6 +170,11 @@ class StudyFolder:
                 if not isinstance(description[name], kind) or isinstance(description[name], bool):
                     raise TypeError(f"`{name}` is {description[name]!r:.60}")
             return description
+        except OSError as error:
+            raise StudyError(
+                f"A study has its description, but {self.description} cannot be read: {reason_of(error)}. "
+                f"`sweep repair {self.root.name}` writes it again from study.py."
+            ) from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StudyError(
                 f"A study's description must be JSON with all its fields, but {self.description} is damaged: {error}. "

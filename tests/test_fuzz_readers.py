@@ -49,11 +49,13 @@ from sweep.worker import known_outcomes
 from trainables import checksums
 from trainables.adapter_files import header_bytes
 from trainables.adapters import AdapterStore, peft_layout
+from trainables.folder_files import Listing
 from trainables.lora import Adapter
 from trainables.pack import TrainingState
+from trainables.storage import line_of
 
 SEED = 20261128
-N_CASES = {"images": 800, "texts": 400, "safetensors": 300, "json": 300, "parquet": 200}
+N_CASES = {"images": 800, "texts": 400, "safetensors": 300, "json": 400, "parquet": 100}
 KEY = "0123456789abcdef"
 
 READERS = {
@@ -118,6 +120,13 @@ def pictures_in_all_formats() -> Iterator[tuple[str, bytes]]:
                 yield f"photographs/a.{suffix if suffix in ('png', 'webp', 'bmp', 'tiff') else 'jpg' if kind == 'JPEG' else 'png'}", written.getvalue()
 
 
+def pictures_of_bad_sizes() -> Iterator[tuple[str, bytes]]:
+    for size in ((8, 8), (64, 3), (40_000, 40)):
+        written = io.BytesIO()
+        Image.new("1", size).save(written, "PNG")
+        yield "photographs/a.png", written.getvalue()
+
+
 def read_image(path: Path) -> None:
     problem = trainables.photographs.why_unusable(path)
     if problem is not None:
@@ -179,11 +188,9 @@ TEXTS = [
 
 def read_text_of(path: Path) -> None:
     if path.suffix == ".txt":
+        beside = Listing(path.parent, (path.with_name("a.png"), path), (), (), 0)
+        trainables.subject_images.caption_beside(beside, path.with_name("a.png"))
         trainables.metadata.read_text(path)
-        if path.exists():
-            listing = trainables.subject_images.Listing.of(path.parent) if hasattr(trainables.subject_images.Listing, "of") else None
-            if listing is not None:
-                trainables.subject_images.caption_beside(listing, path.with_name("a.png"))
         return
     trainables.subject.load_subject(path.parent)
 
@@ -204,7 +211,7 @@ def in_text(rng: random.Random, content: bytes) -> bytes:
     elif rng.random() < 0.5:
         lines[which] = lines[which].replace(b",", rng.choice([b";", b"\t", b",,", b'"', b"\r\n", b", new tag, "]))
     else:
-        lines.insert(which, rng.choice([b"", b" ", b"# more", "ß".encode(), lines[which]]))
+        lines.insert(which, rng.choice([b"", b" ", b"# more", "ß".encode(), lines[which], b"y" * 140_000]))
     return b"\n".join(lines)
 
 
@@ -262,6 +269,7 @@ def safetensors_files(root: Path) -> Iterator[tuple[str, bytes]]:
     tensors, metadata = peft_layout(a_state().adapter)
     plain = {name: tensor.numpy() for name, tensor in tensors.items()}
     yield "adapters/lora.safetensors", save_safetensors(plain, metadata)
+    yield "adapters/lora.safetensors", save_safetensors(plain, metadata | {"lora_adapter_metadata": "{"})
     yield "adapters/peft/adapter_model.safetensors", save_safetensors({f"base_model.model.{name}": value for name, value in plain.items()})
 
 
@@ -294,7 +302,7 @@ def in_header(rng: random.Random, content: bytes) -> bytes:
         texts = json.loads(header)
         metadata = texts.get("__metadata__", {})
         if metadata and rng.random() < 0.7:
-            name = rng.choice(sorted(metadata))
+            name = "lora_adapter_metadata" if "lora_adapter_metadata" in metadata and rng.random() < 0.5 else rng.choice(sorted(metadata))
             if rng.random() < 0.4:
                 del metadata[name]
             else:
@@ -330,7 +338,10 @@ def read_json(path: Path) -> None:
         assert isinstance(launches.hours + launches.gpu_hours, float | int)
     elif path.name == "control.json":
         sweep.control.Control(path, "a").wishes()
-        sweep.control.read_wishes(path)
+        try:
+            sweep.control.read_wishes(path)
+        except OSError as error:  # as it says that it raises
+            raise SweepError(line_of(error)) from error
     elif path.name == "pack.json":
         from sweep.plan import measured_rates
 
@@ -466,7 +477,7 @@ def run_case(kind: Kind, name: str, root: Path, rng: random.Random, tally: Tally
     path.parent.mkdir(parents=True, exist_ok=True)
     before_it = path.read_bytes() if path.is_file() else None
     way = rng.random()
-    if way < 0.03:  # no file at all, or something else in its place
+    if way < 0.06:  # no file at all, or something else in its place
         path.unlink(missing_ok=True)
         rng.choice([lambda: None, path.mkdir, lambda: path.symlink_to(path)])()
     else:
@@ -500,7 +511,7 @@ def kinds_in(root: Path) -> dict[str, Kind]:
             (root / where).write_bytes(content)
     (root / "table" / "subject.json").write_bytes(b'{"trigger": "J3NN13"}')
     return {
-        "images": Kind(list(pictures_in_all_formats()), read_image, is_image, in_image),
+        "images": Kind([*pictures_in_all_formats(), *[*pictures_of_bad_sizes()] * 4], read_image, is_image, in_image),
         "texts": Kind(TEXTS, read_text_of, is_text, in_text),
         "safetensors": Kind(list(safetensors_files(root)), read_safetensors, is_safetensors, in_header),
         "json": Kind(list(json_files(root)), read_json, is_json, in_json),
