@@ -19,6 +19,7 @@ from analysis.importance import ENOUGH_TRIALS, importances_of, levels_of, main_e
 from analysis.load import DEFAULT_STORAGE, StudyRecords, launches_of
 from analysis.pareto import axes_of, front_notes
 from analysis.pictures import Thumbnails, description_of
+from analysis.photographs import photograph_notes
 from analysis.prompt_groups import label_notes
 from analysis.report_pictures import ReportPictures
 from analysis.selection import best_set
@@ -228,6 +229,7 @@ def _cannot_tell(ranked: pd.DataFrame, records: StudyRecords) -> list[str]:
         *notes_of(ranked),
         *front_notes(records),
         *label_notes(records.name, records.evaluations),
+        *photograph_notes(records, ranked),
     ]
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from analysis.bands import fid_warning
 from analysis.load import StudyRecords
 from analysis.pareto import front_notes
+from analysis.photographs import photograph_notes
 from analysis.prompt_groups import label_notes
 from analysis.stats import Interval
 from sweep.records import NO_ADAPTER
@@ -45,7 +46,7 @@ def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console, 
     if len(shown) < len(ranked):
         console.print(f"The {most_rows} best of {len(ranked)} rows; --rows N shows more, --csv has all.", highlight=False, style="dim")
     console.print(caption_of(ranked), highlight=False, style="dim")
-    for note in (*notes_of(ranked), *front_notes(records), *label_notes(records.name, records.evaluations)):
+    for note in (*notes_of(ranked), *front_notes(records), *label_notes(records.name, records.evaluations), *photograph_notes(records, ranked)):
         console.print(note, highlight=False, style="dim")
 
 

@@ -97,9 +97,9 @@ EVALUATIONS = Table(
     ("evaluation_key",),
     (
         Column("evaluation_key", "text", "", "key of the image set"),
-        Column("training_key", "text", "", "key of the training; 'none' for the control without an adapter; 'file:' and a digest for adapter_file"),
+        Column("training_key", "text", "", "key of the training; 'none' for the control without an adapter; 'file:' and a digest for adapter_file; 'photographs' for held-out ones"),
         Column("epoch", "integer", "epoch", "epoch of the adapter; 0 for the control, and for a file"),
-        Column("adapter_file", "text", "", "name of the file of an adapter that the study did not train; missing for its own"),
+        Column("adapter_file", "text", "", "name of what was scored beside the trials: the file of another adapter, or held-out photographs; missing for trials and controls"),
         Column("configuration", "json", "", "the EvalConfig in full"),
         Column("lpips", "number", "", "mean LPIPS over all generated x training-image pairs; lower is closer"),
         Column("lpips_nearest", "number", "", "mean LPIPS to the nearest training image; very low means copying"),
