@@ -102,7 +102,8 @@ def draw_effects(effects: pd.DataFrame, parameter: str, ax: Axes) -> Axes:
 
 def draw_importance(importances: pd.DataFrame, ax: Axes) -> Axes:
     known = importances.dropna(subset=["importance"]).iloc[::-1]
-    ax.barh(known["parameter"], known["importance"], color=_BLUE)
+    errors = [known["importance"] - known["low"], known["high"] - known["importance"]]
+    ax.barh(known["parameter"], known["importance"], xerr=errors, color=_BLUE, ecolor=_GREY)
     ax.set_xlabel("importance (PED-ANOVA; adds up to 1)")
     return ax
 

@@ -40,13 +40,13 @@ function curves(all, top, label) {
     if (own.length) svg.append(s("polyline", {class: "curve" + is, points: own.map(([a, b]) => `${x(a)},${y(b)}`).join(" ")}));
     own.forEach(([a, b], i) => {
       svg.append(mark(s("circle", {class: "dot" + is, cx: x(a), cy: y(b), r: is ? 4.5 : 3}), `${trial.trial}, epoch ${a}: ${number(b, 4)}\n${settings(trial)}`, trial.trial));
-      if (trial.state === "PRUNED" && i === own.length - 1) svg.append(s("path", {class: "stop", d: `M${x(a) - 5} ${y(b) - 5}l10 10m0 -10l-10 10`, "pointer-events": "none"}));
+      if (trial.state === "stopped early" && i === own.length - 1) svg.append(s("path", {class: "stop", d: `M${x(a) - 5} ${y(b) - 5}l10 10m0 -10l-10 10`, "pointer-events": "none"}));
     });
   }
   return enterable(svg);
 }
 function scatter(trials, xKey, yKey) {
-  const own = trials.filter(trial => known(trial[xKey]) && known(trial[yKey]) && trial.state !== "FAIL");
+  const own = trials.filter(trial => known(trial[xKey]) && known(trial[yKey]) && trial.state !== "failed");
   if (own.length < 2) return null;
   const x = scale(own.map(t => t[xKey]), L + 8, R - 8), y = scale(own.map(t => t[yKey]), B, T + 8);
   const names = [xKey, yKey].map(key => metricOf(key).name);
@@ -63,10 +63,15 @@ function scatter(trials, xKey, yKey) {
   return enterable(svg);
 }
 function bars(rows) {
-  const svg = s("svg", {viewBox: `0 0 ${W} ${rows.length * 32 + 6}`, role: "group", "aria-label": "Importance of parameters"}), most = Math.max(...rows.map(row => row.importance), 1e-9);
-  rows.forEach((row, i) => svg.append(s("text", {x: 0, y: i * 32 + 20}, nameOf(row.parameter)),
-    mark(s("rect", {class: "bar", x: 150, y: i * 32 + 7, width: Math.max(2, row.importance / most * 240), height: 17, rx: 3}), `${nameOf(row.parameter)}: ${number(row.importance, 3)} of 1, ${row.n} trials`),
-    s("text", {x: 158 + Math.max(2, row.importance / most * 240), y: i * 32 + 20}, number(row.importance, 2))));
+  const most = Math.max(...rows.map(row => row.high ?? row.importance), 1e-9), x = share => 150 + Math.max(0, share) / most * 240;
+  const svg = s("svg", {viewBox: `0 0 ${W} ${rows.length * 32 + 6}`, role: "group", "aria-label": "Importance of parameters"});
+  rows.forEach((row, i) => {
+    const y = i * 32 + 7, range = known(row.low) ? `${number(row.low, 2)} to ${number(row.high, 2)}` : "";
+    svg.append(s("text", {x: 0, y: y + 13}, nameOf(row.parameter)),
+      mark(s("rect", {class: "bar", x: 150, y, width: Math.max(2, x(row.importance) - 150), height: 17, rx: 3}), `${nameOf(row.parameter)}: ${number(row.importance, 2)} of 1${range ? `, ${range} in resampled trials` : ""}, ${row.n} trials`));
+    if (known(row.low)) svg.append(s("line", {class: "whisker", x1: x(row.low), x2: x(row.high), y1: y + 8.5, y2: y + 8.5}));
+    svg.append(s("text", {x: W, y: y + 13, "text-anchor": "end"}, number(row.importance, 1)));
+  });
   return svg;
 }
 function effects(rows) {

@@ -13,6 +13,7 @@ from rich.console import Console
 from analysis.bands import fid_warning
 from analysis.load import StudyRecords, load_study_records
 from analysis.output import FORMATS, format_of, write_frame
+from analysis.photographs import photograph_notes
 from analysis.prompt_groups import label_notes
 from analysis.tables import best_of_each, pivot, ranked_trials
 from analysis.text import MOST_ROWS, notes_of, print_ranked
@@ -67,7 +68,7 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
     """The table that the options name, and the lines that belong under it."""
     from analysis.cost import cost, failures
     from analysis.curves import learning_curves, survival
-    from analysis.importance import importances_of, interaction_of, main_effects
+    from analysis.importance import importances_of, interaction_of, main_effects, order_note
     from analysis.pareto import front_notes, pareto_front, quality_against_epochs
     from analysis.prompts import intervals_over_prompts, seen_and_unseen
     from analysis.selection import best_set, optimism_of_the_best, paired_comparisons, selection_statement
@@ -76,7 +77,9 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         "ranked": lambda: ranked_trials(records, seed=seed),
         "pivot": lambda: pivot(records, *_parameters(by, "pivot"), value=value, seed=seed),
-        "best": lambda: best_of_each(records, *_parameters(by or _caption_of(records), "best"), value=value, seed=seed),
+        "best": lambda: best_of_each(
+            records, *_parameters(by or _caption_of(records), "best"), value=value, seed=seed
+        ),
         "curves": lambda: learning_curves(records),
         "survival": lambda: survival(records, seed=seed),
         "failures": lambda: failures(records),
@@ -85,9 +88,13 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
         "prompts": lambda: intervals_over_prompts(records, seed=seed),
         "set": lambda: best_set(records),
         "paired": lambda: paired_comparisons(records, options.reference),
-        "importance": lambda: importances_of(records, value=value, method=options.method, seed=seed),
+        "importance": lambda: importances_of(
+            records, value=value, method=options.method, seed=seed
+        ),
         "effects": lambda: main_effects(records, *by, value=value, seed=seed),
-        "interaction": lambda: interaction_of(records, *_parameters(by, "interaction", n=2), value=value, seed=seed),
+        "interaction": lambda: interaction_of(
+            records, *_parameters(by, "interaction", n=2), value=value
+        ),
         "pareto": lambda: pareto_front(records, *options.axes),
         "epochs": lambda: quality_against_epochs(records),
     }
@@ -97,6 +104,7 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
             *notes_of(frame),
             *front_notes(records),
             *label_notes(records.name, records.evaluations),
+            *photograph_notes(records, frame),
         ]
     if options.table == "seen":
         return frame, label_notes(records.name, records.evaluations)
@@ -104,6 +112,8 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
         return frame, [selection_statement(frame, optimism_of_the_best(records, seed=seed))]
     if options.table == "importance" and len(frame) and frame["importance"].isna().all():
         return frame, [f"No importance: {frame['n'].iloc[0]} scored trials, of which 10 are the least, and their values must differ."]
+    if options.table == "importance":
+        return frame, [note for note in [order_note(frame)] if note]
     has_fid = "fid" in frame and options.table != "cost"
     return frame, [note for note in [fid_warning(records.evaluations)] if has_fid and note]
 

@@ -10,9 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
+    *(".png", ".apng", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga", ".qoi", ".psd", ".pcx", ".sgi"),
+    *(".ico", ".dds", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+)
+"""Those that a subject is read from: the same as in trainables/folder_files.py."""
 HELD_OUT_FOLDERS = ("heldout", "validation", "test", "masks")
 COMPARED_PIXELS = 32
 MOST_COMPARED = 1000
@@ -36,20 +42,18 @@ class TrainingImages:
     def nearest_by_pixels(self, picture: Path) -> str | None:
         """The name of the training image with the smallest mean squared difference at 32x32 pixels, both cut to the square in the middle."""
         names, pixels = self._pixels()
-        try:
-            own = _small(picture) if names else None
-        except (OSError, UnidentifiedImageError, ValueError):
-            return None
+        own = _small(picture) if names else None
         return None if own is None else names[int(((pixels - own) ** 2).sum(axis=1).argmin())]
 
     def _pixels(self) -> tuple[list[str], np.ndarray]:  # n names, (n, 3 * 32 * 32)
         if self._compared is None:
             names, rows = [], []
             for name, file in self._of_training():
-                try:
-                    rows.append(_small(file))
-                except (OSError, UnidentifiedImageError, ValueError):  # `sweep check` tells of it; here it is nearest to nothing
+                if (
+                    small := _small(file)
+                ) is None:  # `sweep check` tells of it; here it is nearest to nothing
                     continue
+                rows.append(small)
                 names.append(name)
                 if len(names) == MOST_COMPARED:
                     break
@@ -63,8 +67,17 @@ class TrainingImages:
         held_out = _held_out_in(self._folder)
         for file in sorted(self._folder.rglob("*")):
             name = file.relative_to(self._folder)
-            is_image = file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.endswith(".mask")
-            if is_image and name.as_posix() not in held_out and not set(name.parts[:-1]) & set(HELD_OUT_FOLDERS):
+            is_image = file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.lower().endswith(
+                ".mask"
+            )
+            is_hidden = any(part.startswith((".", "@ea")) for part in name.parts)
+            folders = {part.lower() for part in name.parts[:-1]}
+            if (
+                is_image
+                and not is_hidden
+                and name.as_posix() not in held_out
+                and not folders & set(HELD_OUT_FOLDERS)
+            ):
                 yield name.as_posix(), file
 
 
@@ -78,8 +91,14 @@ def _held_out_in(folder: Path) -> set[str]:
         return set()
 
 
-def _small(file: Path) -> np.ndarray:  # (3 * 32 * 32,), 0 to 1
-    with file.open("rb") as opened, Image.open(opened) as image:
-        image.draft("RGB", (4 * COMPARED_PIXELS, 4 * COMPARED_PIXELS))  # a JPEG is read at a fraction of its size
-        square = ImageOps.fit(image.convert("RGB"), (COMPARED_PIXELS, COMPARED_PIXELS), Image.Resampling.BOX)
+def _small(file: Path) -> np.ndarray | None:  # (3 * 32 * 32,), 0 to 1
+    """None where it cannot be read; Pillow raises OSError, SyntaxError, ValueError, struct.error."""
+    try:
+        with file.open("rb") as opened, Image.open(opened) as image:
+            # A JPEG is read at a fraction of its size.
+            image.draft("RGB", (4 * COMPARED_PIXELS, 4 * COMPARED_PIXELS))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            square = ImageOps.fit(upright, (COMPARED_PIXELS, COMPARED_PIXELS), Image.Resampling.BOX)
+    except Exception:
+        return None
     return np.asarray(square, np.float32).ravel() / 255

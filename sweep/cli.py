@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import difflib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -71,8 +73,18 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_interruptible(_command))
 
 
+OF_ANALYSIS = ("tables", "compare", "paper", "report", "grid", "figures")
+"""The commands of `python -m analysis`, which nothing here imports."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The exit code. Every error of ours, and of the command line itself, is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "--help")
+    if not command.startswith("-") and command not in COMMANDS:
+        return _say_error(_unknown_command(command), code=MENDABLE)
     try:
         with sigterm_interrupts():
             result = app(arguments, standalone_mode=False, prog_name="sweep")
@@ -92,6 +104,15 @@ def main(arguments: list[str] | None = None) -> int:
         said = error.format_message().rstrip(".")
         way_out = f"{said}. Use --help to see what there is." if said else "A command is missing. Use e.g. launch STUDY.py."
         return _say_error(way_out, code=MENDABLE)
+
+
+def _unknown_command(command: str) -> str:
+    if command in OF_ANALYSIS:
+        return f"`{command}` reads records, so it is a command of analysis. Use `python -m analysis {command} NAME`."
+    programs = {**dict.fromkeys(OF_ANALYSIS, "python -m analysis"), **dict.fromkeys(COMMANDS, "sweep")}
+    near = difflib.get_close_matches(command, programs, n=1)
+    way_out = f"Did you mean `{programs[near[0]]} {near[0]}`?" if near else "Use --help to see what there is."
+    return f"There is no command {command!r}. {way_out}"
 
 
 def _say_error(*texts: str, code: int) -> int:

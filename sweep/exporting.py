@@ -63,7 +63,9 @@ def adapter_metadata(study: RecordedStudy, chosen: ChosenAdapter, adapter: Adapt
         "ss_v2": base.startswith("sd_v2"),
         "ss_sd_model_name": Path(_name_of(chosen.train.train_model)).name,
         "ss_epoch": chosen.epoch,
-        "ss_num_epochs": max(chosen.epoch, int(chosen.trial["epochs"] or 0)),
+        "ss_num_epochs": max(
+            chosen.epoch, int(chosen.trial["epochs"] or 0), chosen.train.schedule_epochs or 0
+        ),
         "ss_resolution": None if side is None else f"({side}, {side})",
         "ss_training_comment": comment_of(chosen, subject),
         **_network_values(adapter, chosen),

@@ -11,14 +11,14 @@ from typing import Any
 
 from sweep.device import scored_images
 from sweep.device_facts import device_kind
-from sweep.errors import EvaluationFailed, ModelError, StudyError, SweepError
-from sweep.keys import FilesContent, name_of_model
+from sweep.errors import EvaluationFailed, ModelError, StudyError
+from sweep.keys import FilesContent, metric_digests, name_of_model
 from sweep.messages import EvaluationOrder
 from sweep.objective import Objective
 from sweep.recorded_study import RecordedStudy
 from sweep.records import Records
 from sweep.study import Study
-from sweep.worker import ScoredImages, evaluation_row
+from sweep.worker import ScoredImages, evaluation_row, objective_of
 from trainables.config import EvalConfig, evaluation_key
 from trainables.evaluate import EvaluationRequest, Evaluator
 from trainables.foreign import ForeignAdapter
@@ -60,6 +60,7 @@ def protocol_of(study: RecordedStudy, trial_id: str | None) -> Protocol:
     scored = next((study.evaluations[key] for epoch, _, key, *_ in row["rung_values"] or [] if epoch == row["best_epoch"] and key in study.evaluations), None)
     train, evaluation = study.configs_of(row)
     config = EvalConfig(**scored["configuration"]) if scored else evaluation
+    _require_same_weights(study)
     places, name = _require_same_model(study, config), study.description["subject"]
     return Protocol(name, study.subject, config, places, study.backbones, study.metrics, study.objective, train.caption)
 
@@ -123,7 +124,7 @@ def score_file(
         raise EvaluationFailed(result.error)
     scored = scored_images(result, kind)
     order = EvaluationOrder(key, OF_A_FILE + foreign.digest, 0, protocol.config, protocol.subject_name, protocol.caption)
-    row = {**evaluation_row(order, scored), "adapter_file": foreign.name, **_objective_of(protocol.objective, scored)}
+    row = {**evaluation_row(order, scored), "adapter_file": foreign.name, **objective_of(protocol.objective, scored)}
     return ScoredFile(row, scored)
 
 
@@ -168,9 +169,12 @@ def _require_same_model(study: RecordedStudy, config: EvalConfig) -> tuple[str, 
     return places
 
 
-def _objective_of(objective: Objective, scored: ScoredImages) -> dict[str, Any]:
-    try:
-        value = objective.value(scored.values, scored.backbones)
-        return {"objective": value, "objective_formula": objective.describe(scored.backbones)}
-    except SweepError:  # a metric of it is missing: the others are still worth a row
-        return {}
+def _require_same_weights(study: RecordedStudy) -> None:
+    """What is not there is skipped, with the reason in the record, as in a launch."""
+    content = study.description["content"]
+    for name, digest in metric_digests(study.metrics).items():
+        if content.get(name) not in (None, digest):
+            raise StudyError(
+                f"A row beside a study's is scored by the networks that the study had, but the "
+                f"{name} have changed since. Restore them, or launch the study under another --name."
+            )

@@ -10,15 +10,16 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sweep.messages import EvaluationOrder, Rung, Subscription
+from sweep.messages import PHOTOGRAPHS, EvaluationOrder, Rung, Subscription
 from sweep.preconditions import models_of, unmet_by
 from sweep.study import Study
 from trainables.class_images import load_class_images
-from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
+from trainables.config import NUMERICS_VERSION, EvalConfig, TrainConfig, content_key, evaluation_key, training_key
 from trainables.errors import ModelError
 from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.model_sources import model_digest, require_vae, resolve_model
-from trainables.models import PROMPT_TOKENS, least_tokens
+from trainables.model_folders import read_config
+from trainables.models import PROMPT_TOKENS, least_tokens, resolution_of
 from trainables.network_files import require_network
 from trainables.pipeline_corrections import digest_for_pictures, digest_for_training
 from trainables.subject import Subject, load_subject
@@ -39,6 +40,8 @@ class Content(Protocol):
 
     def digest_for_pictures(self, model: str, vae: str | None) -> str: ...
 
+    def resolution(self, model: str, vae: str | None) -> int: ...
+
     def require_model(self, model: str, vae: str | None) -> None:
         """Raises: ModelError; NotDownloadedError where a launch would download it first."""
 
@@ -58,6 +61,7 @@ class FilesContent:
         self.subject = cache(load_subject)
         self._class_images = cache(load_class_images)
         self._digest = cache(lambda digest, model, vae: digest(resolve_model(model, vae)))
+        self._resolution = cache(_resolution)
 
     def model_digest(self, model: str, vae: str | None) -> str:
         return self._digest(model_digest, model, vae)
@@ -67,6 +71,9 @@ class FilesContent:
 
     def digest_for_pictures(self, model: str, vae: str | None) -> str:
         return self._digest(digest_for_pictures, model, vae)
+
+    def resolution(self, model: str, vae: str | None) -> int:
+        return self._resolution(model, vae)
 
     def require_model(self, model: str, vae: str | None) -> None:
         model_digest(resolve_model(model, vae, download=False))
@@ -136,7 +143,7 @@ class Keys:
             name_of_model(model, vae): self.content.model_digest(model, vae)
             for model, vae in models_of(self.study)
         }
-        digests |= _metric_digests(self.study.metrics)
+        digests |= metric_digests(self.study.metrics)
         if "clip_t" in map(metric_name_of, self.study.metrics):
             digests[f"class word of {name}"] = subject.class_word
         trainings = self.study.telling_trainings("mask_weight", "prior_images")
@@ -157,6 +164,10 @@ class Keys:
         evaluation, subject, caption = subscription.rungs[0].config, subscription.config.subject, subscription.config.caption
         every = (evaluation, *self.study.fan_out_configs(evaluation))
         return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject, caption) for config in every]
+
+    def photographs(self, subscription: Subscription) -> list[EvaluationOrder]:
+        """What the subject's held-out photographs score in the place of the trial's pictures; nothing where there are none."""
+        return photographs_orders(self.content, subscription.config.subject, subscription.rungs[0].config)
 
     def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
         """The further evaluations of a trial that ended at this epoch."""
@@ -189,6 +200,23 @@ class Keys:
         )
 
 
+def photographs_orders(content: Content, subject: str, evaluation: EvalConfig) -> list[EvaluationOrder]:
+    """The evaluation of the held-out photographs beside this one, if there are any.
+
+    Its key has what it depends on: the images, the size and the number of a trial's pictures."""
+    read = content.subject(subject)
+    if not read.heldout:
+        return []
+    side = content.resolution(evaluation.infer_model, evaluation.infer_vae)
+    key = content_key(PHOTOGRAPHS, NUMERICS_VERSION, read.reference_digest, side, evaluation.n_images)
+    return [EvaluationOrder(key, PHOTOGRAPHS, 0, evaluation, subject)]
+
+
+def _resolution(model: str, vae: str | None) -> int:
+    source = resolve_model(model, vae)
+    return resolution_of(read_config(source.unet.folder), read_config(source.vae.folder))
+
+
 def name_of_model(model: str, vae: str | None) -> str:
     return f"model {model}" + (f" with vae {vae}" if vae else "")
 
@@ -204,7 +232,7 @@ def subject_digests(name: str, subject: Subject, *, masks: bool) -> dict[str, st
     return {f"images of {name}": subject.reference_digest, **of_masks, **versions}
 
 
-def _metric_digests(metrics: Sequence[str]) -> dict[str, str]:
+def metric_digests(metrics: Sequence[str]) -> dict[str, str]:
     """Those of the further metrics' networks that are there."""
     found = {}
     for text in metrics:

@@ -201,12 +201,11 @@ class RecordedStudy:
         if chosen_epoch is None:
             raise StudyError(f"A trial's best epoch is known once it is scored, but {row['trial']} is not ({row['reason'] or row['state']}). Use --epoch.")
         scored = self._evaluations_at(row, chosen_epoch)
-        best = min(scored, key=lambda r: (r["objective"] is None, r["objective"] or 0.0), default=None)
+        seed, best = min(scored.items(), key=_by_objective, default=(0, None))
         key = best["training_key"] if best else row["training_key"]
         train, evaluation = self.configs_of(row)
-        seeds = [r["training_key"] for r in scored]
         if best:
-            train = replace(train, train_seed=train.train_seed + seeds.index(key))
+            train = replace(train, train_seed=train.train_seed + seed)
             evaluation = EvalConfig(**best["configuration"])
         store = self._store_with(row, key, chosen_epoch)
         return ChosenAdapter(self.name, row, key, int(chosen_epoch), train, evaluation, best, store, self.located)
@@ -219,10 +218,12 @@ class RecordedStudy:
         train = {name: values[name] for name in TRAIN_PARAMETERS if name in values}
         return TrainConfig(**train), EvalConfig(**{name: values[name] for name in EVAL_PARAMETERS if name in values})
 
-    def _evaluations_at(self, row: Mapping[str, Any], epoch: int) -> list[dict[str, Any]]:
-        """The evaluations of a trial's rung, one per training seed, in the order of the seeds."""
+    def _evaluations_at(self, row: Mapping[str, Any], epoch: int) -> dict[int, dict[str, Any]]:
+        """The evaluations of a trial's rung by the number of the training seed, from 0; those that
+        the records lack are left out."""
         keys = next((keys for at, _, *keys in row["rung_values"] or [] if at == epoch), [])
-        return [self.evaluations[key] for key in keys if key in self.evaluations]
+        known = self.evaluations
+        return {seed: known[key] for seed, key in enumerate(keys) if key in known}
 
     def _store_with(self, row: Mapping[str, Any], key: str | None, epoch: int) -> Place:
         from trainables.adapters import AdapterStore
@@ -235,3 +236,8 @@ class RecordedStudy:
         there = f"at epochs {', '.join(map(str, epochs))}" if epochs else "nowhere"
         way_out = "Use --epoch with one of these." if epochs else "Launch the study again to train it."
         raise StudyError(f"An adapter must be stored to be used, but that of {row['trial']} is stored {there}, not at {epoch}. {way_out}")
+
+
+def _by_objective(of_seed: tuple[int, Mapping[str, Any]]) -> tuple[bool, float]:
+    objective = of_seed[1]["objective"]
+    return objective is None, objective or 0.0

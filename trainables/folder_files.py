@@ -168,8 +168,13 @@ def spelt_path(folder: Path, name: str) -> Path:
 
 def named(paths: Sequence[Path], root: Path) -> str:
     """'a.png, b.png, c.png and 4 more'"""
-    names = ", ".join(path.relative_to(root).as_posix() for path in paths[:MOST_NAMED])
+    names = ", ".join(shown(path.relative_to(root).as_posix()) for path in paths[:MOST_NAMED])
     return names + (f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else "")
+
+
+def shown(name: str) -> str:
+    """A file's name as text that can be written: bytes that are no UTF-8 as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def counted(n: int, noun: str) -> str:

@@ -29,13 +29,14 @@ from trainables.folder_files import (
     list_folder,
     named,
     odd_files_lines,
+    shown,
     suffix_of,
 )
 from trainables.likeness import fingerprint
 from trainables.masks import MASK_SUFFIX, is_mask, read_mask, with_masks
 from trainables.metadata import TEXT_VERSION, jsonl_text, list_files, raise_first, resolved, rows_of
 from trainables.photographs import read_as_stored, read_photograph, register_heic, unread_problem
-from trainables.prepare_report import shown, write_reports
+from trainables.prepare_report import write_reports
 from trainables.quality import JUDGED_SIDE_PIXELS, detail, exposure, face_counter, sharpness
 from trainables.subject import load_subject
 from trainables.subject_images import (
@@ -186,7 +187,7 @@ def _raw_photographs(raw: Path) -> _RawPhotographs:
     return _RawPhotographs(
         captions,
         {image.path: image.mask for image in images if image.mask},
-        tuple(map(shown, notes)),
+        tuple(notes),
     )
 
 

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 
 from trainables.candidates import Candidate, Preparation
+from trainables.folder_files import shown
 
 COLUMNS = {
     "photograph": "its path within the raw folder",
@@ -68,11 +69,6 @@ def html_text(name: str, candidates: Sequence[Candidate], how: Preparation, note
         some = [candidate for candidate in candidates if candidate.verdict == verdict]
         parts.append(f'<h2>{len(some)} {verdict}</h2><div class="grid">{"".join(map(_card, some))}</div>')
     return "\n".join([*parts, "</body></html>"]) + "\n"
-
-
-def shown(name: str) -> str:
-    """A file's name as text that can be written: bytes that are no UTF-8 as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _row(candidate: Candidate) -> dict[str, object]:

@@ -23,6 +23,7 @@ from trainables.folder_files import (
     named,
     odd_files_lines,
     require_readable,
+    shown,
     spelt_path,
     suffix_of,
 )
@@ -95,6 +96,7 @@ def images_in(root: Path, refuse: Refuse = raise_first) -> FolderImages:
         if lists
         else _images_of_kohya_folder(root, listing, refuse)
     )
+    images = [image for image in images if not _refuse_name(image.path, refuse)]
     in_lists = [path.relative_to(root).as_posix() for path in lists]
     odd = odd_files_lines(listing, own=(*OWN_NAMES, *in_lists))
     return FolderImages(tuple(images), (*lines, *odd), listing.n_system)
@@ -161,6 +163,17 @@ def out_of_folder_problem(root: Path, path: Path) -> str | None:
     if real.is_relative_to(root.resolve()):
         return None
     return f"An image must lie in the subject's folder, but {path} is a link to {real}. Copy it into {root}."
+
+
+def _refuse_name(path: Path, refuse: Refuse) -> bool:
+    """Whether records could not hold its name, which is then refused."""
+    if (readable := shown(path.name)) == path.name:
+        return False
+    refuse(
+        f"An image's name must be UTF-8 text, but {shown(str(path.parent))} has {readable}. Rename "
+        "it, or let `python -m sweep prepare` copy it."
+    )
+    return True
 
 
 def _image_of_row(root: Path, row: Row, suffixes: Sequence[str], refuse: Refuse) -> SubjectImage | None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
-from analysis.importance import importances_of, interaction_of, main_effects
+from analysis.importance import importances_of, interaction_of, main_effects, order_note
 from analysis.load import load_study_records
 from sweep.records import Records, RecordsError
+
+from .simulated import LAWS, draws, least_coverage
 
 
 def study(folder, configurations, objectives):
@@ -86,3 +90,75 @@ def test_fanova_agrees_or_says_what_it_needs(grid):
             importances_of(grid, method="fanova")
     else:
         assert importances_of(grid, method="fanova")["parameter"].iloc[0] == "caption"
+
+
+def test_sixteen_trials_order_no_parameters_that_do_nothing_and_many_order_the_one_that_decides(
+    tmp_path,
+):
+    rng = np.random.default_rng(4)
+    few = [
+        {
+            "a": str(rng.choice(["x", "y"])),
+            "b": int(rng.choice([4, 8, 16])),
+            "c": str(rng.choice(["u", "v"])),
+        }
+        for _ in range(16)
+    ]
+    found = importances_of(study(tmp_path / "few", few, list(1 + rng.uniform(size=16))))
+    assert not found["is_told_from_next"].any()
+    assert order_note(found).startswith(
+        f"16 trials are too few to order these: {', '.join(found['parameter'])}."
+    )
+    assert (found["low"] <= found["importance"]).all() and (
+        found["importance"] <= found["high"]
+    ).all()
+    assert (found["high"] - found["low"]).min() > 0.1
+    rng = np.random.default_rng(4)
+    many = [{"a": i % 5, "b": i % 3, "c": i % 2} for i in range(120)]
+    decided = importances_of(
+        study(tmp_path / "many", many, [1 + row["a"] + 0.1 * rng.uniform() for row in many])
+    )
+    assert decided["parameter"].iloc[0] == "a" and decided["is_told_from_next"].tolist() == [
+        True,
+        False,
+        False,
+    ]
+    assert order_note(decided).startswith(
+        "120 trials are too few to order these: b, c."
+    )
+
+
+def test_one_parameter_and_none_have_no_order():
+    import pandas as pd
+
+    one = pd.DataFrame(
+        {"parameter": ["a"], "importance": [1.0], "is_told_from_next": [False], "n": [16]}
+    )
+    assert order_note(one) is None and order_note(one[:0]) is None
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_interval_of_an_interaction_covers_what_two_parameters_do_together(tmp_path, law):
+    """2 x 3 cells of unequal numbers of trials; in truth the first cell alone is 1 higher."""
+    cells = [(a, b) for a in range(2) for b in range(3) for _ in range(2 + b)]
+    records = study(tmp_path / "s", [{"a": a, "b": b} for a, b in cells], [1.0] * len(cells))
+    n = np.array([2, 3, 4] * 2, dtype=float)
+    means = np.array([1.0, 0, 0, 0, 0, 0])
+    design = np.array(
+        [[a == 0, a == 1, b == 0, b == 1, b == 2] for a in range(2) for b in range(3)], dtype=float
+    )
+    fitted = design @ np.linalg.lstsq(design * n[:, None] ** 0.5, means * n**0.5, rcond=None)[0]
+    rng, covered = np.random.default_rng(1), []
+    for _ in range(80):
+        objective = [float(a == b == 0) for a, b in cells] + draws(law, (len(cells),), rng)
+        found = interaction_of(
+            replace(records, trials=records.trials.assign(objective=objective)), "a", "b"
+        )
+        covered.append(
+            ((found["low"] <= means - fitted) & (means - fitted <= found["high"])).to_numpy()
+        )
+    assert np.mean(covered) >= least_coverage(np.array(covered))
+    half = found["high"] - found["interaction"]
+    assert half.max() <= 1.25 * 2 * t.ppf(
+        0.975, len(cells) - 6
+    )  # of a contrast whose error is below 1

@@ -5,7 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from analysis import training_images
 from analysis.training_images import TrainingImages
+from trainables import folder_files
 
 
 @pytest.fixture
@@ -36,3 +38,17 @@ def test_a_subject_that_is_elsewhere_has_no_images(subject):
     assert TrainingImages(None).file_of("dark.png") is None and TrainingImages(None).nearest_by_pixels(subject / "dark.png") is None
     assert TrainingImages(subject).file_of("dark.png") == subject / "dark.png"
     assert TrainingImages(subject).nearest_by_pixels(subject / "gone.png") is None
+
+
+def test_the_same_kinds_of_files_are_images_as_where_a_subject_is_read():
+    assert training_images.IMAGE_SUFFIXES == folder_files.IMAGE_SUFFIXES
+
+
+def test_what_cannot_be_read_and_hidden_copies_are_nearest_to_nothing(subject, tmp_path):
+    own = Image.new("RGB", (64, 64), (16, 16, 16))
+    own.save(tmp_path / "own.png")
+    own.save(subject / "wrong.webp", exif=b"Exif\0\0nonsense")  # Pillow raises a SyntaxError
+    (subject / ".ipynb_checkpoints").mkdir()
+    own.save(subject / ".ipynb_checkpoints" / "dark-checkpoint.png")
+    found = TrainingImages(subject).nearest_by_pixels(tmp_path / "own.png")
+    assert found is not None and "wrong" not in found and "checkpoint" not in found

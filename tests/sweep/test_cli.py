@@ -198,6 +198,17 @@ def test_a_check_counts_and_names_what_is_not_read(raw, capsys):
     assert "note: 1 hidden or system file passed over." in lines
 
 
+def test_names_that_are_no_unicode_are_printed_as_escapes(raw, capfd):
+    (raw / "0.png").rename(raw / os.fsdecode(b"n\xe9.png"))
+    (raw / "1.png").write_text("no picture")
+    (raw / "1.png").rename(raw / os.fsdecode(b"\xe9.png"))
+    (raw / os.fsdecode(b"\xe9.pdf")).write_text("x")
+    asked = [sys.executable, "-m", "sweep", "check", str(raw)]
+    ran = subprocess.run(asked, capture_output=True, check=False)
+    assert ran.returncode == 2 and not ran.stderr
+    assert rb"n\xe9.png" in ran.stdout and rb"\xe9.pdf" in ran.stdout
+
+
 def test_what_a_launch_does_not_read_is_told_at_its_start(raw):
     (raw / "subject.json").write_text('{"trigger": "J3NN13"}')
     (raw / "notes.pdf").write_text("x")
