@@ -192,7 +192,8 @@ class Records:
         return self.study_dir / "records" / table.name
 
     def _parts(self, table: Table) -> list[Place]:
-        """Compacted parts first: where a key is in two parts, the single one was written later; of two single ones, the later launch's."""
+        """Compacted parts first: where a key is in two parts, the single one was written later; of
+        two single ones, the later launch's."""
         folder = self._folder(table)
         try:
             parts = sorted(folder.glob("*.parquet"), key=lambda part: (not _is_compact(part), part.stem))
