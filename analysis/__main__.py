@@ -8,6 +8,7 @@ python -m analysis paper NAME [--out DIR]: the paper's Tables 4 and 5, its figur
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -30,9 +31,20 @@ EXAMPLES = {
 }
 
 
+OF_SWEEP = (
+    "launch", "resume", "repair", "confirm", "plan", "trial", "list", "status", "watch", "stop", "pause", "set", "rescore", "rm", "gc",
+    "prepare", "caption", "class-images", "check", "export", "generate", "score", "submit", "attach",
+)  # fmt: skip
+"""The commands of `python -m sweep`, which nothing here imports."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 with one line on stderr for what the person can mend."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and not words[0].startswith("-") and words[0] not in EXAMPLES:
+        print(f"error: {_unknown_command(words[0])}", file=sys.stderr)
+        return 2
+    options = _parser().parse_args(words)
     try:
         options.run(options)
     except (SweepError, KeyError) as error:
@@ -44,6 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {line_of(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _unknown_command(command: str) -> str:
+    if command in OF_SWEEP:
+        return f"`{command}` is a command of sweep. Use `python -m sweep {command} --help`."
+    programs = {**dict.fromkeys(OF_SWEEP, "python -m sweep"), **dict.fromkeys(EXAMPLES, "python -m analysis")}
+    near = difflib.get_close_matches(command, programs, n=1)
+    way_out = f"Did you mean `{programs[near[0]]} {near[0]}`?" if near else "Use --help to see what there is."
+    return f"There is no command {command!r}. {way_out}"
 
 
 def _write_paper(options: argparse.Namespace) -> None:

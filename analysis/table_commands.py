@@ -13,6 +13,7 @@ from rich.console import Console
 from analysis.bands import fid_warning
 from analysis.load import StudyRecords, load_study_records
 from analysis.output import FORMATS, format_of, write_frame
+from analysis.photographs import photograph_notes
 from analysis.prompt_groups import label_notes
 from analysis.tables import best_of_each, pivot, ranked_trials
 from analysis.text import MOST_ROWS, notes_of, print_ranked
@@ -103,6 +104,7 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
             *notes_of(frame),
             *front_notes(records),
             *label_notes(records.name, records.evaluations),
+            *photograph_notes(records, frame),
         ]
     if options.table == "seen":
         return frame, label_notes(records.name, records.evaluations)

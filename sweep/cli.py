@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import typer
 
 from sweep import adapter_commands, cluster_commands, launch_commands, storage_commands, study_commands, subject_commands
 from sweep.errors import UnmetError
+from sweep.interrupting import sigterm_interrupts
 from sweep.options import INTERRUPTED_CODE, MENDABLE
 from trainables.errors import SweepError
 from trainables.storage import line_of
@@ -47,8 +52,29 @@ COMMANDS = {
     "submit": cluster_commands.submit,
     "attach": cluster_commands.attach,
 }
+
+
+class _Interrupted(Exception):
+    """Ctrl+C or SIGTERM ended a command. Typer would end on a KeyboardInterrupt without a word."""
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    return run
+
+
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(_interruptible(_command))
+
+
+OF_ANALYSIS = ("tables", "compare", "paper", "report", "grid", "figures")
+"""The commands of `python -m analysis`, which nothing here imports."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,8 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "--help")
+    if not command.startswith("-") and command not in COMMANDS:
+        return _say_error(_unknown_command(command), code=MENDABLE)
     try:
-        result = app(arguments, standalone_mode=False, prog_name="sweep")
+        with sigterm_interrupts():
+            result = app(arguments, standalone_mode=False, prog_name="sweep")
         return result if isinstance(result, int) else 0
     except SweepError as error:
         return _say_error(*(error.problems if isinstance(error, UnmetError) else [str(error)]), code=MENDABLE)
@@ -68,12 +98,21 @@ def main(arguments: list[str] | None = None) -> int:
         return _say_error(line_of(error), code=MENDABLE)
     except typer.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         return _say_error("interrupted", code=INTERRUPTED_CODE)
     except _UsageError as error:
         said = error.format_message().rstrip(".")
         way_out = f"{said}. Use --help to see what there is." if said else "A command is missing. Use e.g. launch STUDY.py."
         return _say_error(way_out, code=MENDABLE)
+
+
+def _unknown_command(command: str) -> str:
+    if command in OF_ANALYSIS:
+        return f"`{command}` reads records, so it is a command of analysis. Use `python -m analysis {command} NAME`."
+    programs = {**dict.fromkeys(OF_ANALYSIS, "python -m analysis"), **dict.fromkeys(COMMANDS, "sweep")}
+    near = difflib.get_close_matches(command, programs, n=1)
+    way_out = f"Did you mean `{programs[near[0]]} {near[0]}`?" if near else "Use --help to see what there is."
+    return f"There is no command {command!r}. {way_out}"
 
 
 def _say_error(*texts: str, code: int) -> int:

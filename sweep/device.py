@@ -18,7 +18,7 @@ from sweep.device_facts import device_name, versions
 from sweep.causes import Cause, cause_of
 from sweep.errors import AdapterError, ContentChanged, DeviceLostError, DeviceMemoryError, DiskError
 from sweep.launched_content import LaunchedContent
-from sweep.messages import EvaluationOrder, TrainingOrder, TrainingReport
+from sweep.messages import PHOTOGRAPHS, EvaluationOrder, TrainingOrder, TrainingReport
 from sweep.pack_size import PackSize
 from sweep.worker import ENDING, PASSING, ScoredImages
 from trainables.adapters import AdapterStore
@@ -169,16 +169,19 @@ class PackDevice:
             self._store.save(key, pack.state(key))
 
     def evaluate(self, orders: Sequence[EvaluationOrder]) -> list[ScoredImages]:
-        requests, unreadable = [], []
+        requests, scored = [], []
         for order in orders:
             try:
-                requests.append(self._request(order))
+                if order.training_key == PHOTOGRAPHS:
+                    scored.append(scored_images(self._photographs(order), self._device))
+                else:
+                    requests.append(self._request(order))
             except (AdapterError, ContentChanged) as error:  # there is nothing wrong with its configuration
-                unreadable.append(ScoredImages(order.key, error=str(error), cause=cause_of(error, passing=PASSING)))
+                scored.append(ScoredImages(order.key, error=str(error), cause=cause_of(error, passing=PASSING)))
             except SweepError as error:
-                unreadable.append(ScoredImages(order.key, error=str(error), cause=Cause.CONFIGURATION))
+                scored.append(ScoredImages(order.key, error=str(error), cause=Cause.CONFIGURATION))
         with self._passing_errors():
-            return unreadable + [scored_images(result, self._device) for result in self._evaluator.evaluate(requests)]
+            return scored + [scored_images(result, self._device) for result in self._evaluator.evaluate(requests)]
 
     # ---- private, in the order of use
 
@@ -327,6 +330,11 @@ class PackDevice:
                 self._leases.release(key)
         self._packs += [pack] if pack.keys else []
         return reports
+
+    def _photographs(self, order: EvaluationOrder) -> EvaluationResult:
+        self._content.require_model(order.config.infer_model, order.config.infer_vae)
+        with self._passing_errors():
+            return self._evaluator.score_photographs(order.key, self._subject(order.subject), order.config)
 
     def _request(self, order: EvaluationOrder) -> EvaluationRequest:
         self._content.require_model(order.config.infer_model, order.config.infer_vae)

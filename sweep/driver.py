@@ -94,6 +94,7 @@ class Driver:
         self._awake = AwakeClock(clock)
         self._due_since: dict[tuple[str, int, str], float] = {}  # answers that a trial's process has not passed on yet
         self.controls: set[str] = set()  # evaluation keys of the controls that belong to the study as it is now
+        self.photographs: set[str] = set()  # and of the subject's held-out photographs
         self._unfinished: dict[str, Trial] = {}
         for trial in past:
             self._take_past(trial)
@@ -309,7 +310,9 @@ class Driver:
     def _request_controls(self, subscription: Subscription) -> None:
         orders = [order for order in self._keys.controls(subscription) if order.key not in self.controls]
         self.controls |= {order.key for order in orders}
-        self._pool.request(orders)
+        photographs = [order for order in self._keys.photographs(subscription) if order.key not in self.photographs]
+        self.photographs |= {order.key for order in photographs}
+        self._pool.request([*orders, *photographs])
 
     def _take_rung(self, trial: Trial, answer: Answer) -> None:
         self.metrics.update({key: outcome.values for key, outcome in answer.under_each_seed})

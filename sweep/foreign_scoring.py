@@ -11,14 +11,14 @@ from typing import Any
 
 from sweep.device import scored_images
 from sweep.device_facts import device_kind
-from sweep.errors import EvaluationFailed, ModelError, StudyError, SweepError
+from sweep.errors import EvaluationFailed, ModelError, StudyError
 from sweep.keys import FilesContent, metric_digests, name_of_model
 from sweep.messages import EvaluationOrder
 from sweep.objective import Objective
 from sweep.recorded_study import RecordedStudy
 from sweep.records import Records
 from sweep.study import Study
-from sweep.worker import ScoredImages, evaluation_row
+from sweep.worker import ScoredImages, evaluation_row, objective_of
 from trainables.config import EvalConfig, evaluation_key
 from trainables.evaluate import EvaluationRequest, Evaluator
 from trainables.foreign import ForeignAdapter
@@ -124,7 +124,7 @@ def score_file(
         raise EvaluationFailed(result.error)
     scored = scored_images(result, kind)
     order = EvaluationOrder(key, OF_A_FILE + foreign.digest, 0, protocol.config, protocol.subject_name, protocol.caption)
-    row = {**evaluation_row(order, scored), "adapter_file": foreign.name, **_objective_of(protocol.objective, scored)}
+    row = {**evaluation_row(order, scored), "adapter_file": foreign.name, **objective_of(protocol.objective, scored)}
     return ScoredFile(row, scored)
 
 
@@ -178,11 +178,3 @@ def _require_same_weights(study: RecordedStudy) -> None:
                 f"A row beside a study's is scored by the networks that the study had, but the "
                 f"{name} have changed since. Restore them, or launch the study under another --name."
             )
-
-
-def _objective_of(objective: Objective, scored: ScoredImages) -> dict[str, Any]:
-    try:
-        value = objective.value(scored.values, scored.backbones)
-        return {"objective": value, "objective_formula": objective.describe(scored.backbones)}
-    except SweepError:  # a metric of it is missing: the others are still worth a row
-        return {}

@@ -1,7 +1,9 @@
-"""Optuna's journal as a view: the log of a study is kept in memory, where Optuna reads it, and copied to a file for optuna-dashboard.
+"""Optuna's journal as a view: the log of a study is kept in memory, where Optuna reads it, and
+copied to a file for optuna-dashboard.
 
-The file is never read, and nothing that happens to it reaches the study: where it cannot be written, one line says so, and the whole
-log is written anew once it can be. It replaces what an earlier launch left there."""
+The file is never read, and nothing that happens to it reaches the study: where it cannot be
+written, one line says so, and the whole log is written anew once it can be. It replaces what an
+earlier launch left there."""
 
 from __future__ import annotations
 
@@ -24,12 +26,15 @@ RETRY_S = 10.0
 
 
 class JournalView:
-    """A backend of optuna.storages.JournalStorage, by the two methods that it calls. No OSError of the file leaves it."""
+    """A backend of optuna.storages.JournalStorage, by the two methods that it calls. No OSError of
+    the file leaves it."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
         self._lines: list[bytes] = []
-        self._file: IO[bytes] | None = None  # stays open, so that no other file can be mistaken for it
+        self._file: IO[bytes] | None = (
+            None  # stays open, so that no other file can be mistaken for it
+        )
         self._n_copied = self._n_bytes = 0  # of the lines, into this file
         self._is_behind = False  # since a write failed, which was said
         self._retry_at = clock()
@@ -56,7 +61,8 @@ class JournalView:
             self._retry_at = self._clock() + RETRY_S
             if not self._is_behind:
                 logger.warning(
-                    f"Optuna's journal {self._path} cannot be written ({reason_of(error)}). It is only a view for optuna-dashboard: "
+                    f"Optuna's journal {self._path} cannot be written ({reason_of(error)}). "
+                    "It is only a view for optuna-dashboard: "
                     "the study goes on, and the journal is written anew once it can be."
                 )
             self._is_behind = True
@@ -69,7 +75,8 @@ class JournalView:
         """Whether the journal is still our file, with all that was copied into it.
 
         Raises:
-            FileExistsError: another file is there now, which is another launch's.  OSError: its folder does not answer."""
+            FileExistsError: another file is there now, which is another launch's.  OSError: its
+            folder does not answer."""
         ours = os.fstat(file.fileno())
         try:
             found = os.stat(self._path)

@@ -10,15 +10,16 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sweep.messages import EvaluationOrder, Rung, Subscription
+from sweep.messages import PHOTOGRAPHS, EvaluationOrder, Rung, Subscription
 from sweep.preconditions import models_of, unmet_by
 from sweep.study import Study
 from trainables.class_images import load_class_images
-from trainables.config import EvalConfig, TrainConfig, evaluation_key, training_key
+from trainables.config import NUMERICS_VERSION, EvalConfig, TrainConfig, content_key, evaluation_key, training_key
 from trainables.errors import ModelError
 from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.model_sources import model_digest, require_vae, resolve_model
-from trainables.models import PROMPT_TOKENS, least_tokens
+from trainables.model_folders import read_config
+from trainables.models import PROMPT_TOKENS, least_tokens, resolution_of
 from trainables.network_files import require_network
 from trainables.pipeline_corrections import digest_for_pictures, digest_for_training
 from trainables.subject import Subject, load_subject
@@ -39,6 +40,8 @@ class Content(Protocol):
 
     def digest_for_pictures(self, model: str, vae: str | None) -> str: ...
 
+    def resolution(self, model: str, vae: str | None) -> int: ...
+
     def require_model(self, model: str, vae: str | None) -> None:
         """Raises: ModelError; NotDownloadedError where a launch would download it first."""
 
@@ -58,6 +61,7 @@ class FilesContent:
         self.subject = cache(load_subject)
         self._class_images = cache(load_class_images)
         self._digest = cache(lambda digest, model, vae: digest(resolve_model(model, vae)))
+        self._resolution = cache(_resolution)
 
     def model_digest(self, model: str, vae: str | None) -> str:
         return self._digest(model_digest, model, vae)
@@ -67,6 +71,9 @@ class FilesContent:
 
     def digest_for_pictures(self, model: str, vae: str | None) -> str:
         return self._digest(digest_for_pictures, model, vae)
+
+    def resolution(self, model: str, vae: str | None) -> int:
+        return self._resolution(model, vae)
 
     def require_model(self, model: str, vae: str | None) -> None:
         model_digest(resolve_model(model, vae, download=False))
@@ -158,6 +165,10 @@ class Keys:
         every = (evaluation, *self.study.fan_out_configs(evaluation))
         return [EvaluationOrder(self._evaluation_key(config, subject, None, 0), None, 0, config, subject, caption) for config in every]
 
+    def photographs(self, subscription: Subscription) -> list[EvaluationOrder]:
+        """What the subject's held-out photographs score in the place of the trial's pictures; nothing where there are none."""
+        return photographs_orders(self.content, subscription.config.subject, subscription.rungs[0].config)
+
     def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
         """The further evaluations of a trial that ended at this epoch."""
         keys, subject, caption = [one.training_key for one in subscription.under_each_seed], subscription.config.subject, subscription.config.caption
@@ -187,6 +198,23 @@ class Keys:
             reference_digest=read.reference_digest,
             trigger=read.trigger,
         )
+
+
+def photographs_orders(content: Content, subject: str, evaluation: EvalConfig) -> list[EvaluationOrder]:
+    """The evaluation of the held-out photographs beside this one, if there are any.
+
+    Its key has what it depends on: the images, the size and the number of a trial's pictures."""
+    read = content.subject(subject)
+    if not read.heldout:
+        return []
+    side = content.resolution(evaluation.infer_model, evaluation.infer_vae)
+    key = content_key(PHOTOGRAPHS, NUMERICS_VERSION, read.reference_digest, side, evaluation.n_images)
+    return [EvaluationOrder(key, PHOTOGRAPHS, 0, evaluation, subject)]
+
+
+def _resolution(model: str, vae: str | None) -> int:
+    source = resolve_model(model, vae)
+    return resolution_of(read_config(source.unet.folder), read_config(source.vae.folder))
 
 
 def name_of_model(model: str, vae: str | None) -> str:

@@ -82,9 +82,13 @@ class TrainingOrder:
     lost_by: tuple[str, ...] = ()  # workers that had it and are gone: their leases hold nobody off
 
 
+PHOTOGRAPHS = "photographs"
+"""The training key of the evaluation of the subject's held-out photographs, which nothing was trained or generated for."""
+
+
 @dataclass(frozen=True)
 class EvaluationOrder:
-    """An image set for a worker. `training_key` None is the control: no adapter."""
+    """An image set for a worker. `training_key` None is the control: no adapter; PHOTOGRAPHS are scored as if they were generated."""
 
     key: str
     training_key: str | None

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sweep.causes import Cause
 from sweep.errors import RecordsError
 from sweep.objective import METRICS, is_similarity
 
@@ -96,9 +97,9 @@ EVALUATIONS = Table(
     ("evaluation_key",),
     (
         Column("evaluation_key", "text", "", "key of the image set"),
-        Column("training_key", "text", "", "key of the training; 'none' for the control without an adapter; 'file:' and a digest for adapter_file"),
+        Column("training_key", "text", "", "key of the training; 'none' for the control without an adapter; 'file:' and a digest for adapter_file; 'photographs' for held-out ones"),
         Column("epoch", "integer", "epoch", "epoch of the adapter; 0 for the control, and for a file"),
-        Column("adapter_file", "text", "", "name of the file of an adapter that the study did not train; missing for its own"),
+        Column("adapter_file", "text", "", "name of what was scored beside the trials: the file of another adapter, or held-out photographs; missing for trials and controls"),
         Column("configuration", "json", "", "the EvalConfig in full"),
         Column("lpips", "number", "", "mean LPIPS over all generated x training-image pairs; lower is closer"),
         Column("lpips_nearest", "number", "", "mean LPIPS to the nearest training image; very low means copying"),
@@ -169,8 +170,23 @@ METRIC_COLUMNS = (
     *("fid_inf", "lpips_seen", "lpips_unseen", "fid_seen", "fid_unseen", "kid_seen", "kid_unseen", "heldout_loss"),
 )
 
+STATE_WORDS = {"RUNNING": "running", "PRUNED": "stopped early", "COMPLETE": "done", "FAIL": "failed"}
+"""How the states of trials are called, wherever a person reads them."""
+
+NOT_FINISHED = "not finished"
+"""What a trial is called that ended by what was not its configuration: the next launch tries it again."""
+
+NO_ADAPTER = "no adapter"
+"""What the control is called: pictures of the base model alone."""
+
 SIMILARITIES = tuple(metric for metric in METRICS if is_similarity(metric))
 """Metrics that are computed where they are asked for; their values are among `further_metrics`."""
+
+
+def state_word(state: str, cause: str | None = None) -> str:
+    """What a trial of that state is called; `cause` is the column of its row."""
+    is_tried_again = state == "FAIL" and isinstance(cause, str) and Cause(cause).is_tried_again
+    return NOT_FINISHED if is_tried_again else STATE_WORDS[state]
 
 
 def as_arrow(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

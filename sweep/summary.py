@@ -15,11 +15,13 @@ from rich.table import Table
 
 from sweep.errors import ObjectiveError, StudyError
 from sweep.folder import DEFAULT_STORAGE
+from sweep.messages import PHOTOGRAPHS
 from sweep.moment import counts_of
 from sweep.pareto import EPOCHS, axes_text, front_of
 from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.searcher import FAIL
 from sweep.values import json_text
+from sweep.worker import PHOTOGRAPHS_NAME
 from sweep.wording import MOST_ROWS, WORDS, configuration_text, counts_text, number_text
 
 NO_ADAPTER = "no adapter"
@@ -45,7 +47,8 @@ def print_summary(
     if driver.study.scale_text:
         console.print(f"scale {driver.study.scale_text}", highlight=False, soft_wrap=True)
     listed = driver.study.kind == "rows"  # somebody wrote each of them down
-    _print_ranking(console, ranking(driver, evaluations), n_rows=None if listed else MOST_ROWS)
+    ranked = [*ranking(driver, evaluations), *photograph_lines(driver, evaluations)]
+    _print_ranking(console, ranked, n_rows=None if listed else MOST_ROWS)
     for line in front_lines(driver.trials.values(), driver.study.pareto, folder.root.name):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"{driver.study.name}: " + counts_text(counts_of(driver.trials.values())), highlight=False)
@@ -101,6 +104,21 @@ def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> lis
         row["rank"] = str(rank)
     only = [line for line in alike if line is not None] if len(alike) == 1 else []
     return sorted([*rows, *only], key=lambda row: row["objective"])
+
+
+def photograph_lines(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for the subject's held-out photographs, where they were scored: what real pictures score."""
+    lines = {
+        "rank": "",
+        "trial": PHOTOGRAPHS_NAME,
+        "spread": None,
+        "epoch": 0,
+        "state": PHOTOGRAPHS,
+        "labels": "",
+        "configuration": "",
+    }
+    scored = [evaluations[key] for key in sorted(driver.photographs) if key in evaluations]
+    return [{**lines, **{name: row.get(name) for name in ("objective", "lpips", "fid")}} for row in scored]
 
 
 def front_lines(trials: Iterable[Trial], axes: Sequence[str], study_name: str) -> list[str]:
@@ -162,8 +180,8 @@ def _print_ranking(console: Console, rows: list[dict[str, Any]], *, n_rows: int 
 
 
 def _shown(rows: list[dict[str, Any]], n_rows: int | None) -> list[dict[str, Any]]:
-    """The first ones, and the control wherever it stands."""
-    return [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or row["trial"] == NO_ADAPTER]
+    """The first ones, and what has no rank wherever it stands: the control, photographs."""
+    return [row for i, row in enumerate(rows) if n_rows is None or i < n_rows or not row["rank"]]
 
 
 def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
@@ -177,7 +195,8 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
         lines.append(f"to go on               {python_command()} -m sweep resume {name}{where}: what is done is not done again")
     elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
-    if os.path.exists(folder.journal):  # unlike Path.exists, it raises nothing where its folder cannot be looked into
+    # Unlike Path.exists it raises nothing where its folder cannot be looked into.
+    if os.path.exists(folder.journal):
         lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -1,21 +1,25 @@
 """What this version records of an image set and an earlier one did not, worked out from stored pictures: nothing is generated or trained.
 
 Which prompts are seen, from the captions that the study had, with the values of the two groups; `face` over all pictures, those without
-a face as 0. What a study is ranked by stays as it is."""
+a face as 0; what held-out photographs score. What a study is ranked by stays as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweep.errors import StudyError
+from sweep.errors import EvaluationFailed, StudyError
 from sweep.folder import StudyFolder
+from sweep.keys import FilesContent, photographs_orders
+from sweep.messages import PHOTOGRAPHS, EvaluationOrder
 from sweep.record_schema import METRIC_COLUMNS
 from sweep.recorded_study import RecordedStudy
 from sweep.records import EVALUATIONS, IMAGES, Records, as_rows
+from sweep.worker import evaluation_row, objective_of
 from trainables.config import EvalConfig
 
 if TYPE_CHECKING:
+    from trainables.evaluate import Evaluator
     from trainables.scores import Scores
 
 FACE = "face"
@@ -31,10 +35,14 @@ def update_records(folder: StudyFolder, *, device: str = "cpu", progress: Callab
         records = Records(folder.root, guard=hold.require)
         study = RecordedStudy(folder)
         images = {key: as_rows(group, IMAGES) for key, group in records.images().groupby(IMAGES.key[0])}
-        rows = [row for row in as_rows(records.evaluations(), EVALUATIONS) if row["evaluation_key"] in images]
+        every = as_rows(records.evaluations(), EVALUATIONS)
+        rows = [row for row in every if row["evaluation_key"] in images and row["training_key"] != PHOTOGRAPHS]
         old = [row for row in rows if row["seen_prompts"] is None or any(_lacks_faces(row))]
-        if old:
-            labelled = _labeller(study, device)
+        photographs = [order for order in _photographs_of(study) if all(row["evaluation_key"] != order.key for row in every)]
+        if not (old or photographs):
+            return 0
+        evaluator = _evaluator(study, device)
+        labelled = _labeller(study, evaluator) if old else None
         for done, row in enumerate(old):
             progress(done, len(old))
             image_rows = images[row["evaluation_key"]]
@@ -42,8 +50,30 @@ def update_records(folder: StudyFolder, *, device: str = "cpu", progress: Callab
             if row["seen_prompts"] is None:
                 row, image_rows = labelled(row, image_rows)
             records.append_evaluation(row, image_rows)
+        for order in photographs:
+            records.append_evaluation(*_scored_photographs(study, order, evaluator, device))
         progress(len(old), len(old))
-    return len(old)
+    return len(old) + len(photographs)
+
+
+def _photographs_of(study: RecordedStudy) -> list[EvaluationOrder]:
+    """What would be asked for of the held-out photographs beside the best trial."""
+    best = study.best_trial()
+    if best is None:
+        return []
+    _, evaluation = study.configs_of(best)
+    return photographs_orders(FilesContent(), study.description["subject"], evaluation)
+
+
+def _scored_photographs(study: RecordedStudy, order: EvaluationOrder, evaluator: Evaluator, device: str) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:
+    from sweep.device import scored_images
+    from sweep.device_facts import device_kind
+
+    result = evaluator.score_photographs(order.key, study.subject, order.config)
+    if result.error is not None:
+        raise EvaluationFailed(result.error)
+    scored = scored_images(result, device_kind(device))
+    return {**evaluation_row(order, scored), **objective_of(study.objective, scored)}, scored.image_rows
 
 
 def _lacks_faces(row: Mapping[str, Any]) -> Iterator[str]:
@@ -73,19 +103,23 @@ def _of_pictures(image_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # 
     return {"lpips": np.array([image["lpips"] for image in image_rows]), **{name: np.array([own[name] for own in further]) for name in names}}
 
 
-def _labeller(study: RecordedStudy, device: str) -> Callable[[dict, list[dict]], tuple[dict[str, Any], list[dict[str, Any]]]]:
+def _evaluator(study: RecordedStudy, device: str) -> Evaluator:
     import transformers
 
     from sweep.device_facts import device_kind
-    from sweep.rescoring import read_pictures
     from trainables.evaluate import Evaluator
     from trainables.frozen import FrozenWork
 
     transformers.utils.logging.disable_progress_bar()
+    return Evaluator(FrozenWork(device_kind(device)), **study.backbones, further=study.metrics)
+
+
+def _labeller(study: RecordedStudy, evaluator: Evaluator) -> Callable[[dict, list[dict]], tuple[dict[str, Any], list[dict[str, Any]]]]:
+    from sweep.rescoring import read_pictures
+
     subject, captions = _subject_of(study), _captions_of(study)
     best = study.best_trial()
     beside_controls = study.configs_of(best)[0].caption if best else None
-    evaluator = Evaluator(FrozenWork(device_kind(device)), **study.backbones)
 
     def labelled(row: dict[str, Any], image_rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         in_order = sorted(image_rows, key=lambda image: image["index"])

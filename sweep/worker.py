@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sweep.causes import Cause, cause_of
 from sweep.errors import AdapterError, ContentChanged, DeviceLostError, DiskError, PassingError, RecordsError, SweepError
-from sweep.messages import EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
+from sweep.messages import PHOTOGRAPHS, EvaluationOrder, EvaluationReport, Orders, Outcome, Sync, TrainingOrder, TrainingReport
 from sweep.record_schema import EVALUATIONS, METRIC_COLUMNS
 from sweep.records import Records, as_rows
 from trainables.activity import Phase, Watch, note
@@ -29,6 +29,9 @@ IDLE_S = 0.1
 
 PASSING = (PassingError, RecordsError, AdapterError, ContentChanged, OSError, MemoryError)
 """What is nobody's configuration: memory, a device, files that are away or damaged. The pool has it tried again."""
+
+PHOTOGRAPHS_NAME = "your held-out photographs"
+"""What tables call the row that says what real photographs of the subject score."""
 
 ENDING = (DeviceLostError, DiskError)
 """What ends the worker, and not only what it was doing."""
@@ -249,7 +252,7 @@ class Worker:
         """What came out, on disk before anybody hears of it."""
         if image_set.error is not None:
             return EvaluationReport(order.key, Outcome(error=image_set.error, cause=image_set.cause or Cause.CONFIGURATION))
-        row = {**evaluation_row(order, image_set), **self._objective_of(image_set)}
+        row = {**evaluation_row(order, image_set), **objective_of(self.objective, image_set)}
         try:
             self.records.append_evaluation(row, image_set.image_rows, image_set.images)
         except (SweepError, OSError) as error:
@@ -257,15 +260,16 @@ class Worker:
             return EvaluationReport(order.key, Outcome(**why))
         return EvaluationReport(order.key, Outcome(dict(image_set.values), dict(image_set.backbones)))
 
-    def _objective_of(self, image_set: ScoredImages) -> dict[str, Any]:
-        """For the record only: what it means for a trial, also when there is none, is the driver's business."""
-        if self.objective is None:
-            return {}
-        try:
-            value = self.objective.value(image_set.values, image_set.backbones)
-            return {"objective": value, "objective_formula": self.objective.describe(image_set.backbones)}
-        except SweepError:
-            return {}
+
+def objective_of(objective: Objective | None, image_set: ScoredImages) -> dict[str, Any]:
+    """For the record only: what it means for a trial, also when there is none, is the driver's business."""
+    if objective is None:
+        return {}
+    try:
+        value = objective.value(image_set.values, image_set.backbones)
+        return {"objective": value, "objective_formula": objective.describe(image_set.backbones)}
+    except SweepError:
+        return {}
 
 
 def first_sync(watch: Watch, device_name: str) -> Sync:
@@ -279,6 +283,7 @@ def evaluation_row(order: EvaluationOrder, image_set: ScoredImages) -> dict[str,
         "evaluation_key": order.key,
         "training_key": order.training_key or "none",
         "epoch": order.epoch,
+        "adapter_file": PHOTOGRAPHS_NAME if order.training_key == PHOTOGRAPHS else None,
         "configuration": asdict(order.config),
         "perceptual_backbone": image_set.backbones.get("perceptual"),
         "pooled_backbone": image_set.backbones.get("pooled"),

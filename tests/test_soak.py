@@ -1,4 +1,5 @@
-"""A few kills of the soak (tests/soak.py); it has many more. Each is a study or two through a real Ray: a quarter of a minute each."""
+"""A few faults of the soak (tests/soak.py); it has many more. Each is a study or two through a real
+Ray: half a minute to one and a half."""
 
 import signal
 
@@ -6,12 +7,26 @@ import pytest
 
 from tests import soak
 
-pytestmark = pytest.mark.ray
 
-
-@pytest.mark.parametrize(("target", "moment"), [("driver", "record"), ("worker", "record"), ("trial", "middle")])
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("target", "moment"), [("driver", "record"), ("worker", "record"), ("trial", "middle")]
+)
 def test_a_study_whose_process_is_killed_ends_as_if_nothing_had_happened(tmp_path, target, moment):
-    assert soak.kill(tmp_path / "storage", target, signal.SIGKILL, moment) == []
+    assert list(soak.kill(tmp_path / "storage", target, signal.SIGKILL, moment)) == []
+
+
+@pytest.mark.ray
+def test_a_launch_that_slept_and_was_replaced_leaves_the_study_alone(tmp_path):
+    assert list(soak.stop(tmp_path / "storage", "driver", 65.0)) == []
+
+
+@pytest.mark.ray
+def test_a_study_whose_disk_is_full_ends_at_once_and_goes_on_when_there_is_room(tmp_path):
+    try:
+        assert list(soak.full_disk(tmp_path / "storage")) == []
+    except soak.Skipped as error:
+        pytest.skip(str(error))
 
 
 def test_a_soak_sees_what_is_lost_and_doubled(tmp_path):
@@ -22,4 +37,21 @@ def test_a_soak_sees_what_is_lost_and_doubled(tmp_path):
     part.with_name("twice.parquet").write_bytes(part.read_bytes())
     other.unlink()
     found = list(soak.differences(tmp_path, before))
-    assert found[:2] == ["1 evaluations are lost", "1 evaluations are there twice"] and "image sets are others" in found
+    assert (
+        found[:2] == ["1 evaluations are lost", "1 evaluations are there twice"]
+        and "image sets are others" in found
+    )
+
+
+def test_a_soak_has_every_kind_of_fault_among_its_first_forty():
+    what = [fault.what for fault in soak.faults()]
+    assert len(what) >= 40 and len(set(what)) == len(what)
+    kinds = [f"{target:6}  SIGSTOP  for inf" for target in ("worker", "driver", "pool")]
+    kinds += [
+        "the disk is full",
+        "memory is short",
+        "the journal refuses",
+        "no record",
+        *(f"driver  {s.name}" for s in soak.SIGNALS),
+    ]
+    assert [kind for kind in kinds if not any(line.startswith(kind) for line in what[:40])] == []

@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16")
 class Prompt:
     """One prompt template. `{trigger}` stands for the subject's trigger word.
 
-    `seen` says whether its words occur in the training captions; unseen ones measure generalisation."""
+    `seen` is what a study declared in earlier versions. It stays in the keys and labels nothing: seen_prompts.py asks the captions."""
 
     text: str
     seen: bool = True

@@ -131,8 +131,11 @@ class Evaluator:
             scores.skipped["heldout_loss"] = loss
         else:
             scores.values["heldout_loss"] = loss
+        return self._result(request.key, scores, images, seconds_generate, started)
+
+    def _result(self, key: str, scores: Scores, images: np.ndarray | None, seconds_generate: float, started: float) -> EvaluationResult:
         return EvaluationResult(
-            request.key,
+            key,
             scores.values,
             {"perceptual": self.perceptual.name, "pooled": self.pooled.name, **scores.networks},
             scores.counts,
@@ -142,6 +145,16 @@ class Evaluator:
             seconds_score=time.perf_counter() - started,
             facts={**scores.facts, "intervals": scores.intervals, "skipped": scores.skipped},
         )
+
+    def score_photographs(self, key: str, subject: Subject, config: EvalConfig) -> EvaluationResult:
+        """What the subject's held-out photographs score in the place of this configuration's pictures, at the size of its model's."""
+        started = time.perf_counter()
+        try:
+            resolution = self.frozen.parts(config.infer_model, config.infer_vae, config.infer_dtype).resolution
+            scores = self._scorer.score_photographs(subject, resolution=resolution, n_pictures=config.n_images)
+        except (EvaluationFailed, ModelError) as error:
+            return EvaluationResult(key, error=str(error))
+        return self._result(key, scores, None, 0.0, started)
 
     def score(self, images: np.ndarray, request: EvaluationRequest, *, resolution: int) -> Scores:
         """What uint8 (n, h, w, 3) score against the subject's images: everything but the held-out loss, which needs no pictures.

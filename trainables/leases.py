@@ -1,13 +1,17 @@
-"""Leases on keys: of all processes that share a storage, at most one holds a key, and the others leave alone what it stands for.
+"""Leases on keys: of all processes that share a storage, at most one holds a key, and the others
+leave alone what it stands for.
 
-A lease is a file in the folder of its key, which its holder refreshes. Another process may take the lease once its holder is silent for
-STALE_S, or at once where it can tell that the holder has ended (trainables/processes.py). For trainings a lease saves work and nothing
-more: two holders would store the same adapters twice. A launch of a study holds one, too, and asks `is_lost` before it writes: a holder
-that slept too long has lost its lease for good, even if whoever took it has given it back since.
+A lease is a file in the folder of its key, which its holder refreshes. Another process may take the
+lease once its holder is silent for STALE_S, or at once where it can tell that the holder has ended
+(trainables/processes.py). For trainings a lease saves work and nothing more: two holders would
+store the same adapters twice. A launch of a study holds one, too, and asks `is_lost` before it
+writes: a holder that slept too long has lost its lease for good, even if whoever took it has given
+it back since.
 
-A store cannot create a file only if there is none. There each claimant writes a claim of its own and lists them all: it holds the lease
-if no other claim is fresh, and else removes its own. Two simultaneous claimants may both back off and must retry. Freshness is measured
-by the store's clock."""
+A store cannot create a file only if there is none. There each claimant writes a claim of its own
+and lists them all: it holds the lease if no other claim is fresh, and else removes its own. Two
+simultaneous claimants may both back off and must retry. Freshness is measured by the store's
+clock."""
 
 from __future__ import annotations
 
@@ -57,16 +61,24 @@ class Holder:
 
 
 class Leases:
-    """The leases of one process. `note` is JSON that others may read; `clock` tells seconds since 1970, as file times do; a store has
-    its own."""
+    """The leases of one process. `note` is JSON that others may read; `clock` tells seconds since
+    1970, as file times do; a store has its own."""
 
     def __init__(
-        self, root: Place | str, *, note: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.time
+        self,
+        root: Place | str,
+        *,
+        note: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         root = place(root)
         process = ProcessIdentity.of_this_process()
         claim = {**process.to_json(), "token": uuid.uuid4().hex, "note": dict(note or {})}
-        self._claims: _Claims = _ObjectClaims(root, claim) if isinstance(root, StorePath) else _FileClaims(root, claim, clock)
+        self._claims: _Claims = (
+            _ObjectClaims(root, claim)
+            if isinstance(root, StorePath)
+            else _FileClaims(root, claim, clock)
+        )
         self._clock = clock
         self._held: dict[str, float] = {}  # key -> when it was last refreshed
         self._lost: set[str] = set()
@@ -74,8 +86,9 @@ class Leases:
         self._refresher: threading.Thread | None = None
 
     def acquire(self, key: str, *, dead: Collection[str] = ()) -> bool:
-        """Whether this process now holds the key's lease (or already did). `dead`: owners, as their `note` names them, that are known
-        to have ended, wherever they were: their leases need not grow stale first."""
+        """Whether this process now holds the key's lease (or already did). `dead`: owners, as their
+        `note` names them, that are known to have ended, wherever they were: their leases need not
+        grow stale first."""
         with self._lock:
             if key in self._held:
                 return True
@@ -96,27 +109,34 @@ class Leases:
                 self._claims.drop(key)
 
     def refresh(self) -> None:
-        """Show that the holder of these leases lives. A lease that another process has taken is left to it."""
+        """Show that the holder of these leases lives. A lease that another process has taken is
+        left to it."""
         with self._lock:
             for key in list(self._held):
                 self._renew(key)
 
     def is_lost(self, key: str) -> bool:
-        """Whether another process has taken, or may have had, a lease that this one held. It must then leave alone what that stands for.
+        """Whether another process has taken, or may have had, a lease that this one held. It must
+        then leave alone what that stands for.
 
         Raises:
             OSError: the storage does not answer."""
         with self._lock:
             if key in self._held:
-                patiently(lambda: self._renew(key) if self._has_slept(key) else self._notice_loss(key), key)
+                patiently(
+                    lambda: self._renew(key) if self._has_slept(key) else self._notice_loss(key),
+                    key,
+                )
             return key in self._lost
 
     def holder(self, key: str) -> Holder | None:
-        """Who holds the key's lease, in whatever process; None where nobody does, or one that has ended or is silent for STALE_S."""
+        """Who holds the key's lease, in whatever process; None where nobody does, or one that has
+        ended or is silent for STALE_S."""
         return self._claims.holder(key)
 
     def claimants(self, key: str) -> list[Holder]:
-        """Everybody whose claim to the key is there, fresh or not: nobody has taken the lease of these."""
+        """Everybody whose claim to the key is there, fresh or not: nobody has taken the lease of
+        these."""
         return self._claims.claimants(key)
 
     # ---- private
@@ -132,8 +152,11 @@ class Leases:
 
     def _notice_loss(self, key: str) -> bool:
         standing = self._claims.standing(key, has_slept=self._has_slept(key))
-        # Where no claim is left, somebody has removed the folder. Unless this process slept: then another may have come and gone.
-        is_lost = standing is _Standing.ANOTHERS or (standing is _Standing.NOBODYS and self._has_slept(key))
+        # Where no claim is left, somebody has removed the folder. Unless this process slept: then
+        # another may have come and gone.
+        is_lost = standing is _Standing.ANOTHERS or (
+            standing is _Standing.NOBODYS and self._has_slept(key)
+        )
         if is_lost:
             del self._held[key]
             self._lost.add(key)
@@ -218,7 +241,9 @@ class _FileClaims:
 
     def standing(self, key: str, *, has_slept: bool = False) -> _Standing:
         try:
-            return _Standing.OURS if self._is_our(self._path(key).read_bytes()) else _Standing.ANOTHERS
+            return (
+                _Standing.OURS if self._is_our(self._path(key).read_bytes()) else _Standing.ANOTHERS
+            )
         except FileNotFoundError:
             return _Standing.NOBODYS
 
@@ -246,7 +271,8 @@ class _FileClaims:
         return True
 
     def _take_over(self, key: str, stale: bytes) -> bool:
-        # Of two that find a lease stale, the rename lets one win. The other one has then renamed the winner's, and puts it back.
+        # Of two that find a lease stale, the rename lets one win. The other one has then renamed
+        # the winner's, and puts it back.
         aside = self._path(key).with_name(f".stale-{uuid.uuid4().hex}")
         try:
             os.rename(self._path(key), aside)
@@ -284,7 +310,9 @@ class _ObjectClaims:
         (self._folder(key) / self._own).unlink(missing_ok=True)
 
     def holder(self, key: str) -> Holder | None:
-        own_first = sorted(self._claims(key).items(), key=lambda claim: (claim[0] != self._own, claim[0]))
+        own_first = sorted(
+            self._claims(key).items(), key=lambda claim: (claim[0] != self._own, claim[0])
+        )
         return next((holder for _, holder in own_first if not holder.is_gone), None)
 
     def claimants(self, key: str) -> list[Holder]:
@@ -293,19 +321,28 @@ class _ObjectClaims:
     def standing(self, key: str, *, has_slept: bool = False) -> _Standing:
         claims = self._claims(key)
         is_there = claims.pop(self._own, None) is not None
-        # A claim beside a fresh one of ours is of somebody who asks, and backs off; beside a stale one it may have taken the lease.
+        # A claim beside a fresh one of ours is of somebody who asks, and backs off; beside a stale
+        # one it may have taken the lease.
         if any(not holder.is_gone for holder in claims.values()) and (has_slept or not is_there):
             return _Standing.ANOTHERS
         return _Standing.OURS if is_there else _Standing.NOBODYS
 
     def _others(self, key: str) -> tuple[list[Holder], list[str]]:
-        """Of the other claimants those that hold it, and the names of the claims of those that are gone."""
+        """Of the other claimants those that hold it, and the names of the claims of those that are
+        gone."""
         others = {name: holder for name, holder in self._claims(key).items() if name != self._own}
-        return [h for h in others.values() if not h.is_gone], [name for name, h in others.items() if h.is_gone]
+        return [h for h in others.values() if not h.is_gone], [
+            name for name, h in others.items() if h.is_gone
+        ]
 
     def _claims(self, key: str) -> dict[str, Holder]:
-        """Every claim by its name. Its age is by the store's clock where our own claim is among them: that is as young as the listing."""
-        times = {path.name: stat.st_mtime for path, stat in self._folder(key).children() if path.name.count("-") >= 2}
+        """Every claim by its name. Its age is by the store's clock where our own claim is among
+        them: that is as young as the listing."""
+        times = {
+            path.name: stat.st_mtime
+            for path, stat in self._folder(key).children()
+            if path.name.count("-") >= 2
+        }
         now = times.get(self._own, time.time())
         found = {name: self._holder_by(key, name, now - renewed) for name, renewed in times.items()}
         return {name: holder for name, holder in found.items() if holder is not None}
@@ -328,6 +365,13 @@ def _holder_of(claim: bytes, silent_s: float) -> Holder:
     try:
         said = json.loads(claim)
         note = said.get("note") or {}
-        return Holder(ProcessIdentity.from_json(said), silent_s, note if isinstance(note, Mapping) else {})
-    except (ValueError, TypeError, KeyError, AttributeError):  # its writer was interrupted, or is just writing
+        return Holder(
+            ProcessIdentity.from_json(said), silent_s, note if isinstance(note, Mapping) else {}
+        )
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ):  # its writer was interrupted, or is just writing
         return Holder(_UNKNOWN, silent_s)

@@ -1,7 +1,9 @@
-"""The identity of a process, so that another process can tell whether it has ended: machine, boot, pid namespace, pid, start time.
+"""The identity of a process, so that another process can tell whether it has ended: machine, boot,
+pid namespace, pid, start time.
 
-A pid alone means nothing elsewhere: two containers on one host's network share its name and count their processes separately, and a
-machine gives a number again. Where any part is unknown (no /proc, another namespace, another boot), nothing is concluded."""
+A pid alone means nothing elsewhere: two containers on one host's network share its name and count
+their processes separately, and a machine gives a number again. Where any part is unknown (no /proc,
+another namespace, another boot), nothing is concluded."""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ class ProcessIdentity:
 
     @property
     def has_ended(self) -> bool:
-        """Whether this process can tell that the other one has ended. False: it lives, or nothing is known."""
+        """Whether this process can tell that the other one has ended. False: it lives, or nothing
+        is known."""
         here = ProcessIdentity.of_this_process()
         if not (self.started and self.boot and self.namespace and here.started):
             return False
@@ -65,11 +68,14 @@ def _identity_of(pid: int) -> ProcessIdentity:  # by pid: a fork is another proc
     own = _stat_of(pid) if _proc_is_ours() else None
     if own is None:
         return ProcessIdentity(host, pid)
-    return ProcessIdentity(host, pid, _text("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid"), own.started)
+    return ProcessIdentity(
+        host, pid, _text("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid"), own.started
+    )
 
 
 def _proc_is_ours() -> bool:
-    """Whether /proc counts processes as this one does: `unshare --pid` alone leaves the parent's there."""
+    """Whether /proc counts processes as this one does: `unshare --pid` alone leaves the parent's
+    there."""
     return _link("/proc/self") == str(os.getpid())
 
 

@@ -35,7 +35,7 @@ from trainables.metrics import (
     lpips_values,
 )
 from trainables.seen_prompts import seen_prompts
-from trainables.similarities import load_similarities
+from trainables.similarities import Similarity, load_similarities
 from trainables.subject import Subject, load_pixels
 
 LEAST_HELDOUT = 2
@@ -119,6 +119,36 @@ class Scorer:
         scores = Scores(image_rows=[{} for _ in pictures])
         self._add_further(scores, images, config, subject, resolution)
         self._add_groups(scores, config, subject, caption)
+        return scores
+
+    def score_photographs(self, subject: Subject, *, resolution: int, n_pictures: int) -> Scores:
+        """What the held-out photographs score in the place of pictures: LPIPS and similarities over all of them; FID and KID over
+        `n_pictures`, as many as are generated, in a fixed draw, because both depend on that number.
+
+        Raises:
+            EvaluationFailed: values that are not finite."""
+        train, heldout = self._reference(subject, resolution, "train"), self._reference(subject, resolution, "heldout")
+        images, n = heldout.images, len(heldout)
+        scores = Scores(counts={"n_images": n, "n_references": len(train), "n_heldout": n})
+        to_train = lpips_values(lpips_between(self.perceptual, images, train, self._references))
+        scores.add_mean("lpips", to_train.expected)
+        scores.add_mean("lpips_nearest", to_train.nearest)
+        scores.image_rows = [
+            {**row, "prompt": image.file_name, "seed": 0}
+            for row, image in zip(_rows_of_nearest(to_train, subject), subject.heldout, strict=True)
+        ]
+        if n < max(n_pictures, LEAST_IN_GROUP):
+            reason = f"it needs as many held-out photographs as a trial has pictures, {n_pictures}, and there are {n}"
+            scores.skipped |= {"fid": reason, "kid": reason}
+        else:
+            drawn = np.random.default_rng(STATISTICS_SEED).permutation(n)[:n_pictures]
+            self._add_distances(scores, self.pooled(images[np.sort(drawn)]), train, "")
+        for metric in self.further:
+            if metric.name == "clip_t":
+                scores.skipped["clip_t"] = "photographs have no prompts"
+                continue
+            found = metric.values(images, [""] * n, {"": train}, self._references)
+            self._add_similarity(scores, metric, found, subject)
         return scores
 
     def score_groups(
@@ -205,13 +235,16 @@ class Scorer:
             found = metric.values(images, prompts, sides, self._references)
             if metric.name not in found:
                 scores.skipped[metric.name] = "none of the training images has a value to compare with"
-            for name, values in found.items():
-                scores.add_mean(name, values)
-            scores.of_pictures |= {name: values for name, values in found.items() if name == metric.name}
-            scores.networks[metric.name] = network_and_word(metric.name, metric.network, subject.class_word)
-            for i, row in enumerate(scores.image_rows):
-                own = {name: float(values[i]) for name, values in found.items() if math.isfinite(values[i])}
-                row["further_metrics"] = {**row.get("further_metrics", {}), **own}
+            self._add_similarity(scores, metric, found, subject)
+
+    def _add_similarity(self, scores: Scores, metric: Similarity, found: Mapping[str, np.ndarray], subject: Subject) -> None:
+        for name, values in found.items():
+            scores.add_mean(name, values)
+        scores.of_pictures |= {name: values for name, values in found.items() if name == metric.name}
+        scores.networks[metric.name] = network_and_word(metric.name, metric.network, subject.class_word)
+        for i, row in enumerate(scores.image_rows):
+            own = {name: float(values[i]) for name, values in found.items() if math.isfinite(values[i])}
+            row["further_metrics"] = {**row.get("further_metrics", {}), **own}
 
     def _reference(self, subject: Subject, resolution: int, split: str) -> ReferenceImages:
         key = (subject.reference_digest, resolution, split)
@@ -252,17 +285,20 @@ def _distances(real: Tensor, fake: Tensor, rows: np.ndarray) -> dict[str, float]
 
 
 def _image_rows(pictures: Sequence[Picture], to_train: LpipsValues, subject: Subject) -> list[dict[str, Any]]:
+    rows = _rows_of_nearest(to_train, subject)
+    return [{"prompt": picture.prompt, "seed": picture.seed, **row} for picture, row in zip(pictures, rows, strict=True)]
+
+
+def _rows_of_nearest(to_train: LpipsValues, subject: Subject) -> list[dict[str, Any]]:
     names = [image.file_name for image in subject.train]
     return [
         {
-            "prompt": picture.prompt,
-            "seed": picture.seed,
             "lpips": float(to_train.expected[i]),
             "lpips_nearest": float(to_train.nearest[i]),
             "nearest_index": int(to_train.nearest_index[i]),
             "nearest_reference": names[int(to_train.nearest_index[i])],
         }
-        for i, picture in enumerate(pictures)
+        for i in range(len(to_train.expected))
     ]
 
 

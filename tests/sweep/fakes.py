@@ -40,6 +40,7 @@ class FakeSubject:
     reference_digest = "r"
     trigger = "J3NN13"
     caption_versions = ("v1", "v2")
+    heldout = ()
 
     def training_digest(self, version: str, *, masks: bool = False) -> str:
         return f"digest of {version}"
@@ -53,6 +54,9 @@ class FakeContent:
         return f"{model}+{vae}"
 
     digest_for_training = digest_for_pictures = model_digest
+
+    def resolution(self, model: str, vae: str | None) -> int:
+        return 64
 
     def require_model(self, model: str, vae: str | None) -> None:
         pass
@@ -238,6 +242,7 @@ def a_driver(*trials: Trial, n_trials: int = 10, now: bool = True, **rest: Any) 
         "started_now": {t.id for t in trials} if now else set(),
         "n_trials": n_trials,
         "controls": {"c"},
+        "photographs": set(),
         "metrics": {},
         "stopping": None,
         "stop_cause": None,

@@ -21,7 +21,8 @@ def folder(tmp_path):
 
 
 def fall_silent(folder: StudyFolder) -> None:
-    """As if the holder had slept: its lease is old, and it knows how long it has not refreshed it."""
+    """As if the holder had slept: its lease is old, and it knows how long it has not refreshed
+    it."""
     lease = folder.root / ".lease"
     os.utime(lease, (lease.stat().st_mtime - STALE_S - 1,) * 2)
 
@@ -41,21 +42,30 @@ def test_a_launch_that_slept_and_was_replaced_writes_nothing_and_says_who_has_th
                 lambda: log.end(FINISHED),
                 slept.require,
             ):
-                with pytest.raises(LeaseLostError, match=rf"process {os.getpid()} on .* has taken s over.*sweep watch s"):
+                with pytest.raises(
+                    LeaseLostError,
+                    match=rf"process {os.getpid()} on .* has taken s over.*sweep watch s",
+                ):
                     write()
             assert before == (folder.launches.read_text(), sorted(folder.root.rglob("*")))
             other.require()
         with pytest.raises(LeaseLostError, match="holds s no longer.*sweep resume s"):
             records.append_trial(trial_row(1))
-    assert folder.holder is None and [entry.id for entry in read_launches(folder.launches).entries] == ["slept", "other"]
+    assert folder.holder is None and [
+        entry.id for entry in read_launches(folder.launches).entries
+    ] == ["slept", "other"]
 
 
-def test_a_worker_writes_for_its_launch_only_while_that_has_the_lease_however_silent_its_driver_is(folder):
+def test_a_worker_writes_for_its_launch_only_while_that_has_the_lease_however_silent_its_driver_is(
+    folder,
+):
     with folder.held("slept"):
         folder.require_held_by("slept")
         fall_silent(folder)
         assert folder.holder is None
-        folder.require_held_by("slept")  # nobody has taken it: what is scored meanwhile is not thrown away
+        folder.require_held_by(
+            "slept"
+        )  # nobody has taken it: what is scored meanwhile is not thrown away
         with folder.held("other"):
             folder.require_held_by("other")
             with pytest.raises(LeaseLostError, match="has taken s over"):
@@ -68,7 +78,11 @@ def test_a_storage_that_does_not_answer_is_no_lost_lease(folder, monkeypatch):
     monkeypatch.setattr("trainables.storage.PATIENCE_S", 0.0)
     with folder.held("mine") as mine:
         read = leases._FileClaims.standing
-        monkeypatch.setattr(leases._FileClaims, "standing", lambda self, key, **_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        monkeypatch.setattr(
+            leases._FileClaims,
+            "standing",
+            lambda self, key, **_: (_ for _ in ()).throw(OSError(5, "Input/output error")),
+        )
         with pytest.raises(RecordsError, match="must be writable.*Input/output error"):
             mine.require()
         with pytest.raises(OSError, match="Input/output"):

@@ -1,4 +1,5 @@
-"""Optuna's journal as a view: whatever becomes of its file, the study goes on, and the file is whole again once it can be."""
+"""Optuna's journal as a view: whatever becomes of its file, the study goes on, and the file is
+whole again once it can be."""
 
 import errno
 import logging
@@ -26,7 +27,9 @@ def lines_of(caplog) -> list[str]:
 
 
 def searched(journal, study=None) -> list:
-    return run(Searcher(study or Study(name="s", space=SPACE, samples=6, study_seed=3), journal=journal))
+    return run(
+        Searcher(study or Study(name="s", space=SPACE, samples=6, study_seed=3), journal=journal)
+    )
 
 
 def remove(journal):
@@ -92,8 +95,12 @@ def test_the_journal_is_whole_again_once_it_can_be_written(tmp_path, clock, capl
 
 
 @pytest.mark.parametrize("failing", ["open", "write", "replace"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE])
-def test_an_append_that_is_refused_ends_nothing_and_is_said_once(tmp_path, clock, caplog, monkeypatch, failing, number):
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE]
+)
+def test_an_append_that_is_refused_ends_nothing_and_is_said_once(
+    tmp_path, clock, caplog, monkeypatch, failing, number
+):
     journal = tmp_path / "optuna.journal"
     undisturbed = searched(None)
     searcher = Searcher(Study(name="s", space=SPACE, samples=6, study_seed=3), journal=journal)
@@ -102,7 +109,11 @@ def test_an_append_that_is_refused_ends_nothing_and_is_said_once(tmp_path, clock
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    place = {"open": ("builtins.open", refuse), "write": ("sweep.journal.JournalView._write", refuse), "replace": ("os.replace", refuse)}
+    place = {
+        "open": ("builtins.open", refuse),
+        "write": ("sweep.journal.JournalView._write", refuse),
+        "replace": ("os.replace", refuse),
+    }
     if failing != "write":
         journal.unlink()  # so that it is written anew
     monkeypatch.setattr(*place[failing])
@@ -112,7 +123,9 @@ def test_an_append_that_is_refused_ends_nothing_and_is_said_once(tmp_path, clock
     assert os.strerror(number) in said and str(journal) in said and "the study goes on" in said
     clock.sleep(RETRY_S)
     assert [*first, *middle, *run(searcher)] == undisturbed
-    assert len(in_optuna(journal)) == 6 and [path.name for path in tmp_path.iterdir()] == ["optuna.journal"]
+    assert len(in_optuna(journal)) == 6 and [path.name for path in tmp_path.iterdir()] == [
+        "optuna.journal"
+    ]
 
 
 def test_a_damaged_or_foreign_journal_of_an_earlier_launch_is_replaced(tmp_path, caplog):
@@ -135,8 +148,16 @@ def test_optuna_reads_from_the_view_what_its_own_file_gives(tmp_path):
     view = optuna.storages.JournalStorage(JournalView(path))
     study = optuna.create_study(study_name="s", storage=view, direction="minimize")
     study.enqueue_trial({"x": 1.5}, user_attrs={"note": "é\n"})
-    study.optimize(lambda trial: trial.suggest_float("x", 0, 2) + trial.suggest_categorical("c", [0, 0.5]), n_trials=5)
-    own = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path))))
+    study.optimize(
+        lambda trial: trial.suggest_float("x", 0, 2) + trial.suggest_categorical("c", [0, 0.5]),
+        n_trials=5,
+    )
+    own = optuna.load_study(
+        study_name="s",
+        storage=optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(path))
+        ),
+    )
     assert own.trials == study.trials
 
 

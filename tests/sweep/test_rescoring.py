@@ -2,18 +2,23 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from analysis.load import load_study_records
+from analysis.tables import ranked_trials
 from sweep.cli import main
 from sweep.errors import RecordsError
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
+from sweep.messages import PHOTOGRAPHS
 from sweep.records import EVALUATIONS, IMAGES, METRIC_COLUMNS, Records, as_rows
 from sweep.rescoring import rescore
+from sweep.study import Epochs
 from tests.sweep.test_repeatability import launched, study  # noqa: F401  a fixture
 from tests.trainables.networks import write_clip, write_dinov2
 from trainables import evaluate
@@ -140,6 +145,42 @@ def test_captions_that_changed_since_cannot_say_what_was_seen(folder, capsys):
     before = as_rows(Records(folder.root).evaluations(), EVALUATIONS)
     assert main(["rescore", str(folder.root)]) == 2 and "captions that the study had" in capsys.readouterr().err
     assert as_rows(Records(folder.root).evaluations(), EVALUATIONS) == before
+
+
+@pytest.fixture
+def with_heldout(subject, tmp_path):
+    """The subject with two more photographs that are held out."""
+    folder = Path(shutil.copytree(subject, tmp_path / "with heldout"))
+    for i in (4, 5, 6, 7, 8):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    rows = [{"file_name": f"{i}.png", "split": "train" if i < 4 else "heldout"} for i in range(9)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_photographs_are_scored_once_by_a_launch_and_of_an_older_study_by_rescore(study, with_heldout, tmp_path, monkeypatch):  # noqa: F811
+    one = dataclasses.replace(study, subject=with_heldout, space={}, samples=None, rows=[{"rank": 2}], epochs=Epochs(max=1))
+    found = []
+    for name in ("new", "old"):
+        with monkeypatch.context() as patched:
+            if name == "old":  # an earlier version asked for none
+                patched.setattr(Keys, "photographs", lambda self, subscription: [])
+            driver, records = launched(one, tmp_path / name, max_concurrent=1)
+        made = StudyFolder(tmp_path / name, "s")
+        made.write_study(one, Keys(one).content_digests())
+        if name == "old":
+            assert not [row for row in as_rows(records.evaluations(), EVALUATIONS) if row["training_key"] == PHOTOGRAPHS]
+            assert main(["rescore", str(made.root)]) == 0
+        (row,) = [row for row in as_rows(Records(made.root).evaluations(), EVALUATIONS) if row["training_key"] == PHOTOGRAPHS]
+        found.append({k: v for k, v in row.items() if k not in ("created_at", "seconds_score", "seconds_generate")})
+        images = [image for image in as_rows(Records(made.root).images(), IMAGES) if image["evaluation_key"] == row["evaluation_key"]]
+        assert [image["prompt"] for image in images] == [f"{i}.png" for i in range(4, 9)] and row["n_images"] == 5
+        assert row["lpips"] == pytest.approx(np.mean([image["lpips"] for image in images]))
+        assert row["adapter_file"] == "your held-out photographs" and row["fid"] is not None  # as many as a trial has pictures
+        ranked = ranked_trials(load_study_records(made.root)).set_index("trial")
+        assert ranked.loc["your held-out photographs", "lpips"] == row["lpips"]
+        assert main(["rescore", str(made.root)]) == 0 and len(Records(made.root).evaluations()) == 3  # a rung, the control, the photographs
+    assert found[0] == found[1]
 
 
 def test_another_class_word_is_another_value_of_clip_t(folder, subject, tmp_path):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sweep.objective import Objective
 from sweep.searcher import COMPLETE, FAIL, PRUNED
-from sweep.summary import _print_ranking, front_lines, ranked_table, ranking, saved_text, sharing_text
+from sweep.summary import _print_ranking, front_lines, photograph_lines, ranked_table, ranking, saved_text, sharing_text
 from tests.sweep.fakes import a_driver, a_trial
 
 
@@ -28,6 +28,17 @@ def test_the_ranking_has_the_best_first_and_the_control_in_its_place():
     rows = ranking(driver, {"c": control, "of another subject": {**control, "lpips": 0.0, "fid": 0.0}})
     assert [row["trial"] for row in rows] == ["t0001", "no adapter", "t0000"]
     assert [row["rank"] for row in rows] == ["1", "", "2"]
+
+
+def test_photographs_stand_under_the_ranking_however_many_trials_there_are():
+    row = {"training_key": "photographs", "lpips": 0.25, "fid": None, "objective": None}
+    driver = a_driver(*(a_trial(i, COMPLETE, (3, 0.1 * i)) for i in range(3)), photographs={"p", "not scored"})
+    (line,) = photograph_lines(driver, {"p": row})
+    assert (line["trial"], line["lpips"], line["fid"], line["rank"]) == ("your held-out photographs", 0.25, None, "")
+    console = Console(file=io.StringIO(), width=140)
+    console.print(ranked_table([*ranking(driver, {}), line], n_rows=1))
+    text = console.file.getvalue()
+    assert "your held-out photographs" in text and "0.2500" in text and "t0002" not in text
 
 
 BACKBONES = {"perceptual_backbone": "embedded:perceptual", "pooled_backbone": "embedded:pooled"}

@@ -1,5 +1,6 @@
 """Evaluations together against alone, values against the definitions, failures that stay their own."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -191,3 +192,40 @@ def test_the_class_word_belongs_to_the_value_of_clip_t_alone(config, make_subjec
     assert len({scores.values["clip_t"] for scores in (person, dog, none)}) == 3
     assert person.values["clip_i"] == dog.values["clip_i"] and person.networks["clip_i"] == dog.networks["clip_i"]
     assert person.networks["clip_t"] == f"{none.networks['clip_t']}, class word 'person'" != dog.networks["clip_t"]
+
+
+def test_held_out_photographs_score_as_if_they_were_generated(evaluator, config, make_subject):
+    subject = make_subject(6, 9)
+    result = evaluator.score_photographs("it", subject, config)
+    heldout, train = load_pixels(subject.heldout, 64), load_pixels(subject.train, 64)
+    # By themselves, as pictures of nine seeds of one prompt, where FID is over all of them.
+    nine = replace(config, prompts=("{trigger}",), images_per_prompt=9)
+    as_pictures = evaluator.score(heldout, EvaluationRequest("x", None, nine, subject), resolution=64)
+    for name in ("lpips", "lpips_nearest"):
+        assert result.values[name] == pytest.approx(as_pictures.values[name], rel=1e-9)
+        assert result.facts["intervals"][name] == pytest.approx(as_pictures.intervals[name])
+    assert result.counts == {"n_images": 9, "n_references": 6, "n_heldout": 9} and result.images is None
+    assert [row["prompt"] for row in result.image_rows] == [image.file_name for image in subject.heldout]
+    # FID and KID over as many as a trial has pictures: the same draw each time, and one of the subsets of that size.
+    features, reference = evaluator.pooled(heldout), evaluator.pooled(train)
+    subsets = [frechet_distance(reference, features[list(rows)]) for rows in itertools.combinations(range(9), 6)]
+    assert min(abs(value - result.values["fid"]) for value in subsets) < 1e-6
+    assert result.facts["intervals"]["fid"][2] == result.facts["intervals"]["kid"][2] == 6
+    assert evaluator.score_photographs("it", subject, config).values == result.values
+    assert not [name for name in result.values if "heldout" in name or "seen" in name]
+
+
+def test_fewer_held_out_photographs_than_pictures_have_no_fid_and_say_why(evaluator, config, make_subject):
+    result = evaluator.score_photographs("it", make_subject(6, 5), config)
+    assert "fid" not in result.values and "kid" not in result.values and result.values["lpips"] > 0
+    assert result.facts["skipped"]["fid"] == "it needs as many held-out photographs as a trial has pictures, 6, and there are 5"
+
+
+def test_similarities_of_photographs_are_to_the_training_images(config, make_subject, tmp_path):
+    subject, folder = make_subject(5, 3), write_clip(tmp_path / "clip")
+    further = Evaluator(FrozenWork(), further=[f"clip_i={folder}", f"clip_t={folder}"])
+    result = further.score_photographs("it", subject, config)
+    three = replace(config, prompts=("{trigger}",), images_per_prompt=3)
+    wanted = further.score_further(load_pixels(subject.heldout, 64), EvaluationRequest("x", None, three, subject), resolution=64)
+    assert result.values["clip_i"] == pytest.approx(wanted.values["clip_i"]) and "clip_t" not in result.values
+    assert "no prompts" in result.facts["skipped"]["clip_t"]

@@ -1,4 +1,5 @@
-"""Whether another process has ended: known of the same boot and pid namespace only, and never by a number that was given again."""
+"""Whether another process has ended: known of the same boot and pid namespace only, and never by a
+number that was given again."""
 
 import json
 import os
@@ -13,7 +14,10 @@ from trainables.leases import STALE_S, Leases
 from trainables.processes import ProcessIdentity
 
 HERE = ProcessIdentity.of_this_process()
-linux = pytest.mark.skipif(not HERE.started, reason="this machine has no /proc, so no process can tell that another one has ended")
+linux = pytest.mark.skipif(
+    not HERE.started,
+    reason="this machine has no /proc, so no process can tell that another one has ended",
+)
 DEAD_PID = 2**22 + 1  # above every number that Linux gives
 
 
@@ -30,10 +34,15 @@ def identity_of(pid: int) -> ProcessIdentity:
 
 
 @linux
-def test_a_process_of_this_namespace_has_ended_when_it_is_gone_killed_or_its_number_is_anothers(child):
+def test_a_process_of_this_namespace_has_ended_when_it_is_gone_killed_or_its_number_is_anothers(
+    child,
+):
     living = identity_of(child.pid)
     assert not HERE.has_ended and not living.has_ended
-    assert replace(living, started=living.started - 1).has_ended and replace(HERE, pid=DEAD_PID).has_ended
+    assert (
+        replace(living, started=living.started - 1).has_ended
+        and replace(HERE, pid=DEAD_PID).has_ended
+    )
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie, which runs no more
     assert living.has_ended
@@ -43,13 +52,29 @@ def test_a_process_of_this_namespace_has_ended_when_it_is_gone_killed_or_its_num
 
 @pytest.mark.parametrize(
     "elsewhere",
-    [{"host": "another"}, {"boot": "another"}, {"namespace": "pid:[1]"}, {"boot": ""}, {"namespace": ""}, {"started": 0}],
+    [
+        {"host": "another"},
+        {"boot": "another"},
+        {"namespace": "pid:[1]"},
+        {"boot": ""},
+        {"namespace": ""},
+        {"started": 0},
+    ],
 )
 def test_nothing_is_concluded_of_a_process_whose_number_counts_elsewhere(elsewhere):
     assert not replace(HERE, pid=DEAD_PID, **elsewhere).has_ended
 
 
-@pytest.mark.parametrize("damaged", [{}, {"host": "h"}, {"host": "h", "pid": "x"}, {"host": "h", "pid": -1}, {"host": "h", "pid": 10**30}])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {},
+        {"host": "h"},
+        {"host": "h", "pid": "x"},
+        {"host": "h", "pid": -1},
+        {"host": "h", "pid": 10**30},
+    ],
+)
 def test_what_is_no_identity_is_refused(damaged):
     with pytest.raises((KeyError, TypeError, ValueError)):
         ProcessIdentity.from_json(damaged)
@@ -72,7 +97,15 @@ elif os.getpid() == {pid}:
 os._exit(0)
 """
 TRY = "import sys; from trainables.leases import Leases; print(Leases(sys.argv[1]).acquire('k'))"
-CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+CONTAINER = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+]
 
 
 def python(code: str, root, *, before: list[str] = []) -> list[str]:
@@ -80,7 +113,8 @@ def python(code: str, root, *, before: list[str] = []) -> list[str]:
 
 
 def in_a_container(code: str, root, *, mount_proc: bool = True) -> list[str]:
-    """`unshare` as far as this machine permits it: with a user namespace or, for root in a container, without one."""
+    """`unshare` as far as this machine permits it: with a user namespace or, for root in a
+    container, without one."""
     wanted = CONTAINER if mount_proc else CONTAINER[:-1]
     for before in (wanted, [word for word in wanted if word not in ("--user", "--map-root-user")]):
         try:
@@ -93,14 +127,24 @@ def in_a_container(code: str, root, *, mount_proc: bool = True) -> list[str]:
 
 @pytest.mark.parametrize("mount_proc", [True, False])
 def test_two_containers_on_one_hosts_network_do_not_take_each_others_lease(tmp_path, mount_proc):
-    number = next(pid for pid in range(20, 10_000) if not Path(f"/proc/{pid}").exists())  # of nobody outside
+    number = next(
+        pid for pid in range(20, 10_000) if not Path(f"/proc/{pid}").exists()
+    )  # of nobody outside
     code = HOLD_AS.format(pid=number)
-    holder = subprocess.Popen(in_a_container(code, tmp_path, mount_proc=mount_proc), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        in_a_container(code, tmp_path, mount_proc=mount_proc),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert holder.stdout.readline().split() == ["True", str(number)]
         other = in_a_container(TRY, tmp_path, mount_proc=mount_proc)
         for rival in (python(TRY, tmp_path), other):
-            assert subprocess.run(rival, capture_output=True, text=True, timeout=60).stdout.strip() == "False"
+            assert (
+                subprocess.run(rival, capture_output=True, text=True, timeout=60).stdout.strip()
+                == "False"
+            )
     finally:
         holder.stdin.close()
         holder.wait(timeout=20)
@@ -115,7 +159,11 @@ def test_a_lease_whose_number_another_process_has_now_is_free_at_once(tmp_path):
     Leases(tmp_path).acquire("k")
     lease = tmp_path / "k" / ".lease"
     claim = json.loads(lease.read_text())
-    lease.write_text(json.dumps({**claim, "token": "another", "pid": os.getppid(), "started": claim["started"] - 1}))
+    lease.write_text(
+        json.dumps(
+            {**claim, "token": "another", "pid": os.getppid(), "started": claim["started"] - 1}
+        )
+    )
     assert Leases(tmp_path).acquire("k")
 
 
