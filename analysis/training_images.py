@@ -49,7 +49,9 @@ class TrainingImages:
         if self._compared is None:
             names, rows = [], []
             for name, file in self._of_training():
-                if (small := _small(file)) is None:  # `sweep check` tells of it; here it is nearest to nothing
+                if (
+                    small := _small(file)
+                ) is None:  # `sweep check` tells of it; here it is nearest to nothing
                     continue
                 rows.append(small)
                 names.append(name)
@@ -65,10 +67,17 @@ class TrainingImages:
         held_out = _held_out_in(self._folder)
         for file in sorted(self._folder.rglob("*")):
             name = file.relative_to(self._folder)
-            is_image = file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.lower().endswith(".mask")
+            is_image = file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.lower().endswith(
+                ".mask"
+            )
             is_hidden = any(part.startswith((".", "@ea")) for part in name.parts)
             folders = {part.lower() for part in name.parts[:-1]}
-            if is_image and not is_hidden and name.as_posix() not in held_out and not folders & set(HELD_OUT_FOLDERS):
+            if (
+                is_image
+                and not is_hidden
+                and name.as_posix() not in held_out
+                and not folders & set(HELD_OUT_FOLDERS)
+            ):
                 yield name.as_posix(), file
 
 
@@ -83,7 +92,7 @@ def _held_out_in(folder: Path) -> set[str]:
 
 
 def _small(file: Path) -> np.ndarray | None:  # (3 * 32 * 32,), 0 to 1
-    """None where it cannot be read: Pillow raises OSError, SyntaxError, ValueError, struct.error ..."""
+    """None where it cannot be read; Pillow raises OSError, SyntaxError, ValueError, struct.error."""
     try:
         with file.open("rb") as opened, Image.open(opened) as image:
             # A JPEG is read at a fraction of its size.

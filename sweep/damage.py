@@ -70,6 +70,12 @@ class Checkup:
     damages: tuple[Damage, ...]
     n_bytes_unread: int = 0
 
+    def still_in(self, now: Checkup) -> Checkup:
+        """Of this damage, what is found now, too."""
+        found = set(now.damages)
+        left = tuple(damage for damage in self.damages if damage in found)
+        return Checkup(left, now.n_bytes_unread)
+
 
 def check_study(folder: StudyFolder, *, most_bytes: int | None = None) -> Checkup:
     """Look at all that the study has. `most_bytes`: of adapters, states and pictures; beyond it only whether they are there.

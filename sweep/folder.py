@@ -29,7 +29,15 @@ from sweep.errors import LeaseLostError, RecordsError, StudyError
 from sweep.record_files import write_atomically
 from sweep.study import Study
 from trainables.leases import STALE_S, Holder, Leases
-from trainables.storage import Place, StorePath, folders_in, patiently, place, reason_of, require_plain_name
+from trainables.storage import (
+    Place,
+    StorePath,
+    folders_in,
+    patiently,
+    place,
+    reason_of,
+    require_plain_name,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +111,8 @@ class StudyFolder:
         """For the other processes of a launch, which do not hold its lease themselves.
 
         Raises:
-            LeaseLostError: the lease is not that launch's any more.  RecordsError: the storage does not answer."""
+            LeaseLostError: the lease is not that launch's any more.
+            RecordsError: the storage does not answer."""
         claimants = self._answered(lambda: Leases(self.storage).claimants(self.root.name))
         if not any(claimant.note.get("launch") == launch for claimant in claimants):
             raise self.lease_lost()
@@ -111,10 +120,15 @@ class StudyFolder:
     def lease_lost(self) -> LeaseLostError:
         """What to say where another process has the study now, or had it meanwhile."""
         name, holder = self.root.name, self.holder
-        who = f"process {holder.pid} on {holder.host} has taken {name} over" if holder else f"this one holds {name} no longer"
-        way_out = f"`sweep watch {name}` shows the other one" if holder else f"`sweep resume {name}` goes on where the records stop"
+        if holder:
+            who = f"process {holder.pid} on {holder.host} has taken {name} over"
+            way_out = f"`sweep watch {name}` shows the other one"
+        else:
+            who = f"this one holds {name} no longer"
+            way_out = f"`sweep resume {name}` goes on where the records stop"
         return LeaseLostError(
-            f"A study has one launch at a time, and one that is silent for {STALE_S:.0f} s may be replaced: {who}. "
+            "A study has one launch at a time, and one that is silent for "
+            f"{STALE_S:.0f} s may be replaced: {who}. "
             f"This one writes nothing more, and nothing recorded is lost: {way_out}."
         )
 
@@ -202,7 +216,8 @@ class StudyFolder:
 
 
 def live_studies(storage: Place, *, but: str = "") -> list[str]:
-    """The studies that a process holds now, by name, whether they have records yet or not. `but`: left out."""
+    """The studies that a process holds now, by name, whether they have records yet or not.
+    `but`: left out."""
     leases = Leases(storage)
     names = [path.name for path in folders_in(storage) if path.name not in (ADAPTERS, but)]
     return [name for name in names if leases.holder(name) is not None]
@@ -210,19 +225,25 @@ def live_studies(storage: Place, *, but: str = "") -> list[str]:
 
 @contextmanager
 def removing(storage: Place) -> Iterator[None]:
-    """Keep launches from beginning while adapters of the storage are removed: what one will read is not in its records yet.
+    """Keep launches from beginning while adapters of the storage are removed: what one will read
+    is not in its records yet.
 
-    Each side takes its lease first and looks for the other's then, so that at least one sees the other. Ask for `live_studies` inside.
+    Each side takes its lease first and looks for the other's then, so that at least one sees the
+    other. Ask for `live_studies` inside.
 
     Raises:
-        StudyError: another process is removing files there.  RecordsError: the storage cannot be written."""
+        StudyError: another process is removing files there.
+        RecordsError: the storage cannot be written."""
     lease = Leases(storage)
     try:
         mine = lease.acquire(ADAPTERS)
     except OSError as error:
         raise _unwritable(storage / ADAPTERS, error) from error
     if not mine:
-        raise StudyError(f"Files of a storage are removed by one process at a time, but {_remover_text(storage)} removes some of {storage}. Wait for it.")
+        raise StudyError(
+            "Files of a storage are removed by one process at a time, but "
+            f"{_remover_text(storage)} removes some of {storage}. Wait for it."
+        )
     try:
         yield
     finally:
@@ -234,9 +255,13 @@ def _wait_for_removal(storage: Place) -> None:
         if Leases(storage).holder(ADAPTERS) is None:
             return
         if attempt == 0:
-            logger.warning(f"waiting for {_remover_text(storage)}, which removes what no study of {storage} needs")
+            remover = _remover_text(storage)
+            logger.warning(f"waiting for {remover}, which removes what no study of {storage} needs")
         sleep(REMOVAL_POLL_S)
-    raise StudyError(f"A study begins when nothing is being removed from its storage, but {_remover_text(storage)} still does. Try again later.")
+    raise StudyError(
+        "A study begins when nothing is being removed from its storage, but "
+        f"{_remover_text(storage)} still does. Try again later."
+    )
 
 
 def _remover_text(storage: Place) -> str:
@@ -245,7 +270,8 @@ def _remover_text(storage: Place) -> str:
 
 
 class Hold:
-    """The right to write into a study's folder, which the process that entered `held` has until another takes the study over."""
+    """The right to write into a study's folder, which the process that entered `held` has until
+    another takes the study over."""
 
     def __init__(self, folder: StudyFolder, leases: Leases) -> None:
         self._folder, self._leases = folder, leases
@@ -261,7 +287,8 @@ class Hold:
         """To be called before anything is written.
 
         Raises:
-            LeaseLostError: another process has the study.  RecordsError: the storage does not answer."""
+            LeaseLostError: another process has the study.
+            RecordsError: the storage does not answer."""
         if (lost := self._folder._answered(self.loss)) is not None:
             raise lost
 

@@ -104,7 +104,8 @@ def _next_commands(subject_dir: Path, versions: Sequence[str]) -> tuple[str, str
     name = _free_name(subject_dir.resolve().name)
     subject = shlex.quote(str(subject_dir))
     sets = f"--set {shlex.quote(f'subject={subject_dir}')} --set model={model}"
-    sets += f" --set {shlex.quote('space.caption=' + ','.join(versions))}"
+    plain = [version for version in versions if re.fullmatch(r"[\w.-]+", version)]
+    sets += f" --set space.caption={','.join(plain)}"
     return (
         f"python -m sweep check {subject} --model {model}",
         f"python -m sweep launch {shlex.quote(str(study))} --name {name} {sets}",

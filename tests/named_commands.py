@@ -20,7 +20,6 @@ ROOMS = ("sweep", "trainables", "analysis")
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
-    "CHANGELOG.md",
     *sorted(str(f.relative_to(ROOT)) for f in (ROOT / "docs").glob("*.md")),
 )
 

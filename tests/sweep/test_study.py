@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -572,3 +573,15 @@ def test_a_study_file_in_an_old_encoding_is_one_line_with_the_way_out(tmp_path):
         StudyError, match=r"readable as UTF-8 text, but .*mine\.py is not.*Save it as UTF-8"
     ):
         load_study(tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(
+    "file", sorted(path.name for path in (REPOSITORY / "search_spaces").glob("*.py"))
+)
+def test_every_shipped_study_runs_on_a_subject_without_captions_by_the_way_out_that_it_names(file):
+    path = REPOSITORY / "search_spaces" / file
+    try:
+        load_study(path).require_captions(["v1"])
+    except StudyError as error:
+        way_out = re.search(r"Use --set (\S+)=(\S+),", str(error))
+        load_study(path, {way_out[1]: way_out[2]}).require_captions(["v1"])

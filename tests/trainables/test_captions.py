@@ -153,3 +153,31 @@ def test_an_image_outside_of_kohyas_folders_is_named_before_a_list_would_have_to
 def test_the_built_in_subject_is_not_written_to():
     with pytest.raises(SubjectError, match="Copy its folder"):
         caption_subject("embedded:subject", ["v3"], replace=True)
+
+
+@pytest.mark.parametrize(
+    "caption, simplified, said",
+    [
+        (
+            "zq7kx, zq7kx in a red hat, smile",
+            "zq7kx in a red hat, smile",
+            "zq7kx in a red hat is smiling",
+        ),
+        (
+            "zq7kx\nsmile,  red\ttop\nclose-up",
+            "zq7kx, smile, close-up",
+            "a close-up of zq7kx smiling wearing a red top",
+        ),
+        ("ZQ7KX, zq7kx, smile", "ZQ7KX, smile", "ZQ7KX is smiling"),
+        (
+            "zq7kx woman, zq7kx on a beach, smile",
+            "zq7kx woman, on a beach, smile",
+            "zq7kx woman is smiling, on a beach",
+        ),
+        ("smile\n\n,\n", "zq7kx, smile", "zq7kx is smiling"),
+        ("zq7kx2, smile", "zq7kx, zq7kx2, smile", "zq7kx is smiling, zq7kx2"),
+    ],
+)
+def test_tags_on_several_lines_and_beside_a_second_trigger_are_not_lost(caption, simplified, said):
+    assert simplified_tags(caption, "zq7kx") == simplified
+    assert sentence(caption, "zq7kx") == said

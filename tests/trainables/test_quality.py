@@ -1,5 +1,6 @@
 """Sharpness and exposure of pictures whose numbers are known beforehand."""
 
+import io
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tests.trainables.scenes import scene
-from trainables.quality import exposure, face_counter, sharpness
+from trainables.quality import detail, exposure, face_counter, sharpness
 
 
 def test_sharpness_is_the_variance_of_the_laplacian_of_a_checkerboard():
@@ -44,3 +45,35 @@ def test_a_plain_picture_has_no_face():
     if count is None:
         pytest.skip(why_not)
     assert count(Image.new("RGB", (256, 256), "grey")) == 0
+
+
+def saved(image: Image.Image, form: str = "JPEG", **options) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    with Image.open(file) as opened:
+        return opened.convert("RGB")
+
+
+@pytest.mark.parametrize("size", [(256, 256), (640, 480), (1000, 700)])
+def test_the_edges_of_a_compressed_pictures_blocks_are_not_sharpness(size):
+    blurred = scene(0, size=size).filter(ImageFilter.GaussianBlur(size[1] / 60))
+    assert sharpness(blurred) < 30
+    assert sharpness(saved(blurred, quality=10)) < 30 and sharpness(saved(blurred, quality=3)) < 30
+
+
+def test_detail_counts_the_frequencies_of_blocks():
+    # A cosine of one frequency is one coefficient beside the mean; a plain picture has only its mean.
+    x = np.arange(64)
+    wave = 20 * np.cos((2 * x + 1) * 3 * np.pi / 16)
+    picture = Image.fromarray(np.rint(128 + np.add.outer(wave * 0, wave)).astype(np.uint8))
+    assert detail(picture) == 2 and detail(Image.new("L", (64, 64), 90)) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_detail_falls_with_compression_and_no_format_brings_it_back(seed):
+    picture = scene(seed, size=(320, 240))
+    by_quality = [detail(saved(picture, quality=quality)) for quality in (95, 85, 75, 60, 40, 20)]
+    assert detail(picture) > by_quality[0] and sorted(by_quality, reverse=True) == by_quality
+    worn = saved(picture, quality=60)
+    for again in (saved(worn, "PNG"), saved(worn, quality=95), saved(worn, "WEBP", lossless=True)):
+        assert detail(again) == pytest.approx(by_quality[3], rel=0.05)

@@ -568,10 +568,14 @@ def test_a_name_that_no_file_can_have_is_a_missing_one(name: str, root: Path) ->
     assert any("which is missing" in line for line in found.problems)
 
 
-def test_a_name_that_records_cannot_hold_is_refused_and_prepared(folder: Path, tmp_path: Path) -> None:
+def test_a_name_that_records_cannot_hold_is_refused_and_prepared(
+    folder: Path, tmp_path: Path
+) -> None:
     save_as(folder / "plain.png")
     (folder / "plain.png").rename(folder / os.fsdecode(b"n\xe9.png"))
-    with pytest.raises(SubjectError, match=r"must be UTF-8 text, but .*mine has n\\xe9\.png\. Rename") as refused:
+    with pytest.raises(
+        SubjectError, match=r"must be UTF-8 text, but .*mine has n\\xe9\.png\. Rename"
+    ) as refused:
         load_subject(folder)
     str(refused.value).encode()
     prepare_subject(folder, tmp_path / "s", Preparation(trigger="J3NN13", size_pixels=64))
