@@ -87,8 +87,8 @@ def order_note(importances: pd.DataFrame) -> str | None:
     if not alike:
         return None
     return (
-        f"{known['n'].iloc[0]} trials are too few to order these: {'; '.join(alike)}. Intervals are of "
-        "importances of resampled trials."
+        f"{known['n'].iloc[0]} trials are too few to order these: {'; '.join(alike)}. "
+        "Intervals are of importances of resampled trials."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from analysis.text import print_frame, texts_of
+from analysis.text import in_words, print_frame, texts_of
 from sweep.records import RecordsError
 
 FORMATS = ("text", "csv", "markdown", "latex", "parquet")
@@ -35,6 +35,7 @@ def write_frame(frame: pd.DataFrame, title: str, *, format: str, out: Path | Non
 
     Raises:
         RecordsError: the file cannot be written."""
+    frame = frame if format in ("csv", "parquet") else in_words(frame)
     if out is None and format == "text":
         print_frame(frame, title, Console())
     elif out is None:

@@ -40,13 +40,13 @@ function curves(all, top, label) {
     if (own.length) svg.append(s("polyline", {class: "curve" + is, points: own.map(([a, b]) => `${x(a)},${y(b)}`).join(" ")}));
     own.forEach(([a, b], i) => {
       svg.append(mark(s("circle", {class: "dot" + is, cx: x(a), cy: y(b), r: is ? 4.5 : 3}), `${trial.trial}, epoch ${a}: ${number(b, 4)}\n${settings(trial)}`, trial.trial));
-      if (trial.state === "PRUNED" && i === own.length - 1) svg.append(s("path", {class: "stop", d: `M${x(a) - 5} ${y(b) - 5}l10 10m0 -10l-10 10`, "pointer-events": "none"}));
+      if (trial.state === "stopped early" && i === own.length - 1) svg.append(s("path", {class: "stop", d: `M${x(a) - 5} ${y(b) - 5}l10 10m0 -10l-10 10`, "pointer-events": "none"}));
     });
   }
   return enterable(svg);
 }
 function scatter(trials, xKey, yKey) {
-  const own = trials.filter(trial => known(trial[xKey]) && known(trial[yKey]) && trial.state !== "FAIL");
+  const own = trials.filter(trial => known(trial[xKey]) && known(trial[yKey]) && trial.state !== "failed");
   if (own.length < 2) return null;
   const x = scale(own.map(t => t[xKey]), L + 8, R - 8), y = scale(own.map(t => t[yKey]), B, T + 8);
   const names = [xKey, yKey].map(key => metricOf(key).name);

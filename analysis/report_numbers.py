@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from analysis.report_pictures import ReportPictures
 from analysis.selection import best_set
 from analysis.tables import ranked_trials
 from analysis.text import caption_of, notes_of
-from sweep.records import SIMILARITIES, RecordsError, more_is_better
+from sweep.records import NO_ADAPTER, SIMILARITIES, RecordsError, more_is_better, state_word
 
 TABLE_METRICS = ("objective", "lpips", "fid", "kid", "diversity", "lpips_nearest", *SIMILARITIES)
 N_RIVALS = 10
@@ -56,7 +57,7 @@ def report_numbers(records: StudyRecords, *, seed: int = 0, thumbnails: Thumbnai
                 _metric(key) for key in TABLE_METRICS if key in ranked and ranked[key].notna().any()
             ],
             "n_trials": len(records.trials),
-            "counts": records.trials["state"].value_counts().to_dict(),
+            "counts": _counts(records),
             "best": trials[int(best.index[0])]["trial"] if len(best) else None,
             "axes": axes,
             "cannot_tell": _cannot_tell(ranked, records),
@@ -138,11 +139,12 @@ def _trial(
     """The row of a trial as the page wants it: `rungs` are [epoch, objective, image set], `at` its level on each of the axes."""
     ends = [f"{metric}_{end}" for metric in TABLE_METRICS for end in ("low", "high")]
     values = {name: row.get(name) for name in (*TABLE_METRICS, *ends, "lpips_seen", "lpips_unseen", "n_images", "n_copies")}
-    words = {name: row.get(name) for name in ("lpips_band", "fid_band", "state", "reason", "training_key")}
+    words = {name: row.get(name) for name in ("lpips_band", "fid_band", "reason", "training_key")}
+    words["state"] = row["state_word"]
     own = ("rank_number", "best_epoch", "epochs", "vs_baseline", "vs_baseline_low", "vs_baseline_high", "vs_baseline_n", "n_train_seeds")
     configuration = {name: row[name] for name in _given_names(records)}
     is_baseline = row.get("label.baseline") is True
-    trial = row["trial"] if not row["is_control"] else f"control {row['evaluation_key'][:6]}"
+    trial = row["trial"] if not row["is_control"] else f"{NO_ADAPTER} {row['evaluation_key'][:6]}"
     keys = row["evaluation_keys"] if isinstance(row["evaluation_keys"], tuple) else ()
     found = {
         "trial": trial,
@@ -185,6 +187,12 @@ def _given_by_trial(records: StudyRecords) -> dict[str, dict[str, Any]]:
         row.pop("trial"): {name: value for name, value in row.items() if isinstance(value, (list, dict)) or not pd.isna(value)}
         for row in columns.to_dict("records")
     }
+
+
+def _counts(records: StudyRecords) -> dict[str, int]:
+    """The trials by how they are called."""
+    states = zip(records.trials["state"], records.trials["cause"], strict=True)
+    return dict(Counter(state_word(state, cause) for state, cause in states))
 
 
 def _rungs_by_trial(records: StudyRecords) -> dict[str, list[list[Any]]]:

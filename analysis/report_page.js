@@ -80,12 +80,12 @@ function ranked() {
   const columns = [
     {key: "rank_number", name: "#", number: true, of: t => t.rank_number}, {key: "trial", name: "trial", of: t => t.trial},
     ...measured.slice(0, 3), ...data.parameters.map(name => ({key: name, name: nameOf(name), of: t => t.configuration[name]})),
-    {key: "best_epoch", name: "best epoch", number: true, of: t => t.best_epoch}, {key: "state", name: "state", of: t => t.state.toLowerCase()},
+    {key: "best_epoch", name: "best epoch", number: true, of: t => t.best_epoch}, {key: "state", name: "state", of: t => t.state},
     ...measured.slice(3)];
   let by = columns[0], down = false, most = MOST_ROWS;
   const more = h("button", {class: "button", type: "button", id: "more", on: {click: () => { most = Infinity; draw(); }}});
   const body = h("tbody"), heads = columns.map(column => h("th", {scope: "col", class: column.number ? "number" : null}, h("button", {type: "button", text: column.name, on: {click: () => { down = by === column ? !down : Boolean(column.descends); by = column; draw(); }}})));
-  const search = h("input", {type: "search", id: "filter", placeholder: "e.g. v2 rank=16 -pruned", "aria-label": "Filter trials by words; name=value for one parameter; -word leaves out", on: {input: draw}});
+  const search = h("input", {type: "search", id: "filter", placeholder: "e.g. v2 rank=16 -stopped", "aria-label": "Filter trials by words; name=value for one parameter; -word leaves out", on: {input: draw}});
   const count = h("span", {class: "quiet", role: "status", id: "shown"});
   function passes(trial) {
     const text = [trial.trial, trial.state, trial.is_baseline ? "baseline" : "", settings(trial), trial.reason].join(" ").toLowerCase();
@@ -137,7 +137,7 @@ function open(name) {
   const close = h("button", {class: "button", type: "button", text: "Close", on: {click: () => dialog.close()}});
   const chart = trial.is_trial ? curves(data.trials.filter(t => t.is_trial), name, `Learning curve of ${name} among all`) : null;
   dialog.replaceChildren(h("div", {class: "inside"},
-    h("div", {class: "top-line"}, h("div", {}, h("h2", {id: "trial-name", text: known(trial.rank_number) ? `${name}, rank ${trial.rank_number}` : name}), quiet(`${trial.state.toLowerCase()}${trial.reason ? ": " + trial.reason : ""}`)), close),
+    h("div", {class: "top-line"}, h("div", {}, h("h2", {id: "trial-name", text: known(trial.rank_number) ? `${name}, rank ${trial.rank_number}` : name}), quiet(`${trial.state}${trial.reason ? ": " + trial.reason : ""}`)), close),
     h("ul", {class: "settings"}, data.parameters.filter(p => known(trial.configuration[p])).map(p => h("li", {}, h("span", {text: nameOf(p) + " "}), setting(trial.configuration[p])))),
     h("table", {}, h("tbody", {}, facts.map(([key, value]) => row(key, value)))),
     pictures.length ? [h("h3", {text: "Pictures" + (pictures.some(picture => known(picture.reference?.at)) ? ", each beside its nearest training image" : "")}), quiet(of > pictures.length ? `${pictures.length} of ${of}; the others are in the study's folder.` : `All ${of}.`), h("div", {class: "pairs"}, pictures.map(pair))] : null,

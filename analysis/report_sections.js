@@ -5,9 +5,9 @@ function whichWay(metrics) {
   return higher.length ? `Lower is better; of ${higher.join(", ")}, higher is.` : "Lower is better.";
 }
 function headline() {
-  const best = byName.get(data.best), state = Object.entries(data.counts).map(([name, n]) => `${n} ${name.toLowerCase()}`).join(", ");
+  const best = byName.get(data.best), state = Object.entries(data.counts).map(([name, n]) => `${n} ${name}`).join(", ");
   document.getElementById("counts").textContent = data.n_trials ? `${data.n_trials} trials (${state}), ${data.n_images} pictures` : "No trials yet";
-  if (!best) return section("best", "Best configuration", h("p", {text: !data.n_trials ? "This study has no trials yet. Launch it, and make the report again." : data.counts.RUNNING ? "No trial has been scored yet. Make the report again when one has." : "No trial could be scored. Why stands under Failures."}));
+  if (!best) return section("best", "Best configuration", h("p", {text: !data.n_trials ? "This study has no trials yet. Launch it, and make the report again." : data.counts.running ? "No trial has been scored yet. Make the report again when one has." : "No trial could be scored. Why stands under Failures."}));
   const facts = data.metrics.slice(0, 4).map(m => [h("dt", {text: m.name}), h("dd", {}, metric(best, m.key), interval(best, m.key) ? h("small", {text: interval(best, m.key)}) : null)]);
   const against = best.vs_baseline_n ? `Against the baseline its LPIPS is ${number(Math.abs(best.vs_baseline), 3)} ${best.vs_baseline < 0 ? "closer to" : "further from"} the subject (95 % of the difference: ${number(best.vs_baseline_low, 3)} to ${number(best.vs_baseline_high, 3)}; ${best.vs_baseline_n} pairs of the same prompt and noise).` : null;
   section("best", "Best configuration", h("div", {class: "lead"},
@@ -33,7 +33,7 @@ function learning() {
   const chart = curves(data.trials.filter(t => t.is_trial), data.best, "Learning curves"), trade = scatter(data.trials, "lpips", "fid");
   if (!chart && !trade) return;
   section("curves", "Learning curves", quiet("Blue is the best trial. A cross marks where a trial was stopped early. Open a point to see its trial." + (adapted.length > MOST_CURVES ? ` Curves of the first ${MOST_CURVES} in rank.` : "")),
-    h("div", {class: "charts"}, chart, trade ? h("div", {}, trade, quiet("The dashed line joins what no other trial beats in both. A square is a control without an adapter.")) : null));
+    h("div", {class: "charts"}, chart, trade ? h("div", {}, trade, quiet("The dashed line joins what no other trial beats in both. A square is no adapter.")) : null));
 }
 function mattered() {
   const importance = data.importances.filter(row => known(row.importance)), groups = Map.groupBy ? [...Map.groupBy(data.effects, row => row.parameter).values()] : Object.values(data.effects.reduce((all, row) => ((all[row.parameter] ||= []).push(row), all), {}));

@@ -142,7 +142,11 @@ def _place_of(records: StudyRecords, trials: pd.DataFrame, reference: str | None
         marked = trials["label.baseline"].eq(True) if "label.baseline" in trials else pd.Series(False, index=trials.index)
         why = f"no trial of {records.name} with pictures is labelled baseline"
     else:
-        marked, why = trials["trial"].eq(reference), f"{records.name} has no trial {reference} with pictures"
+        stands_for = trials["equal_trials"].map(lambda names: reference in names)
+        marked, why = (
+            trials["trial"].eq(reference) | stands_for,
+            f"{records.name} has no trial {reference} with pictures",
+        )
     if not marked.any():
         raise RecordsError(f"Trials are compared with the baseline or with one that is named, but {why}. Name one, e.g. --with t0000.")
     return int(marked.to_numpy().argmax())

@@ -14,7 +14,13 @@ from analysis.image_values import image_values
 from analysis.joint import joint_differences, joint_means, joint_recorded
 from analysis.load import CONTROL, FAILED, StudyRecords
 from analysis.stats import mean_interval
-from sweep.records import EVALUATIONS, METRIC_COLUMNS, best_of, more_is_better
+from sweep.records import (
+    EVALUATIONS,
+    METRIC_COLUMNS,
+    best_of,
+    more_is_better,
+    state_word,
+)
 
 METRICS = METRIC_COLUMNS
 COUNTS = ("n_images", "n_references", "n_heldout", "n_seen", "n_unseen", "n_copies", "copy_threshold")
@@ -96,16 +102,49 @@ def _grouped_by(records: StudyRecords, by: tuple[str, ...], value: str) -> pd.Da
 
 
 def best_evaluations(records: StudyRecords) -> pd.DataFrame:
-    """One row per trial, with the evaluations of its best rung, one per training seed, and their means; trials without one keep
-    missing metrics."""
+    """One row per trial, with the evaluations of its best rung, one per training seed, and their
+    means;
+    trials without one keep missing metrics.
+
+    Of trials with equal configurations, which are one adapter, only the best is there:
+    `equal_trials`
+    names the others (a tuple), and the baseline stays marked. `state_word` is how a person reads
+    `state`."""
     rungs = records.rungs.rename(columns={"epoch": "best_epoch"})[["trial", "best_epoch", "evaluation_keys"]]
     rungs = rungs.astype({"best_epoch": "Int64"}).drop_duplicates(["trial", "best_epoch"], keep="last")
     own = ["best_epoch", "epochs", "objective", "reason", "training_key"]
     columns = ["trial", "number", "state", *records.parameters, *records.labels, *own]
     spread = records.trials["seed_objectives"].map(lambda values: float(np.std(values, ddof=1)) if values else math.nan)
-    joined = records.trials[columns].assign(objective_spread=spread.astype(float)).merge(rungs, on=["trial", "best_epoch"], how="left")
+    words = [
+        state_word(state, cause)
+        for state, cause in zip(records.trials["state"], records.trials["cause"], strict=True)
+    ]
+    known = records.trials[columns].assign(objective_spread=spread.astype(float), state_word=words)
+    joined = _one_of_each(known, records).merge(rungs, on=["trial", "best_epoch"], how="left")
     measured = _means_over_seeds(joined.dropna(subset=["evaluation_keys"]), records)
     return joined.join(measured, on="trial").assign(is_control=False, is_file=False)
+
+
+def _one_of_each(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
+    """The trials without those that repeat the training, configuration and labels of a better
+    one."""
+    labels = [name for name in records.labels if name != "label.baseline"]
+    texts = trials[["training_key", *records.parameters, *labels]].astype(object).map(str)
+    has_score = (
+        trials["objective"].notna() & trials["state"].ne(FAILED) & trials["training_key"].notna()
+    )
+    own = pd.Series([tuple(row) for row in texts.to_numpy()], index=trials.index, dtype=object)
+    own = own.where(has_score, trials["trial"])
+    ranked = trials.assign(own=own).sort_values(["objective", "number"], kind="stable")
+    others = ranked.groupby("own", sort=False)["trial"].agg(lambda names: tuple(names)[1:])
+    kept = ranked.drop_duplicates("own").sort_index()
+    kept = kept.assign(equal_trials=kept["own"].map(others))
+    if "label.baseline" in kept:
+        marked = ranked.loc[ranked["label.baseline"].eq(True), "own"]
+        kept = kept.assign(
+            **{"label.baseline": kept["label.baseline"].mask(kept["own"].isin(marked), True)}
+        )
+    return kept.drop(columns="own").reset_index(drop=True)
 
 
 def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:
@@ -128,13 +167,21 @@ def _means_over_seeds(trials: pd.DataFrame, records: StudyRecords) -> pd.DataFra
 def _controls(records: StudyRecords) -> pd.DataFrame:
     """One row per evaluation without an adapter, its evaluation values in the columns of the parameters."""
     controls = records.evaluations[records.evaluations["training_key"] == CONTROL]
-    return _without_a_trial(controls, records).assign(trial="control", state="CONTROL", is_control=True, is_file=False)
+    return _without_a_trial(controls, records).assign(
+        trial="control", state="CONTROL", state_word="-", is_control=True, is_file=False
+    )
 
 
 def _files(records: StudyRecords) -> pd.DataFrame:
     """One row per evaluation of an adapter file that the study did not train, named after the file."""
     files = records.evaluations[records.evaluations["adapter_file"].notna()]
-    return _without_a_trial(files, records).assign(trial=list(files["adapter_file"]), state="FILE", is_control=False, is_file=True)
+    return _without_a_trial(files, records).assign(
+        trial=list(files["adapter_file"]),
+        state="FILE",
+        state_word="file",
+        is_control=False,
+        is_file=True,
+    )
 
 
 def _without_a_trial(evaluations: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:

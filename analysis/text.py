@@ -16,9 +16,12 @@ from analysis.pareto import front_notes
 from analysis.photographs import photograph_notes
 from analysis.prompt_groups import label_notes
 from analysis.stats import Interval
+from sweep.records import NO_ADAPTER
 
 NARROW = ("#", "trial", "state", "configuration", "epoch", "objective", "lpips", "fid")
 """What is left where a terminal is too narrow for every parameter and metric in a column of its own."""
+
+MOST_NOTES = 5
 
 MOST_ROWS = 100
 """More would scroll away."""
@@ -79,6 +82,14 @@ def caption_of(ranked: pd.DataFrame) -> str:
     )
 
 
+def in_words(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table of trials as a person reads it: states and the control by their names."""
+    if "state_word" not in frame:
+        return frame
+    named = frame["trial"].mask(frame["is_control"].astype(bool), NO_ADAPTER)
+    return frame.assign(trial=named, state=frame["state_word"]).drop(columns="state_word")
+
+
 def notes_of(ranked: pd.DataFrame) -> list[str]:
     """What a reader must know before trusting a number: too few images for FID, copies of training images, metrics that are missing."""
     notes = [fid_warning(ranked)]
@@ -86,6 +97,16 @@ def notes_of(ranked: pd.DataFrame) -> list[str]:
     if n_copies:
         sets = int((ranked["n_copies"] > 0).sum())
         notes.append(f"{n_copies} pictures of {sets} rows are copies of a training image: `is_copy` and `nearest_reference` in the images tell which.")
+    equal = [
+        f"{row['trial']} stands for {', '.join(row['equal_trials'])} too: "
+        "equal configurations are one adapter."
+        for row in ranked.to_dict("records")
+        if isinstance(row.get("equal_trials"), tuple) and row["equal_trials"]
+    ]
+    notes += equal[:MOST_NOTES]
+    if len(equal) > MOST_NOTES:
+        more = len(equal) - MOST_NOTES
+        notes.append(f"{more} more trials stand for equal ones: `equal_trials` in --csv.")
     reasons = {name: reason for skipped in ranked["skipped"] if isinstance(skipped, dict) for name, reason in skipped.items()}
     notes += [f"Left out: {reason if reason.startswith(name) else f'{name}: {reason}'}" for name, reason in reasons.items()]
     return [note for note in notes if note]
@@ -111,8 +132,8 @@ def _cells(row: Mapping[str, Any], given: Sequence[str]) -> dict[str, str]:
     return {
         **values,
         "#": text_of(row["rank_number"]),
-        "trial": row["trial"],
-        "state": row["state"].lower(),
+        "trial": _trial_text(row),
+        "state": row["state_word"],
         "configuration": " ".join(f"{name}={value}" for name, value in values.items() if value != "-"),
         "epoch": text_of(row["best_epoch"]),
         "objective": text_of(row["objective"], 4) + ("" if pd.isna(row["objective_spread"]) else f" ± {row['objective_spread']:.4f}"),
@@ -122,6 +143,13 @@ def _cells(row: Mapping[str, Any], given: Sequence[str]) -> dict[str, str]:
         "kid": text_of(row["kid"], 4),
         "lpips vs baseline": difference.text(),
     }
+
+
+def _trial_text(row: Mapping[str, Any]) -> str:
+    if row["is_control"]:
+        return NO_ADAPTER
+    equal = row["equal_trials"] if isinstance(row["equal_trials"], tuple) else ()
+    return row["trial"] + (f" (and {len(equal)} equal)" if equal else "")
 
 
 def _further_cells(row: Mapping[str, Any], similarities: Sequence[str]) -> dict[str, str]:

@@ -93,7 +93,8 @@ class Garbage:
 
     def still_in(self, now: Garbage) -> Garbage:
         """What is garbage now, too: a study may have been launched since this was looked for."""
-        unused, ended, leftovers = {t.key for t in self.unused}, {t.key for t in self.ended}, set(self.leftovers)
+        unused, ended = ({t.key for t in trainings} for trainings in (self.unused, self.ended))
+        leftovers = set(self.leftovers)
         return Garbage(
             unused=tuple(t for t in now.unused if t.key in unused),
             ended=tuple(t for t in now.ended if t.key in ended),
@@ -192,22 +193,25 @@ def garbage_of(storage: Place, *, keep_states: bool = False) -> Garbage:
 
 
 def collect(storage: Place, garbage: Garbage) -> Garbage:
-    """Remove it, while `removing` keeps launches out. Returns what was removed: a training that another process holds stays."""
+    """Remove it, while `removing` keeps launches out. Returns what was removed: a training that
+    another process holds stays."""
     adapters = storage / ADAPTERS
     leases = Leases(adapters)
     for path in garbage.leftovers:
         remove_tree(path)
     return Garbage(
-        unused=tuple(training for training in garbage.unused if _remove_training(adapters, training.key, leases)),
-        ended=tuple(training for training in garbage.ended if _drop_states(adapters, training.key, leases)),
+        unused=tuple(t for t in garbage.unused if _remove_training(adapters, t.key, leases)),
+        ended=tuple(t for t in garbage.ended if _drop_states(adapters, t.key, leases)),
         leftovers=garbage.leftovers,
     )
 
 
 def drop_states_of_stopped(folder: StudyFolder) -> None:
-    """At the end of a launch: trainings that were stopped early will not go on, in this study or in another one of the storage.
+    """At the end of a launch: trainings that were stopped early will not go on, in this study or
+    in another one of the storage.
 
-    While another study runs they stay, for `sweep gc`: what it will train on from is not in its records yet."""
+    While another study runs they stay, for `sweep gc`: what it will train on from is not in its
+    records yet."""
     if live_studies(folder.storage, but=folder.root.name):
         return
     stopped = {training.key for training in trainings_in(folder.adapters, use_of(folder).stopped) if training.states}
@@ -295,8 +299,8 @@ def _remove_training(adapters: Place, key: str, leases: Leases) -> bool:
     """Whether it was removed: not where another process holds it."""
     if not leases.acquire(key):
         return False
-    # A process that asks for it from now on begins anew, and must not lose what it stores: a folder goes at once, and a store file by file
-    # but for the claims, of which ours goes last.
+    # A process that asks for it from now on begins anew, and must not lose what it stores: a folder
+    # goes at once, and a store file by file but for the claims, of which ours goes last.
     folder = adapters / key
     if isinstance(folder, Path):
         aside = adapters / f"{REMOVING}{key}-{uuid.uuid4().hex[:8]}"
@@ -304,7 +308,8 @@ def _remove_training(adapters: Place, key: str, leases: Leases) -> bool:
         leases.release(key)
         remove_tree(aside)
     else:
-        for file in [path for path in folder.rglob("*") if path.is_file() and path.parent.name != LEASE]:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for file in [path for path in files if path.parent.name != LEASE]:
             file.unlink(missing_ok=True)
         leases.release(key)
     return True

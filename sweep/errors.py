@@ -81,7 +81,7 @@ class IncomparableStudyError(StudyError):
 
 
 class LeaseLostError(StudyError):
-    """Another process has taken the study over. Whoever gets this writes nothing more into its folder."""
+    """Another process has taken the study over. Whoever gets this writes nothing more there."""
 
 
 class UnmetError(StudyError):

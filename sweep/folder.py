@@ -29,7 +29,15 @@ from sweep.errors import LeaseLostError, RecordsError, StudyError
 from sweep.record_files import in_commands, write_atomically
 from sweep.study import Study
 from trainables.leases import STALE_S, Holder, Leases
-from trainables.storage import Place, StorePath, folders_in, patiently, place, reason_of, require_plain_name
+from trainables.storage import (
+    Place,
+    StorePath,
+    folders_in,
+    patiently,
+    place,
+    reason_of,
+    require_plain_name,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +111,8 @@ class StudyFolder:
         """For the other processes of a launch, which do not hold its lease themselves.
 
         Raises:
-            LeaseLostError: the lease is not that launch's any more.  RecordsError: the storage does not answer."""
+            LeaseLostError: the lease is not that launch's any more.
+            RecordsError: the storage does not answer."""
         claimants = self._answered(lambda: Leases(self.storage).claimants(self.root.name))
         if not any(claimant.note.get("launch") == launch for claimant in claimants):
             raise self.lease_lost()
@@ -111,11 +120,16 @@ class StudyFolder:
     def lease_lost(self) -> LeaseLostError:
         """What to say where another process has the study now, or had it meanwhile."""
         name, holder = self.root.name, self.holder
-        who = f"process {holder.pid} on {holder.host} has taken {name} over" if holder else f"this one holds {name} no longer"
         own = in_commands(self.root)
-        way_out = f"`sweep watch {own}` shows the other one" if holder else f"`sweep resume {own}` goes on where the records stop"
+        if holder:
+            who = f"process {holder.pid} on {holder.host} has taken {name} over"
+            way_out = f"`sweep watch {own}` shows the other one"
+        else:
+            who = f"this one holds {name} no longer"
+            way_out = f"`sweep resume {own}` goes on where the records stop"
         return LeaseLostError(
-            f"A study has one launch at a time, and one that is silent for {STALE_S:.0f} s may be replaced: {who}. "
+            "A study has one launch at a time, and one that is silent for "
+            f"{STALE_S:.0f} s may be replaced: {who}. "
             f"This one writes nothing more, and nothing recorded is lost: {way_out}."
         )
 
@@ -171,6 +185,11 @@ class StudyFolder:
                 if not isinstance(description[name], kind) or isinstance(description[name], bool):
                     raise TypeError(f"`{name}` is {description[name]!r:.60}")
             return description
+        except OSError as error:
+            raise StudyError(
+                f"A study has its description, but {self.description} cannot be read: {reason_of(error)}. "
+                f"`sweep repair {self.root.name}` writes it again from study.py."
+            ) from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StudyError(
                 f"A study's description must be JSON with all its fields, but {self.description} is damaged: {error}. "
@@ -180,9 +199,13 @@ class StudyFolder:
     def write_study(self, study: Study, content: Mapping[str, str]) -> None:
         """Store the study as it is launched now, with the digests of what its names stand for, and the
         folder that relative ones are meant from."""
+        write_atomically(self.source, lambda file: file.write(study.source.encode()))
+        self.write_description(study, content)
+
+    def write_description(self, study: Study, content: Mapping[str, str]) -> None:
+        """The description alone, as `write_study` does."""
         description = {**study.describe(), "content": dict(content), "directory": os.getcwd()}
-        for path, text in ((self.source, study.source), (self.description, json.dumps(description, indent=1))):
-            write_atomically(path, lambda file, text=text: file.write(text.encode()))
+        write_atomically(self.description, lambda file: file.write(json.dumps(description, indent=1).encode()))
 
     def _unwritable_here(self, error: OSError) -> RecordsError:
         """That of the two which is meant: the study's own folder, or this machine's for a study in a store."""
@@ -203,7 +226,8 @@ class StudyFolder:
 
 
 def live_studies(storage: Place, *, but: str = "") -> list[str]:
-    """The studies that a process holds now, by name, whether they have records yet or not. `but`: left out."""
+    """The studies that a process holds now, by name, whether they have records yet or not.
+    `but`: left out."""
     leases = Leases(storage)
     names = [path.name for path in folders_in(storage) if path.name not in (ADAPTERS, but)]
     return [name for name in names if leases.holder(name) is not None]
@@ -211,19 +235,25 @@ def live_studies(storage: Place, *, but: str = "") -> list[str]:
 
 @contextmanager
 def removing(storage: Place) -> Iterator[None]:
-    """Keep launches from beginning while adapters of the storage are removed: what one will read is not in its records yet.
+    """Keep launches from beginning while adapters of the storage are removed: what one will read
+    is not in its records yet.
 
-    Each side takes its lease first and looks for the other's then, so that at least one sees the other. Ask for `live_studies` inside.
+    Each side takes its lease first and looks for the other's then, so that at least one sees the
+    other. Ask for `live_studies` inside.
 
     Raises:
-        StudyError: another process is removing files there.  RecordsError: the storage cannot be written."""
+        StudyError: another process is removing files there.
+        RecordsError: the storage cannot be written."""
     lease = Leases(storage)
     try:
         mine = lease.acquire(ADAPTERS)
     except OSError as error:
         raise _unwritable(storage / ADAPTERS, error) from error
     if not mine:
-        raise StudyError(f"Files of a storage are removed by one process at a time, but {_remover_text(storage)} removes some of {storage}. Wait for it.")
+        raise StudyError(
+            "Files of a storage are removed by one process at a time, but "
+            f"{_remover_text(storage)} removes some of {storage}. Wait for it."
+        )
     try:
         yield
     finally:
@@ -235,9 +265,13 @@ def _wait_for_removal(storage: Place) -> None:
         if Leases(storage).holder(ADAPTERS) is None:
             return
         if attempt == 0:
-            logger.warning(f"waiting for {_remover_text(storage)}, which removes what no study of {storage} needs")
+            remover = _remover_text(storage)
+            logger.warning(f"waiting for {remover}, which removes what no study of {storage} needs")
         sleep(REMOVAL_POLL_S)
-    raise StudyError(f"A study begins when nothing is being removed from its storage, but {_remover_text(storage)} still does. Try again later.")
+    raise StudyError(
+        "A study begins when nothing is being removed from its storage, but "
+        f"{_remover_text(storage)} still does. Try again later."
+    )
 
 
 def _remover_text(storage: Place) -> str:
@@ -246,7 +280,8 @@ def _remover_text(storage: Place) -> str:
 
 
 class Hold:
-    """The right to write into a study's folder, which the process that entered `held` has until another takes the study over."""
+    """The right to write into a study's folder, which the process that entered `held` has until
+    another takes the study over."""
 
     def __init__(self, folder: StudyFolder, leases: Leases) -> None:
         self._folder, self._leases = folder, leases
@@ -262,7 +297,8 @@ class Hold:
         """To be called before anything is written.
 
         Raises:
-            LeaseLostError: another process has the study.  RecordsError: the storage does not answer."""
+            LeaseLostError: another process has the study.
+            RecordsError: the storage does not answer."""
         if (lost := self._folder._answered(self.loss)) is not None:
             raise lost
 

@@ -62,7 +62,8 @@ class JournalView:
             if not self._is_behind:
                 logger.warning(
                     f"Optuna's journal {self._path} cannot be written ({reason_of(error)}). "
-                    "It is only a view for optuna-dashboard: the study goes on, and the journal is written anew once it can be."
+                    "It is only a view for optuna-dashboard: "
+                    "the study goes on, and the journal is written anew once it can be."
                 )
             self._is_behind = True
         else:

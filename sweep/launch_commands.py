@@ -133,7 +133,8 @@ def repair(
 
     folder = find_study_folder(name, storage, damaged=True)
     study = folder.root.name
-    with folder.held(), _directory_of(request_of(folder)):  # nobody launches it while the question waits
+    # Nobody launches it while the question waits.
+    with folder.held() as hold, _directory_of(request_of(folder)):
         checkup = check_study(folder)
         if not checkup.damages:
             typer.echo(f"{study} is whole: nothing is damaged or missing.")
@@ -141,6 +142,9 @@ def repair(
         for line in repair_lines(checkup.damages):
             typer.echo(line)
         confirm_with_person(f"Repair {study}?", yes=yes)
+        hold.require()  # a machine that slept meanwhile has lost it
+        if not yes:  # another study may have trained a shared adapter again meanwhile
+            checkup = checkup.still_in(check_study(folder))
         put_aside(folder, checkup.damages)
         problems = restore_texts(folder, checkup.damages)
     for problem in problems:

@@ -129,7 +129,8 @@ class LaunchLog:
         guard: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`guard` is called before each write, and raises where another launch has the study now: the list is that one's."""
+        """`guard` is called before each write, and raises where another launch has the study now:
+        the list is that one's."""
         self.launch = launch
         self._guard = guard
         self._path = path

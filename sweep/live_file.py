@@ -38,7 +38,8 @@ class LiveFile:
         self._writer.join(CLOSE_WITHIN_S)
         if not self._writer.is_alive():  # else it is in the middle of waiting for the storage
             with suppress(OSError):
-                if read_moment(self._path, self._launch) is not None:  # else it is of a launch that has replaced this one
+                # Else it is of a launch that has replaced this one.
+                if read_moment(self._path, self._launch) is not None:
                     self._path.unlink(missing_ok=True)
 
     def write(self, moment: Moment) -> None:
@@ -69,7 +70,7 @@ def read_moment(path: Place, launch: str) -> Moment | None:
         moment, whose = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # another version's, or a storage that is away
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # another version's, or a storage that is away
         logger.debug("%s is not read: %s", path, error)
         return None
     return moment if whose == launch else None

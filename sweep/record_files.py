@@ -47,7 +47,8 @@ def write_atomically(path: Place, write: Callable[[IO[bytes]], Any], *, last_in_
 
 
 def read_view(path: Place) -> dict[str, Any] | None:
-    """The JSON object in a file that is made anew where it lacks; None where there is none, or it cannot be read or is damaged."""
+    """The JSON object in a file that is made anew where it lacks; None where there is none, or it
+    cannot be read or is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

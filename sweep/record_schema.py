@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sweep.causes import Cause
 from sweep.errors import RecordsError
 from sweep.objective import METRICS, is_similarity
 
@@ -169,8 +170,23 @@ METRIC_COLUMNS = (
     *("fid_inf", "lpips_seen", "lpips_unseen", "fid_seen", "fid_unseen", "kid_seen", "kid_unseen", "heldout_loss"),
 )
 
+STATE_WORDS = {"RUNNING": "running", "PRUNED": "stopped early", "COMPLETE": "done", "FAIL": "failed"}
+"""How the states of trials are called, wherever a person reads them."""
+
+NOT_FINISHED = "not finished"
+"""What a trial is called that ended by what was not its configuration: the next launch tries it again."""
+
+NO_ADAPTER = "no adapter"
+"""What the control is called: pictures of the base model alone."""
+
 SIMILARITIES = tuple(metric for metric in METRICS if is_similarity(metric))
 """Metrics that are computed where they are asked for; their values are among `further_metrics`."""
+
+
+def state_word(state: str, cause: str | None = None) -> str:
+    """What a trial of that state is called; `cause` is the column of its row."""
+    is_tried_again = state == "FAIL" and isinstance(cause, str) and Cause(cause).is_tried_again
+    return NOT_FINISHED if is_tried_again else STATE_WORDS[state]
 
 
 def as_arrow(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -33,6 +33,7 @@ from sweep.record_schema import (
     EVALUATIONS,
     IMAGES,
     METRIC_COLUMNS,
+    NO_ADAPTER,
     SCHEMA_VERSION,
     SIMILARITIES,
     TABLES,
@@ -40,6 +41,7 @@ from sweep.record_schema import (
     Column,
     Table,
     as_arrow,
+    state_word,
 )
 from sweep.seed_scatter import Component, SeedScatter, half_width, p_value
 from trainables import checksums
@@ -52,6 +54,7 @@ __all__ = [
     "EVALUATIONS",
     "IMAGES",
     "METRIC_COLUMNS",
+    "NO_ADAPTER",
     "N_RESAMPLES",
     "SCHEMA_VERSION",
     "SIMILARITIES",
@@ -71,6 +74,7 @@ __all__ = [
     "p_value",
     "place",
     "resample_weights",
+    "state_word",
 ]
 
 MOST_PARTS = 1000
@@ -188,7 +192,8 @@ class Records:
         return self.study_dir / "records" / table.name
 
     def _parts(self, table: Table) -> list[Place]:
-        """Compacted parts first: where a key is in two parts, the single one was written later; of two single ones, the later launch's."""
+        """Compacted parts first: where a key is in two parts, the single one was written later; of
+        two single ones, the later launch's."""
         folder = self._folder(table)
         try:
             parts = sorted(folder.glob("*.parquet"), key=lambda part: (not _is_compact(part), part.stem))
@@ -285,12 +290,19 @@ class Records:
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException) as error:
-                message = f"A part of the records must be readable parquet, but {part} is damaged ({part.stat().st_size} bytes)."
+                message = f"A part of the records must be readable parquet, but {part} is damaged ({_size_text(part)})."
                 if not self._skip_damaged:
                     raise RecordsError(
                         f"{message} Restore it, or use `sweep repair {in_commands(self.study_dir)}`, which computes what it held again."
                     ) from error
                 warnings.warn(f"{message} It was left out.", stacklevel=2)
+
+
+def _size_text(part: Place) -> str:
+    try:
+        return f"{part.stat().st_size} bytes"
+    except OSError as error:
+        return reason_of(error)
 
 
 def part_bytes(rows: pa.Table) -> bytes:

@@ -68,9 +68,11 @@ class StandingOrders:
         changed: Callable[[Study], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`loss`: what to say where another launch has this study now. `changed`: told of the study when its limits have changed."""
+        """`loss`: what to say where another launch has this study now. `changed`: called with the
+        study when its limits have changed."""
         self.log = log
-        self._control, self._heard, self._loss, self._changed, self._clock = control, heard, loss, changed, clock
+        self._control, self._heard, self._clock = control, heard, clock
+        self._loss, self._changed = loss, changed
         self._looked_at = -LOOK_EVERY_S
         self._urgency = 0
         self._stopped_at = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from sweep.launches import RUNNING as LIVE
 from sweep.launches import read_launches
 from sweep.pareto import add_vectors
 from sweep.plan import Rates, measured_rates
+from sweep.record_schema import NOT_FINISHED
 from sweep.records import TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 from sweep.summary import front_lines
@@ -82,19 +84,32 @@ def print_status(console: Console, folder: StudyFolder) -> None:
     damaged = [file for damage in checkup.damages for file in damage.files]
     rows = as_rows(Records(folder.root, leave_out=damaged).latest_trials(), TRIALS)
     wanted = _wanted(folder, rows)
-    counts = Counter(row["state"] for row in rows)
-    words = {**WORDS, RUNNING: "running" if folder.holder is not None else "not finished"}
+    counts = Counter(_state(row) for row in rows)
+    words = {**WORDS, RUNNING: WORDS[RUNNING] if folder.holder is not None else NOT_FINISHED}
     states = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
     ended = sum(_state(row) in (COMPLETE, PRUNED, FAIL) for row in rows)
     state = _known_state(folder, unfinished=ended < wanted)
     console.print(f"{folder.root.name}: {state}; {states or 'no trial yet'} of {wanted}", highlight=False, soft_wrap=True)
     scored = sorted((row for row in rows if row["objective"] is not None and row["state"] != FAIL), key=lambda row: row["objective"])
-    for row in scored[:MOST_ROWS]:
+    for row, *equal in list(_by_configuration(scored).values())[:MOST_ROWS]:
         configuration = configuration_text(row["configuration"] or {})
         scored_as = f"{row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}"
-        console.print(f"  {row['trial']}  {scored_as}  {configuration}", highlight=False, soft_wrap=True)
+        also = f"  equal: {', '.join(other['trial'] for other in equal)}" if equal else ""
+        line = f"  {row['trial']}  {scored_as}  {configuration}{also}"
+        console.print(line, highlight=False, soft_wrap=True)
     for line in (*_front(folder, scored), f"records: {folder.root}", *_disk(folder, rows), *_damage(folder, checkup)):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _by_configuration(scored: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The trials by what they are: of equal configurations the best one first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in scored:
+        labels = {name: own for name, own in (row["labels"] or {}).items() if name != "baseline"}
+        parts = [row["training_key"] or row["trial"], row["configuration"], labels]
+        own = json.dumps(parts, sort_keys=True, default=str)
+        found.setdefault(own, []).append(row)
+    return found
 
 
 def _wanted(folder: StudyFolder, rows: Sequence[Mapping[str, Any]]) -> int:

@@ -46,11 +46,13 @@ def rm(name: StudyName, storage: Storage = DEFAULT_STORAGE, yes: Yes = False) ->
         _, said = _to_be_removed(folder)
         typer.echo(said)
         confirm(f"Remove {folder.root}, with all its records and pictures?", yes=yes)
-    # What goes is decided now, and not before the question: studies may have been launched while it waited.
+    # What goes is decided now, and not before the question: studies may have been launched while
+    # it waited.
     with folder.held(), removing(folder.storage):
         if stamp_of(folder) != stamp:
             raise StudyError(
-                f"A study is removed as it was when you were asked, but {folder.root.name} has other records now, so nothing was removed. "
+                f"A study is removed as it was when you were asked, but {folder.root.name} has other "
+                "records now, so nothing was removed. "
                 f"Run `sweep rm {in_commands(folder.root)}` again to see them."
             )
         own, what_goes = _to_be_removed(folder)
@@ -92,11 +94,13 @@ def gc(
             removed = collect(root, garbage.still_in(garbage_of(root, keep_states=keep_states)))
         typer.echo(f"{decimal(removed.n_bytes)} are free again.")
         if n_kept := garbage.n_trainings - removed.n_trainings:
-            typer.echo(f"{n_kept} training{'s are' if n_kept > 1 else ' is'} in use by now and stay{'' if n_kept > 1 else 's'}.")
+            kept = "1 training is in use by now and stays"
+            typer.echo(f"{n_kept} trainings are in use by now and stay." if n_kept > 1 else f"{kept}.")
 
 
 def _require_quiet(root: Place) -> None:
-    """Raises: StudyError while a study of the storage runs: what it will read next is not in its records yet."""
+    """Raises: StudyError while a study of the storage runs: what it will read next is not in its
+    records yet."""
     from sweep.folder import live_studies
     from sweep.record_files import in_commands
 

@@ -195,7 +195,8 @@ def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None
         lines.append(f"to go on               {python_command()} -m sweep resume {name}{where}: what is done is not done again")
     elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
-    if os.path.exists(folder.journal):  # unlike Path.exists, it raises nothing where its folder cannot be looked into
+    # Unlike Path.exists it raises nothing where its folder cannot be looked into.
+    if os.path.exists(folder.journal):
         lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
+from sweep.record_schema import NOT_FINISHED, STATE_WORDS
 
-WORDS = {RUNNING: "running", PRUNED: "stopped early", COMPLETE: "done", FAIL: "failed"}
+WORDS = STATE_WORDS
 UNFINISHED = "UNFINISHED"
 """Beside a trial's states: ended by what was not its configuration, and tried again by the next launch."""
 MOST_ROWS = 12
@@ -31,7 +31,7 @@ def _value_text(value: Any) -> str:
 
 def counts_text(counts: Mapping[str, int]) -> str:
     """counts: trials by state, or UNFINISHED."""
-    words = {**WORDS, UNFINISHED: "not finished"}
+    words = {**WORDS, UNFINISHED: NOT_FINISHED}
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts.get(state))
 
 

@@ -200,7 +200,7 @@ def test_a_scored_file_is_counted_as_no_trial_anywhere(study_dir):
     records = load_study_records(study_dir)
     numbers = report_numbers(records)
     assert (numbers["n_trials"], sum(numbers["counts"].values())) == (6, 6)
-    assert [t["trial"][:7] for t in numbers["trials"] if not t["is_trial"]] == ["old", "control"]
+    assert [t["trial"][:7] for t in numbers["trials"] if not t["is_trial"]] == ["old", "no adap"]
     assert sum(t["is_trial"] for t in numbers["trials"]) == 6
     assert numbers["best"] == report_numbers(before)["best"]
     pd.testing.assert_frame_equal(cost(records), cost(before))

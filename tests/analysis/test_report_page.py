@@ -48,7 +48,7 @@ def test_the_page_sorts_filters_and_opens_a_trial_in_a_browser(study_dir):
     return {...out, open: dialog.open, text: dialog.textContent, command: dialog.querySelector("pre").textContent};"""
     told, errors = chromium.run_in(page_of(numbers_of(study_dir)), script)
     assert errors == [] and told["first"][:4] == ["t0003", "t0002", "t0001", "t0000"]
-    assert told["up"][:5] == ["t0003", "t0002", "t0001", "t0000", "control contro"] and told["sort"] == "descending"
+    assert told["up"][:5] == ["t0003", "t0002", "t0001", "t0000", "no adapter contro"] and told["sort"] == "descending"
     assert told["down"][:5] == told["up"][:5][::-1] and set(told["up"][5:]) == {"t0004", "t0005"} == set(told["down"][5:])
     assert told["v2"] == ["t0002", "t0003"] and told["no"] == ["t0003"] and told["none"] == []
     assert told["open"] and "rank 2" in told["text"] and "--set caption=v2 --set rank=4" in told["command"]

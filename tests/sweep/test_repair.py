@@ -3,8 +3,10 @@
 Studies run in this process, with a device that only computes; adapters are files of the real format beside its marks."""
 
 import json
+import os
 import shutil
 import zlib
+from contextlib import ExitStack
 from dataclasses import asdict
 
 import numpy as np
@@ -31,6 +33,7 @@ from sweep.worker import Worker, known_outcomes
 from tests.sweep.fakes import FakeContent, FakeDevice
 from trainables import checksums
 from trainables.config import TrainConfig
+from trainables.leases import LEASE, STALE_S
 
 SOURCE = """
 from ray import tune
@@ -291,8 +294,7 @@ def test_a_description_is_written_again_from_the_source(setup, capsys, content):
         with pytest.raises(StudyError, match="sweep repair mine"):  # what a launch asks first
             setup.folder.require_comparable(setup.study, {})
     assert Remedy.DESCRIPTION.value in (said := repair(setup, capsys)) and "mine is whole again" in said
-    launched_in = read_launches(setup.folder.launches).request.directory
-    assert setup.folder.read_description() == {**before, "directory": launched_in}
+    assert setup.folder.read_description() == before | {"directory": str(setup.file.parent)}
 
 
 def test_a_description_of_other_trainings_is_not_written(setup, capsys):
@@ -335,6 +337,46 @@ def test_repair_asks_first_and_does_nothing_without_an_answer(setup, capsys):
     captured = capsys.readouterr()
     assert "trained again" in captured.out and "--yes" in captured.err
     assert {path: path.read_bytes() for path in setup.storage.rglob("*") if path.is_file()} == before and not setup.launched
+
+
+def answering(monkeypatch, meanwhile):
+    """The answer is yes, after something has happened while the question waited."""
+    monkeypatch.setattr(launch_commands, "confirm_with_person", lambda question, *, yes: meanwhile())
+
+
+def test_what_another_study_has_made_again_while_the_question_waits_is_left_alone(
+    setup, capsys, monkeypatch
+):
+    keys = [row["training_key"] for row in setup.rows(TRIALS)[:2]]
+    shared, own = (
+        setup.folder.adapters / key / "epoch-00002" / "adapter.safetensors" for key in keys
+    )
+    whole = shared.read_bytes()
+    flip(shared)
+    flip(own)
+    answering(monkeypatch, lambda: shared.write_bytes(whole))
+    assert main(["repair", "mine", "--storage", str(setup.storage)]) == 0
+    assert setup.trained == {(keys[1], 2)} and shared.read_bytes() == whole and is_whole(setup)
+    aside = {path.parent.parent.name for path in setup.folder.root.glob("damaged/**/*.safetensors")}
+    assert aside == {keys[1]}
+
+
+def test_a_study_that_another_process_has_taken_while_the_question_waits_is_not_repaired(
+    setup, capsys, monkeypatch
+):
+    damaged = setup.parts("trials", "t0001-*")[0]
+    flip(damaged)
+    with ExitStack() as other:
+
+        def sleep_too_long() -> None:
+            lease = setup.folder.root / LEASE
+            os.utime(lease, (lease.stat().st_mtime - STALE_S - 1,) * 2)
+            other.enter_context(setup.folder.held("another"))
+
+        answering(monkeypatch, sleep_too_long)
+        assert main(["repair", "mine", "--storage", str(setup.storage)]) == 2
+    assert "has taken mine over" in capsys.readouterr().err
+    assert damaged.exists() and not setup.launched
 
 
 def test_a_study_that_runs_is_not_repaired(setup, capsys):

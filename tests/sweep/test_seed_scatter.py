@@ -52,7 +52,7 @@ def test_one_seed_and_what_was_not_trained_have_no_scatter():
     )
 
 
-def test_a_trial_that_scatters_far_more_than_the_others_is_judged_by_its_own_seeds_and_they_without_it():
+def test_a_trial_that_scatters_far_more_than_the_others_is_judged_by_its_own_seeds_alone():
     x = RNG(3).normal(size=(8, 3))
     without = half_width(SeedScatter(x[:7]).of_means())
     x[7] *= 1000

@@ -90,7 +90,8 @@ def test_a_damaged_file_of_a_study_is_mended_by_the_command_named(folder, capsys
 def test_photographs_without_captions_are_planned_by_the_set_that_is_named(folder, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
-    Image.new("RGB", (64, 64), "red").save(photos / "0.png")
+    for i, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (64, 64), colour).save(photos / f"{i}.png")
     (photos / "subject.json").write_text(json.dumps({"trigger": "jenny"}))
     study_file = tmp_path / "searched.py"
     searched = '{"caption": tune.choice(["v1", "v2"]), "rank": tune.choice([4, 8])}'
