@@ -188,7 +188,7 @@ class StudyFolder:
         except OSError as error:
             raise StudyError(
                 f"A study has its description, but {self.description} cannot be read: {reason_of(error)}. "
-                f"`sweep repair {self.root.name}` writes it again from study.py."
+                f"`sweep repair {in_commands(self.root)}` writes it again from study.py."
             ) from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StudyError(
