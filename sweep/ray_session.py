@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import ray
 
-from sweep.errors import DeviceError, WorkerError
+from sweep.errors import DeviceError, DiskError, WorkerError
 from sweep.options import MENDABLE
 from sweep.pool_actor import NAMESPACE
 from sweep.ray_errors import SHORT_OF_MEMORY, is_out_of_memory, said_by
@@ -31,6 +31,8 @@ from trainables.cores import n_cores
 SHOW_CURSOR = "\x1b[?25h"
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 ANSWER_WITHIN_S = 10.0
+LEAST_ROOM_BYTES = 2**20
+"""Where Ray has its logs. With less, its processes end before they can say why."""
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -207,6 +209,8 @@ def _start_ray(session: str) -> None:
     except SystemExit:  # its own handler of SIGTERM, which is in place from the middle of its start on
         raise KeyboardInterrupt from None
     except Exception as error:  # Ray raises bare ones, e.g. when a machine is too busy to start it within 30 s
+        if shutil.disk_usage(session).free < LEAST_ROOM_BYTES:
+            raise DiskError(f"Ray could not start in {session}", path=session) from error
         raise DeviceError(
             f"Ray must be able to start on this machine, but it could not ({said_by(error)}). Launch the study again."
         ) from error
