@@ -166,7 +166,9 @@ def write_figures(records: StudyRecords, folder: Path, *, seed: int = 0) -> list
 def _extremes_of_the_best(records: StudyRecords) -> Image.Image | None:
     trials = best_evaluations(records)
     keys = trials.loc[trials["trial"].eq(_best_trial(records)), "evaluation_keys"].iloc[0]
-    return draw_extremes(records, ImageSets(records.images).rows(keys[0])) if isinstance(keys, tuple) and keys else None
+    if not (isinstance(keys, tuple) and keys):
+        return None
+    return draw_extremes(records, ImageSets(records.images).rows_of(keys))
 
 
 def _best_trial(records: StudyRecords) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -21,6 +23,11 @@ class ImageSets:
     def n_images(self, key: object) -> int:
         start, end = self._places.get(key, (0, 0))
         return end - start
+
+    def rows_of(self, keys: Sequence[object]) -> pd.DataFrame:
+        """The rows of several sets, e.g. of a trial's under each of its training seeds."""
+        parts = [self.rows(key) for key in keys]
+        return pd.concat(parts) if parts else self._rows.iloc[:0]
 
     def rows(self, key: object) -> pd.DataFrame:
         """The rows of one set; none where there is no such set."""

@@ -3,7 +3,6 @@ analysis/paper.py; nothing is computed here."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ import pandas as pd
 from analysis.load import StudyRecords
 from analysis.paper import DESCRIBED, findings, paper_table
 from analysis.paper_figure import draw_paper_figure
+from analysis.pictures import description_of
 from analysis.published import PROTOCOL, ROW
 from analysis.sample_grids import Cell, sheet
 from analysis.text import caption_of, text_of
@@ -95,8 +95,7 @@ def caption_and_findings(records: StudyRecords, rows: pd.DataFrame) -> list[str]
 
 
 def _scale_of(records: StudyRecords) -> str:
-    description = records.folder / "study.json"
-    scale = json.loads(description.read_text(encoding="utf-8")).get("scale") if description.exists() else None
+    scale = description_of(records).get("scale")
     return f"Scale {scale}. " if scale else ""
 
 

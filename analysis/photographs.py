@@ -1,6 +1,8 @@
-"""What the subject's held-out photographs score beside the trials, and how far the best trial has come from no adapter towards them.
+"""What the subject's held-out photographs score beside the trials, and how far the best trial has
+come from no adapter towards them.
 
-They are the end of the scale: pictures of the subject that no adapter made. Their row is in the records as that of an adapter's file is."""
+They are the end of the scale: pictures of the subject that no adapter made. Their row is in the
+records as that of an adapter's file is."""
 
 from __future__ import annotations
 
@@ -18,20 +20,27 @@ DEPENDS_ON_N = ("fid",)
 
 
 def photograph_notes(records: StudyRecords, ranked: pd.DataFrame) -> list[str]:
-    """A line on the best trial's way, by metric; none where an end of the way, or its interval, is not known. `ranked` as ranked_trials gives."""
+    """A line on the best trial's way, by metric; none where an end of the way, or its interval, is
+    not known. `ranked` as ranked_trials gives."""
     shares = way_to_photographs(records, ranked)
     if not len(shares):
         return []
     texts = [f"{share:.0%} in {metric}" for metric, share in shares.items()]
     trial = ranked.loc[ranked["rank_number"].eq(1), "trial"].iloc[0]
-    return [f"Of the way from no adapter to your held-out photographs {trial} has gone {', '.join(texts)}."]
+    return [
+        f"Of the way from no adapter to your held-out photographs {trial} has gone "
+        f"{', '.join(texts)}."
+    ]
 
 
 def way_to_photographs(records: StudyRecords, ranked: pd.DataFrame) -> pd.Series:
-    """By metric, the share of the way from no adapter (0) to held-out photographs (1) that the best trial has gone. A metric is there
-    where both ends have an interval and the photographs are better; FID only where all three are of as many pictures."""
+    """By metric, the share of the way from no adapter (0) to held-out photographs (1) that the best
+    trial has gone. A metric is there where both ends have an interval and the photographs are
+    better; FID only where all three are of as many pictures."""
     evaluations = records.evaluations.set_index("evaluation_key")
-    best, photographs = ranked[ranked["rank_number"].eq(1)], _row_of_photographs(evaluations, ranked)
+    best, photographs = ranked[ranked["rank_number"].eq(1)], _row_of_photographs(
+        evaluations, ranked
+    )
     if best.empty or photographs is None:
         return pd.Series(dtype=float)
     best = best.iloc[0]
@@ -43,13 +52,20 @@ def way_to_photographs(records: StudyRecords, ranked: pd.DataFrame) -> pd.Series
     shares = {}
     for metric in COMPARED:
         ends = (control, photographs)
-        if metric not in ranked or any(pd.isna(row.get(f"{metric}{part}")) for row in ends for part in ("", "_low", "_high")):
+        if metric not in ranked or any(
+            pd.isna(row.get(f"{metric}{part}")) for row in ends for part in ("", "_low", "_high")
+        ):
             continue
-        if metric in DEPENDS_ON_N and len({_n_of(metric, evaluations, row) for row in (*ends, best)}) > 1:
+        if (
+            metric in DEPENDS_ON_N
+            and len({_n_of(metric, evaluations, row) for row in (*ends, best)}) > 1
+        ):
             continue
         way = (control[metric] - photographs[metric]) * (-1 if more_is_better(metric) else 1)
         if way > 0 and pd.notna(best[metric]):
-            shares[metric] = (control[metric] - best[metric]) / (control[metric] - photographs[metric])
+            shares[metric] = (control[metric] - best[metric]) / (
+                control[metric] - photographs[metric]
+            )
     return pd.Series(shares, dtype=float)
 
 

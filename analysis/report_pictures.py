@@ -46,7 +46,7 @@ class ReportPictures:
         self._rungs = _keys_of(_rungs_of(records, ranked["trial"].head(N_COMPARED)))
         self._rows = _Candidates(records.images, [*self._keys, *self._others, *self._rungs, *self._controls.values()])
         self.first = self._first_rows(ranked)
-        self.extremes = self._extremes()
+        self.extremes = self._extremes(ranked)
         self._embed_more()
 
     def numbers(self) -> dict[str, Any]:
@@ -84,11 +84,12 @@ class ReportPictures:
             found.append({"name": name, "trial": None if row["is_control"] else row["trial"], "images": pictures})
         return [row for row in found if row["images"]]
 
-    def _extremes(self) -> dict[str, list[list[Any]]]:
-        """The pictures of the best trial that are closest to the subject, and those furthest from it."""
-        if not self._keys:
-            return {"best": [], "worst": []}
-        closest, furthest = extremes_of(self._sets.rows(self._keys[0]), N_EXTREMES)
+    def _extremes(self, ranked: pd.DataFrame) -> dict[str, list[list[Any]]]:
+        """The pictures of the best trial, under all its training seeds, that are closest to the subject,
+        and those furthest from it."""
+        own = ranked.loc[ranked["rank_number"].eq(1), "evaluation_keys"]
+        keys = [key for one in own if isinstance(one, tuple) for key in one]
+        closest, furthest = extremes_of(self._sets.rows_of(keys), N_EXTREMES)
         return {end: [self._picture(row) for row in rows.to_dict("records")] for end, rows in (("best", closest), ("worst", furthest))}
 
     def _embed_more(self) -> None:

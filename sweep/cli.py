@@ -9,11 +9,15 @@ import difflib
 import io
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import typer
 
 from sweep import adapter_commands, cluster_commands, launch_commands, storage_commands, study_commands, subject_commands
 from sweep.errors import UnmetError
+from sweep.interrupting import sigterm_interrupts
 from sweep.options import INTERRUPTED_CODE, MENDABLE
 from trainables.errors import SweepError
 from trainables.storage import line_of
@@ -48,8 +52,25 @@ COMMANDS = {
     "submit": cluster_commands.submit,
     "attach": cluster_commands.attach,
 }
+
+
+class _Interrupted(Exception):
+    """Ctrl+C or SIGTERM ended a command. Typer would end on a KeyboardInterrupt without a word."""
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    return run
+
+
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(_interruptible(_command))
 
 
 OF_ANALYSIS = ("tables", "compare", "paper", "report", "grid", "figures")
@@ -65,7 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not command.startswith("-") and command not in COMMANDS:
         return _say_error(_unknown_command(command), code=MENDABLE)
     try:
-        result = app(arguments, standalone_mode=False, prog_name="sweep")
+        with sigterm_interrupts():
+            result = app(arguments, standalone_mode=False, prog_name="sweep")
         return result if isinstance(result, int) else 0
     except SweepError as error:
         return _say_error(*(error.problems if isinstance(error, UnmetError) else [str(error)]), code=MENDABLE)
@@ -76,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _say_error(line_of(error), code=MENDABLE)
     except typer.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         return _say_error("interrupted", code=INTERRUPTED_CODE)
     except _UsageError as error:
         said = error.format_message().rstrip(".")

@@ -20,6 +20,7 @@ from sweep.disk import NO_ADAPTER, STATE, WEIGHTS
 from sweep.errors import StudyError
 from sweep.folder import ADAPTERS, StudyFolder
 from sweep.launches import read_launches
+from sweep.messages import PHOTOGRAPHS
 from sweep.record_files import read_view
 from sweep.records import EVALUATIONS, IMAGES, TRIALS, Records, as_rows
 from sweep.searcher import FAIL, trial_id
@@ -255,11 +256,14 @@ class _Rows:
 
 
 def _again(row: Mapping[str, Any]) -> Remedy:
-    return Remedy.SCORED if row["training_key"] == NO_ADAPTER or _is_trained_here(row["training_key"]) else Remedy.BY_HAND
+    is_of_a_file = (row["training_key"] or _OF_A_FILE).startswith(_OF_A_FILE)
+    return Remedy.BY_HAND if is_of_a_file else Remedy.SCORED
 
 
 def _is_trained_here(training_key: str | None) -> bool:
-    return bool(training_key) and training_key != NO_ADAPTER and not training_key.startswith(_OF_A_FILE)
+    if not training_key or training_key in (NO_ADAPTER, PHOTOGRAPHS):
+        return False
+    return not training_key.startswith(_OF_A_FILE)
 
 
 def _names_below(folder: Place) -> set[str]:

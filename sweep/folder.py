@@ -184,6 +184,11 @@ class StudyFolder:
                 if not isinstance(description[name], kind) or isinstance(description[name], bool):
                     raise TypeError(f"`{name}` is {description[name]!r:.60}")
             return description
+        except OSError as error:
+            raise StudyError(
+                f"A study has its description, but {self.description} cannot be read: {reason_of(error)}. "
+                f"`sweep repair {self.root.name}` writes it again from study.py."
+            ) from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StudyError(
                 f"A study's description must be JSON with all its fields, but {self.description} is damaged: {error}. "
@@ -193,9 +198,13 @@ class StudyFolder:
     def write_study(self, study: Study, content: Mapping[str, str]) -> None:
         """Store the study as it is launched now, with the digests of what its names stand for, and the
         folder that relative ones are meant from."""
+        write_atomically(self.source, lambda file: file.write(study.source.encode()))
+        self.write_description(study, content)
+
+    def write_description(self, study: Study, content: Mapping[str, str]) -> None:
+        """The description alone, as `write_study` does."""
         description = {**study.describe(), "content": dict(content), "directory": os.getcwd()}
-        for path, text in ((self.source, study.source), (self.description, json.dumps(description, indent=1))):
-            write_atomically(path, lambda file, text=text: file.write(text.encode()))
+        write_atomically(self.description, lambda file: file.write(json.dumps(description, indent=1).encode()))
 
     def _unwritable_here(self, error: OSError) -> RecordsError:
         """That of the two which is meant: the study's own folder, or this machine's for a study in a store."""

@@ -1,7 +1,7 @@
 """Whether subjects, models and class images still hold what the keys of a launch were made of.
 
-A worker reads them long after the launch made its keys, and perhaps on another machine. What has changed meanwhile must not be trained or
-scored under the old key. Imports no torch."""
+A worker reads them long after the launch made its keys, and perhaps on another machine. What has
+changed meanwhile must not be trained or scored under the old key. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from trainables.subject import Subject
 
 
 class LaunchedContent:
-    """Reads by name what a study names, each once; `digests` are those of the launch, as Keys.content_digests. What they lack is not checked."""
+    """Reads by name what a study names, each once; `digests` are those of the launch, as
+    Keys.content_digests. What they lack is not checked."""
 
     def __init__(self, digests: Mapping[str, str]) -> None:
         self._digests = digests
@@ -44,6 +45,8 @@ class LaunchedContent:
         for name, digest in found.items():
             if self._digests.get(name, digest) != digest:
                 raise ContentChanged(
-                    f"What a study reads must stay as it was at its launch, but the {name} changed while it runs. "
-                    "Put the old files back and launch the study again; or launch it with the new ones under another --name."
+                    f"What a study reads must stay as it was at its launch, but the {name} changed "
+                    "while it runs. "
+                    "Put the old files back and launch the study again; or launch it with the new "
+                    "ones under another --name."
                 )

@@ -70,7 +70,7 @@ def read_moment(path: Place, launch: str) -> Moment | None:
         moment, whose = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # another version's, or a storage that is away
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # another version's, or a storage that is away
         logger.debug("%s is not read: %s", path, error)
         return None
     return moment if whose == launch else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sweep.errors import StudyError
-from sweep.record_files import write_atomically
+from sweep.record_files import read_view, write_atomically
 from sweep.space import nearest
 
 if TYPE_CHECKING:
@@ -126,4 +126,10 @@ def _study_id(folder: StudyFolder) -> str:
     with _ONE_AT_A_TIME:
         if not path.exists():
             write_atomically(path, lambda file: file.write(json.dumps({"study_id": uuid.uuid4().hex[:8]}).encode()))
-        return json.loads(path.read_text(encoding="utf-8"))["study_id"]
+        found = (read_view(path) or {}).get("study_id")
+    if not isinstance(found, str):
+        raise StudyError(
+            f"Loggers know a study's runs by the id in {path}, but the file is damaged. Restore it, or remove it: "
+            "its trials are then logged as new runs."
+        )
+    return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sweep.errors import ModelError, NotDownloadedError, SubjectError, SweepError, UnmetError
 from sweep.loggers import require_loggers
+from sweep.picture_counts import require_photographs, require_pictures
 from sweep.prompt_groups import require_prompt_groups
 from trainables.metric_weights import find_metric_weights, metric_name_of
 from trainables.subject import read_subject
@@ -122,6 +123,8 @@ def _check_subject(unmet: Unmet, keys: Keys) -> None:
         return
     unmet.try_to(partial(study.require_captions, subject.caption_versions))
     unmet.try_to(partial(require_prompt_groups, study, subject))
+    unmet.try_to(partial(require_pictures, study))
+    unmet.try_to(partial(require_photographs, study, subject))
     if any(train.uses_masks for train in study.telling_trainings("mask_weight")):
         unmet.try_to(subject.require_masks)
 

@@ -11,25 +11,28 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 
-from sweep.errors import DeviceError, WorkerError
+from sweep.errors import DeviceError, DiskError, WorkerError
 from sweep.options import MENDABLE
 from sweep.pool_actor import NAMESPACE
 from sweep.ray_errors import SHORT_OF_MEMORY, is_out_of_memory, said_by
+from sweep.session_folders import new_session_folder
 from trainables.cores import n_cores
 
 SHOW_CURSOR = "\x1b[?25h"
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing large travels through Ray; this is near its minimum
 ANSWER_WITHIN_S = 10.0
+LEAST_ROOM_BYTES = 2**20
+"""Where Ray has its logs. With less, its processes end before they can say why."""
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -50,17 +53,22 @@ GRACE_S = 10.0
 """How long a launch has to end by itself once its Ray is gone. A call into Ray may never return then."""
 
 
+@dataclass(frozen=True)
+class Session:
+    device: str  # the kind to use, "cpu" or "cuda"
+    folder: str  # for files that nobody needs once the launch has ended
+
+
 @contextmanager
-def ray_session(address: str | None, *, device: str) -> Iterator[str]:
-    """A Ray of our own on this machine, or the one at `address`; gives the kind of device to use, "cpu" or "cuda". device: as of --device.
+def ray_session(address: str | None, *, device: str) -> Iterator[Session]:
+    """A Ray of our own on this machine, or the one at `address`. device: as of --device.
 
     Raises:
         DeviceError: the wanted device is not there."""
     os.environ.update(RAY_SETTINGS | (OF_OUR_OWN if address is None else {}))
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters of it we say ourselves
-    # Sockets lie in there, whose paths may have 107 characters.
-    session = tempfile.mkdtemp(prefix="sweep-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
-    not_ray = _processes()
+    not_ray, on_sigterm = _processes(), signal.getsignal(signal.SIGTERM)
+    session, lock = new_session_folder()
     ray._private.worker.print_to_stdstream = _pass_over  # log_to_driver does not cover a paragraph for each process that ends
     try:
         if address is None:
@@ -68,8 +76,9 @@ def ray_session(address: str | None, *, device: str) -> Iterator[str]:
             _start_ray(session)
         else:
             _join_ray(address)
+        _take_back(on_sigterm)
         with _watched(session, not_ray) if address is None else nullcontext():
-            yield _device_kind(device, is_cluster=address is not None)
+            yield Session(_device_kind(device, is_cluster=address is not None), session)
     except ray.exceptions.RayError as error:
         why = SHORT_OF_MEMORY if is_out_of_memory(error) else said_by(error)
         raise WorkerError(f"A study needs its Ray until it has ended, but lost it ({why}). Launch it again: it goes on.") from error
@@ -80,6 +89,7 @@ def ray_session(address: str | None, *, device: str) -> Iterator[str]:
         ray.shutdown()
         ending.join()
         shutil.rmtree(session, ignore_errors=True)
+        os.close(lock)
 
 
 def _pass_over(data: Any, ignore_prefix: bool) -> None:
@@ -183,6 +193,7 @@ def _provide_token() -> None:
 def _start_ray(session: str) -> None:
     # What ends a whole process group (timeout, Slurm, systemd) would end Ray under our feet, and leave a worker that trains for
     # nobody: its processes inherit that SIGTERM is blocked, as Ray itself does with SIGINT. We hear it, and end them.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         ray.init(
@@ -195,12 +206,23 @@ def _start_ray(session: str) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=session,
         )
+    except SystemExit:  # its own handler of SIGTERM, which is in place from the middle of its start on
+        raise KeyboardInterrupt from None
     except Exception as error:  # Ray raises bare ones, e.g. when a machine is too busy to start it within 30 s
+        if shutil.disk_usage(session).free < LEAST_ROOM_BYTES:
+            raise DiskError(f"Ray could not start in {session}", path=session) from error
         raise DeviceError(
             f"Ray must be able to start on this machine, but it could not ({said_by(error)}). Launch the study again."
         ) from error
     finally:
+        _take_back(on_sigterm)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _take_back(on_sigterm: Any) -> None:
+    """Ray's own handler of SIGTERM, which it has put in place of ours, would end this process on the spot, without a word."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm if on_sigterm is not None else signal.SIG_DFL)
 
 
 def _device_kind(wanted: str, *, is_cluster: bool) -> str:

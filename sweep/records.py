@@ -303,13 +303,20 @@ class Records:
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException) as error:
-                message = f"A part of the records must be readable parquet, but {part} is damaged ({part.stat().st_size} bytes)."
+                message = f"A part of the records must be readable parquet, but {part} is damaged ({_size_text(part)})."
                 if not self._skip_damaged:
                     name = self.study_dir.name
                     raise RecordsError(
                         f"{message} Restore it, or use `sweep repair {name}`, which computes what it held again."
                     ) from error
                 warnings.warn(f"{message} It was left out.", stacklevel=2)
+
+
+def _size_text(part: Place) -> str:
+    try:
+        return f"{part.stat().st_size} bytes"
+    except OSError as error:
+        return reason_of(error)
 
 
 def part_bytes(rows: pa.Table) -> bytes:

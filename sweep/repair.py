@@ -4,7 +4,6 @@ What is damaged or missing damage.py finds. Nothing is deleted but caches: damag
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -153,8 +152,7 @@ def _restore_description(folder: StudyFolder) -> None:
             f"study.json is written from study.py, but the trainings of {folder.root.name}'s records are not those of {folder.source}, its "
             "subject and models: one of them has changed. Restore it, or launch the study under another --name."
         )
-    description = {**study.describe(), "content": keys.content_digests()}
-    write_atomically(folder.description, lambda file: file.write(json.dumps(description, indent=1).encode()))
+    folder.write_description(study, keys.content_digests())
 
 
 def _training_key(keys: Keys, row: Mapping[str, Any]) -> str | None:

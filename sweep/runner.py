@@ -31,7 +31,7 @@ from sweep.moment import SILENT_AFTER_S
 from sweep.pareto import add_vectors
 from sweep.pool import Pool
 from sweep.pool_actor import NAMESPACE, RemotePool, start_pool
-from sweep.ray_session import lost_process, ray_session
+from sweep.ray_session import Session, lost_process, ray_session
 from sweep.records import MOST_PARTS, TRIALS, Records, as_rows
 from sweep.room import disk_error, refusal_of
 from sweep.scheduler import Asha
@@ -116,7 +116,7 @@ def _launch(study: Study, how: Launch, folder: StudyFolder) -> tuple[Driver, Map
             folder.write_study(study, content)
             return done
         # Inside of Ray, whose own handler of SIGTERM would end us on the spot.
-        with ray_session(how.address, device=how.device) as device, interruptions() as interrupted:
+        with ray_session(how.address, device=how.device) as session, interruptions() as interrupted:
             hold.require()
             folder.write_study(study, content)
             log = LaunchLog(folder.launches, launch_id, _request(study, how), guard=hold.require)
@@ -127,7 +127,7 @@ def _launch(study: Study, how: Launch, folder: StudyFolder) -> tuple[Driver, Map
                 loss=hold.loss,
                 changed=lambda changed: folder.write_study(changed, content),
             )
-            return _run(study, folder, keys, how, device, orders, records, known, past, feeds)
+            return _run(study, folder, keys, how, session, orders, records, known, past, feeds)
 
 
 def _request(study: Study, how: Launch) -> Request:
@@ -167,13 +167,14 @@ def _run(
     folder: StudyFolder,
     keys: Keys,
     how: Launch,
-    device: str,
+    session: Session,
     orders: StandingOrders,
     records: Records,
     known: Mapping[str, Outcome],
     past: Sequence[Trial],
     feeds: Feeds,
 ) -> tuple[Driver, Mapping[str, Any]]:
+    device = session.device
     records.compact(least_parts=MOST_PARTS)  # of a launch that was killed
     pool_name = f"pool-{uuid.uuid4().hex[:12]}"
     pool = RemotePool(start_pool(_still_known(known, how), name=pool_name))
@@ -201,7 +202,7 @@ def _run(
         driver.ask_for_what_is_missing()
         driver.fill()
         if not driver.finished:
-            run_trials(driver, pool_name=pool_name, namespace=NAMESPACE, on_step=watch)
+            run_trials(driver, pool_name=pool_name, namespace=NAMESPACE, on_step=watch, folder=session.folder)
         while driver.stopping is None and watch.snapshot().get("requests_open"):
             time.sleep(0.1)
             watch()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweep.distributions import Dimension, dimensions_of, in_optuna
+from sweep.errors import SweepError
 from sweep.journal import JournalView
 from sweep.pareto import directions_of, generation_size
 from sweep.space import drawn_from, is_define_by_run
@@ -321,14 +322,18 @@ class Searcher:
         if params is None or value is None:
             state = FAIL  # outside of the space as it is now, it is no news for the sampler
         elif state == COMPLETE and drawn is not None and "epochs" in drawn:
-            result = self._result(
-                drawn, drawn["epochs"], distributions.get("epochs"), dict(past.rungs), past.vectors
-            )
-            if result is None:
-                state, value = PRUNED, past.rungs[-1][1]
-            else:
+            lengths = distributions.get("epochs")
+            try:
+                result = self._result(
+                    drawn, drawn["epochs"], lengths, dict(past.rungs), past.vectors
+                )
+            except SweepError:  # the study has changed, and its configuration is no longer one
+                state, result = FAIL, None
+            if result is not None:
                 params |= {"epochs": result.epochs} if "epochs" in params else {}
                 value, vector = result.value, result.vector or vector
+            elif state == COMPLETE:
+                state, value = PRUNED, past.rungs[-1][1]
         if self._study.pareto and not vector:
             state = FAIL  # nor is it where its place on the axes is not known
         found: dict[str, Any]

@@ -149,4 +149,4 @@ def _is_unfinished(state: str, cause: Cause | None) -> bool:
 
 
 def _cause(word: str | None) -> Cause | None:
-    return Cause(word) if word else None
+    return Cause(word) if word in set(Cause) else None  # else of a damaged row: as of before there were causes

@@ -46,11 +46,12 @@ PATIENCE_S = 60.0
 """The longest that trials go without their processes. These only wait for a score, and would take the cores from the first one."""
 
 
-def run_trials(driver: Driver, *, pool_name: str, namespace: str, on_step: Callable[[], None]) -> None:
-    """Let Ray Tune run the driver's trials until the driver is finished. `on_step` is called ten times a second or so."""
+def run_trials(driver: Driver, *, pool_name: str, namespace: str, on_step: Callable[[], None], folder: str) -> None:
+    """Let Ray Tune run the driver's trials until the driver is finished. `on_step` is called ten times a second or so. `folder`: for
+    files that nobody needs afterwards."""
     os.environ.update(SETTINGS)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="sweep-tune-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="tune-", dir=folder, ignore_cleanup_errors=True) as storage:
         tuner = tune.Tuner(
             tune.with_resources(RungTrial, {"cpu": CPU_PER_TRIAL}),
             tune_config=tune.TuneConfig(
@@ -63,7 +64,7 @@ def run_trials(driver: Driver, *, pool_name: str, namespace: str, on_step: Calla
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=folder,
+                storage_path=storage,
                 stop=_Stopper(driver),
                 callbacks=[_Callback(driver, on_step)],
                 failure_config=tune.FailureConfig(max_failures=0),

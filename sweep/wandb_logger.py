@@ -14,7 +14,7 @@ from ray.tune.result import TRAINING_ITERATION
 
 from sweep.errors import StudyError
 from sweep.loggers import LoggedTrial
-from sweep.record_files import write_atomically
+from sweep.record_files import read_view, write_atomically
 from trainables.storage import Place
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class WandbLogger:
     def __init__(self, study_name: str, study_id: str, *, marks: Place, folder: Path) -> None:
         """`marks`: the file. `folder`: where W&B keeps what it has not sent, in wandb/."""
         self._study_name, self._study_id, self._marks, self._folder = study_name, study_id, marks, folder
-        self._told: dict[str, list[int | str]] = json.loads(marks.read_text(encoding="utf-8")) if marks.exists() else {}
+        self._told: dict[str, list[int | str]] = {name: told for name, told in (read_view(marks) or {}).items() if isinstance(told, list)}
         self._runs: dict[str, Run] = {}
         self._unsure: dict[str, list[int | str]] = {}  # epochs told to the runs that are live
 

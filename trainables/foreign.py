@@ -197,7 +197,7 @@ def _scales(file: Path, metadata: Mapping[str, str], networks: set[str]) -> Call
         config = file.parent / PEFT_CONFIG
         if not config.is_file():
             raise AdapterError(f"A file in peft's layout has its alpha in {PEFT_CONFIG} beside it, but {file.parent} has none. Copy that, too.")
-        values = _json_object(config.read_text(encoding="utf-8"), config)
+        values = _json_object(_text_of(config), config)
         return lambda path, rank: _scale(values, path, rank, file)
     if "diffusers" in networks and "lora_adapter_metadata" in metadata:
         values = _json_object(metadata["lora_adapter_metadata"], file)
@@ -230,10 +230,17 @@ def _spellings(path: str) -> tuple[str, ...]:
     return name, f"{TEXT_ENCODER}text_model.{name}"
 
 
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{file} must be readable as UTF-8 text, but it is not ({error}). Copy it again.") from None
+
+
 def _json_object(text: str, file: Path) -> dict[str, object]:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterError(f"The metadata of {file} must be JSON, but they are not ({error}). Copy it again.") from None
     if not isinstance(values, dict):
         raise AdapterError(f"The metadata of {file} must be a JSON object, but they are {values!r:.40}. Copy it again.")

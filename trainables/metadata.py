@@ -226,11 +226,11 @@ def _lines_of_jsonl(text: str, path: Path, refuse: Refuse) -> Iterator[tuple[int
 
 def _lines_of_csv(text: str, path: Path, refuse: Refuse) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter_of(text))
-    if "file_name" not in (reader.fieldnames or ()):
-        columns = ", ".join(reader.fieldnames or ()) or "none"
-        refuse(f"A list must name its images in a column file_name, but {path} has {columns}. Rename or add it.")
-        return
     try:
+        if "file_name" not in (reader.fieldnames or ()):  # reads the first line
+            columns = ", ".join(reader.fieldnames or ()) or "none"
+            refuse(f"A list must name its images in a column file_name, but {path} has {columns}. Rename or add it.")
+            return
         for values in reader:
             if None in values:
                 refuse(f"A row has a cell per column, but {path} line {reader.line_num} has more. Put texts with commas in quotes.")

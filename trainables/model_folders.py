@@ -192,7 +192,9 @@ def read_config(folder: Path, file_name: str = "config.json") -> dict[str, Any]:
         values = json.loads((folder / file_name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"A model's {folder.name} needs {file_name}, but {folder} has none. Copy or download it again.") from None
-    except ValueError as error:
+    except OSError as error:
+        raise ModelError(f"{folder / file_name} must be readable, but it is not ({error}). Copy or download it again.") from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{folder / file_name} must be JSON, but it is not ({error}). Copy or download it again.") from None
     if not isinstance(values, dict):
         raise ModelError(f"{folder / file_name} must be a JSON object, but it is {values!r:.40}. Copy or download it again.")

@@ -275,7 +275,20 @@ def _load_from_single_file(model_class: Any, files: PartFiles, part: str, dtype:
 
 
 def load_tokenizer(files: PartFiles) -> Any:
-    """The CLIPTokenizer of a part's files. Imports no torch."""
+    """The CLIPTokenizer of a part's files. Imports no torch.
+
+    Raises: ModelError if one of them is damaged."""
+    try:
+        return _tokenizer_from(files)
+    except Exception as error:  # the tokenizers package raises bare ones
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        raise ModelError(
+            f"A tokenizer must have CLIP's vocabulary and merges, but those in {files.folder} cannot be read ({why}). "
+            "Copy or download them again."
+        ) from error
+
+
+def _tokenizer_from(files: PartFiles) -> Any:
     from transformers import CLIPTokenizer
 
     if files.names is None:

@@ -1,7 +1,9 @@
-"""What StableDiffusionPipeline corrects in a model's configuration before it generates: the same corrections, as functions.
+"""What StableDiffusionPipeline corrects in a model's configuration before it generates: the same
+corrections, as functions.
 
-Old model folders hold settings that spoil pictures; diffusers mends them when a pipeline is made, so a model's pictures are known with them.
-Nothing here loads a model. What a pipeline passes on unchanged (thresholding, skip_prk_steps, timestep_spacing) is not touched."""
+Old model folders hold settings that spoil pictures; diffusers mends them when a pipeline is made,
+so a model's pictures are known with them. Nothing here loads a model. What a pipeline passes on
+unchanged (thresholding, skip_prk_steps, timestep_spacing) is not touched."""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def corrected_sample_size(unet_config: Mapping[str, Any]) -> int | list[int]:
 
 
 def digest_for_training(source: ModelSource) -> str:
-    """`model_digest`; another one where trainings differ from those made before corrections were."""
+    """`model_digest`; another one where trainings differ from those made before corrections
+    were."""
     return model_digest(source) + _mark(source, of_pictures=False)
 
 
@@ -42,13 +45,18 @@ def digest_for_pictures(source: ModelSource) -> str:
 
 def _mark(source: ModelSource, *, of_pictures: bool) -> str:
     scheduler = read_config(source.scheduler.folder, "scheduler_config.json")
-    # Before, a silent configuration had steps_offset 0, every scheduler's default, and clip_sample False.
+    # Before, a silent configuration had steps_offset 0, every scheduler's default, and clip_sample
+    # False.
     spoils = scheduler.get("clip_sample", False) is True or scheduler.get("steps_offset", 0) != 1
-    corrected = ["sample_size"] * _has_wrong_default(read_config(source.unet.folder)) + ["scheduler"] * (of_pictures and spoils)
+    corrected = ["sample_size"] * _has_wrong_default(read_config(source.unet.folder)) + [
+        "scheduler"
+    ] * (of_pictures and spoils)
     return f" corrected: {', '.join(corrected)}" if corrected else ""
 
 
 def _has_wrong_default(unet_config: Mapping[str, Any]) -> bool:
     size, saved_by = unet_config.get("sample_size"), unet_config.get("_diffusers_version")
-    old = saved_by is not None and version.parse(version.parse(saved_by).base_version) < version.parse(f"{CORRECTED_BEFORE}.dev0")
+    old = saved_by is not None and version.parse(
+        version.parse(saved_by).base_version
+    ) < version.parse(f"{CORRECTED_BEFORE}.dev0")
     return old and isinstance(size, int) and size < LEAST_SAMPLE_SIZE

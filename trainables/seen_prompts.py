@@ -1,7 +1,9 @@
-"""Which prompts a training has seen the words of: worked out from its captions, whatever a study declares. Texts only.
+"""Which prompts a training has seen the words of: worked out from its captions, whatever a study
+declares. Texts only.
 
-A prompt is seen under a caption version if each of its comma-separated pieces, without the trigger word, occurs in at least one training
-caption of that version: case-blind, as whole words in their order. A prompt that is the trigger alone is always seen."""
+A prompt is seen under a caption version if each of its comma-separated pieces, without the trigger
+word, occurs in at least one training caption of that version: case-blind, as whole words in their
+order. A prompt that is the trigger alone is always seen."""
 
 from __future__ import annotations
 
@@ -14,16 +16,23 @@ TRIGGER_FIELD = "{trigger}"
 
 
 def is_seen(prompt: str, captions: Iterable[str], *, trigger: str) -> bool:
-    """Whether training captions hold all pieces of a prompt, whose trigger is written out or `{trigger}`."""
+    """Whether training captions hold all pieces of a prompt, whose trigger is written out or
+    `{trigger}`."""
     text = _searched(captions, trigger)
     return all(_occurs(piece, text) for piece in _pieces(prompt, trigger))
 
 
 def seen_prompts(prompts: Sequence[str], subject: Subject) -> dict[str, list[bool]]:
     """By caption version of the subject, which of these prompts are seen."""
-    texts = {version: _searched(subject.train_captions(version), subject.trigger) for version in subject.caption_versions}
+    texts = {
+        version: _searched(subject.train_captions(version), subject.trigger)
+        for version in subject.caption_versions
+    }
     pieces = [_pieces(prompt, subject.trigger) for prompt in prompts]
-    return {version: [all(_occurs(piece, text) for piece in own) for own in pieces] for version, text in texts.items()}
+    return {
+        version: [all(_occurs(piece, text) for piece in own) for own in pieces]
+        for version, text in texts.items()
+    }
 
 
 def _pieces(prompt: str, trigger: str) -> list[str]:

@@ -12,6 +12,7 @@ def test_a_sets_rows_are_its_own_in_their_order():
     assert {key: sets.rows(key).index.tolist() for key in "abcd"} == {"a": [1, 4], "b": [0, 2], "c": [3], "d": []}
     assert "d" not in sets and sets.n_images("b") == 2 and sets.n_images("d") == 0
     assert ImageSets(images.iloc[:0]).rows("a").empty
+    assert sets.rows_of(("c", "a")).index.tolist() == [3, 1, 4] and sets.rows_of(()).empty
 
 
 def test_the_control_of_a_set_is_the_one_made_in_the_same_way():

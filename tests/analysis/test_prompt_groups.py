@@ -1,4 +1,5 @@
-"""Two trials of two caption versions and their control: four prompts, of which v2 has seen the first two and v3 the first three."""
+"""Two trials of two caption versions and their control: four prompts, of which v2 has seen the
+first two and v3 the first three."""
 
 import numpy as np
 import pytest
@@ -17,7 +18,12 @@ LPIPS = np.repeat([0.1, 0.2, 0.3, 0.4], N_PER_PROMPT)  # of the control; a trial
 def values_of_groups(lpips, version):
     seen = np.repeat(LABELS[version], N_PER_PROMPT)
     groups = {"seen": lpips[seen], "unseen": lpips[~seen]}
-    return {f"{name}_{group}": scale * own.mean() for group, own in groups.items() if len(own) for name, scale in (("lpips", 1), ("fid", 100), ("kid", 10))}
+    return {
+        f"{name}_{group}": scale * own.mean()
+        for group, own in groups.items()
+        if len(own)
+        for name, scale in (("lpips", 1), ("fid", 100), ("kid", 10))
+    }
 
 
 def write(folder, *, best="v2", control="v3", control_labels=LABELS, **changes):
@@ -27,19 +33,55 @@ def write(folder, *, best="v2", control="v3", control_labels=LABELS, **changes):
         key, lpips = f"e{number}", LPIPS / 2
         add_evaluation(records, key, f"k{number}", lpips, version, LABELS, **changes)
         objective = 0.1 if version == best else 0.2
-        ended = {"state": "COMPLETE", "epochs": 3, "best_epoch": 3, "objective": objective, "rung_values": [[3, objective, key]]}
-        records.append_trial({"study": "s", "trial": f"t000{number}", "number": number, "configuration": {"caption": version}, **ended})
+        ended = {
+            "state": "COMPLETE",
+            "epochs": 3,
+            "best_epoch": 3,
+            "objective": objective,
+            "rung_values": [[3, objective, key]],
+        }
+        records.append_trial(
+            {
+                "study": "s",
+                "trial": f"t000{number}",
+                "number": number,
+                "configuration": {"caption": version},
+                **ended,
+            }
+        )
     add_evaluation(records, "c", "none", LPIPS, control, control_labels, **changes)
     return load_study_records(folder)
 
 
 def add_evaluation(records, key, training, lpips, version, labels, **changes):
     seen = np.repeat(labels[version], N_PER_PROMPT)
-    images = [{"prompt": f"p{i // N_PER_PROMPT}", "seen": bool(seen[i]), "seed": i, "lpips": value} for i, value in enumerate(lpips)]
-    facts = {"caption": version, "seen_prompts": labels, "groups": {v: values_of_groups(lpips, v) for v in labels}}
-    row = {"evaluation_key": key, "training_key": training, "epoch": 3, "configuration": {"images_per_prompt": N_PER_PROMPT, "guidance": 4.0}}
+    images = [
+        {"prompt": f"p{i // N_PER_PROMPT}", "seen": bool(seen[i]), "seed": i, "lpips": value}
+        for i, value in enumerate(lpips)
+    ]
+    facts = {
+        "caption": version,
+        "seen_prompts": labels,
+        "groups": {v: values_of_groups(lpips, v) for v in labels},
+    }
+    row = {
+        "evaluation_key": key,
+        "training_key": training,
+        "epoch": 3,
+        "configuration": {"images_per_prompt": N_PER_PROMPT, "guidance": 4.0},
+    }
     counts = {"n_images": len(images), "n_seen": int(seen.sum()), "n_unseen": int((~seen).sum())}
-    records.append_evaluation({**row, **counts, "lpips": lpips.mean(), **values_of_groups(lpips, version), **facts, **changes}, images)
+    records.append_evaluation(
+        {
+            **row,
+            **counts,
+            "lpips": lpips.mean(),
+            **values_of_groups(lpips, version),
+            **facts,
+            **changes,
+        },
+        images,
+    )
 
 
 def control_of(records):
@@ -54,7 +96,10 @@ def test_a_control_takes_the_labels_of_the_best_trial_beside_it(tmp_path, best):
         assert control[name] == pytest.approx(value)
     assert (control["n_seen"], control["n_unseen"]) == {"v2": (4, 4), "v3": (6, 2)}[best]
     images = records.images[records.images["evaluation_key"] == "c"]
-    assert images.sort_values("index")["seen"].tolist() == np.repeat(LABELS[best], N_PER_PROMPT).tolist()
+    assert (
+        images.sort_values("index")["seen"].tolist()
+        == np.repeat(LABELS[best], N_PER_PROMPT).tolist()
+    )
 
 
 def test_a_trial_has_the_labels_of_its_own_captions(tmp_path):

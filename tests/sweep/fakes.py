@@ -40,6 +40,7 @@ class FakeSubject:
     reference_digest = "r"
     trigger = "J3NN13"
     caption_versions = ("v1", "v2")
+    train, heldout = ("image",) * 5, ("image",) * 2
     heldout = ()
 
     def training_digest(self, version: str, *, masks: bool = False) -> str:

@@ -3,12 +3,15 @@
 import itertools
 import math
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ray import tune
 from scipy.stats import ttest_rel
 
+from sweep import launch_commands
+from sweep.cli import main
 from sweep.confirmation import (
     FRESH_SEED,
     KEPT_FIELDS,
@@ -18,7 +21,9 @@ from sweep.confirmation import (
     one_of_each,
 )
 from sweep.errors import StudyError
+from sweep.folder import StudyFolder
 from sweep.objective import Objective
+from sweep.records import Records
 from sweep.searcher import COMPLETE, FAIL, PRUNED, Searcher
 from sweep.study import Epochs, Study, load_study
 from sweep.trial_rows import Trial
@@ -317,3 +322,58 @@ def test_a_winner_three_standard_errors_better_than_every_rival_holds_in_80_perc
     found = list(verdicts(np.random.default_rng([k, s]), k, s, advantage=3.0))
     assert found.count(Verdict.HOLDS) / len(found) >= 0.8 - 2 * math.sqrt(0.8 * 0.2 / N_SIMULATED)
     assert Verdict.DOES_NOT_HOLD not in found
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+SOURCE = """
+from ray import tune
+from sweep import Epochs, Study
+study = Study(
+    space={"rank": tune.choice([4, 8, 16])},
+    fan_out={"guidance": [7.5, 4.0]},
+    fixed={"lr_schedule": "cosine"},
+    epochs=Epochs(max=9, rungs=(3,)),
+)
+"""
+
+
+@pytest.fixture
+def storage(tmp_path):
+    """A study of three scored trials, of which t0002 is the best and t0000 the second."""
+    folder = StudyFolder(tmp_path / "sweeps", "s")
+    folder.root.mkdir(parents=True)
+    folder.write_study(load_study("s.py", {"name": "s"}, source=SOURCE), {})
+    for number, (rank, objective) in enumerate([(4, 0.3), (8, 0.4), (16, 0.2)]):
+        trial = {"study": "s", "trial": f"t000{number}", "number": number, "state": COMPLETE}
+        best = {"best_epoch": 3, "objective": objective, "rung_values": [[3, objective, "e"]]}
+        Records(folder.root).append_trial({**trial, "configuration": {"rank": rank}, **best})
+    return tmp_path / "sweeps"
+
+
+@pytest.mark.parametrize("given, name", [([], "s-confirm"), (["--name", "again"], "again")])
+def test_the_command_launches_its_study_and_ends_with_the_verdict(
+    storage, monkeypatch, capsys, given, name
+):
+    launched = []
+
+    def launch(study, *rest, **options):
+        launched.append(study)
+        values = {"t0002": (0.1, 0.11, 0.1), "t0000": (0.3, 0.31, 0.3)}
+        trials = {one: trial(one, *objectives) for one, objectives in values.items()}
+        return SimpleNamespace(trials=trials, finished=True), 0
+
+    monkeypatch.setattr(launch_commands, "_run_to_end", launch)
+    assert main(["confirm", "s", "--top", "2", "--storage", str(storage), *given]) == 0
+    (study,) = launched
+    assert (study.name, [one.trial for one in searched_by(study)]) == (name, ["t0002", "t0000"])
+    train, epochs, evaluation = study.split(study.listed[0].configuration)
+    assert (train.schedule_epochs, epochs, evaluation.guidance) == (9, (3,), 7.5)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "holds: t0002 is the best of 2 again, 0.1033, and better than t0000."
+    assert "t0002 less t0000, which was second in the study: -0.2000" in said[1]
+
+
+def test_a_single_finalist_is_no_confirmation(storage, capsys):
+    assert main(["confirm", "s", "--top", "1", "--storage", str(storage)]) == 2
+    assert "--top" in capsys.readouterr().err

@@ -54,7 +54,8 @@ def sets(*texts: str) -> list[str]:
 def folders(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "photos").mkdir()
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "photos" / "0.png")
+    for number, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / "photos" / f"{number}.png")
     (tmp_path / "photos" / "subject.json").write_text(json.dumps({"trigger": "jenny"}))
 
 

@@ -17,7 +17,14 @@ study = Study(name="s", subject="embedded:subject", space={"caption": tune.choic
 
 
 def a_study(metric, captions, *, subject="embedded:subject", **changes):
-    return Study(name="s", subject=subject, space={"caption": tune.choice(captions)}, objective=Objective(**{metric: 1.0}), samples=4, **changes)
+    return Study(
+        name="s",
+        subject=subject,
+        space={"caption": tune.choice(captions)},
+        objective=Objective(**{metric: 1.0}),
+        samples=4,
+        **changes,
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,9 @@ def test_a_distance_needs_two_pictures_of_a_group():
         study = a_study(metric, ["v2"], fixed=one)
         subject = Keys(study).content.subject(study.subject)
         if refused:
-            with pytest.raises(StudyError, match="needs 2 or more pictures of unseen prompts.*leaves 1"):
+            with pytest.raises(
+                StudyError, match="needs 2 or more pictures of unseen prompts.*leaves 1"
+            ):
                 require_prompt_groups(study, subject)
         else:
             require_prompt_groups(study, subject)
@@ -56,7 +65,14 @@ def test_a_distance_needs_two_pictures_of_a_group():
 
 def test_prompts_that_are_searched_are_each_looked_at():
     prompts = tune.choice([("{trigger}, smile", "{trigger} on the moon"), ("{trigger}, smile",)])
-    study = Study(name="s", subject="embedded:subject", space={"prompts": prompts}, fixed={"caption": "v2"}, objective=Objective(lpips_unseen=1.0), samples=4)
+    study = Study(
+        name="s",
+        subject="embedded:subject",
+        space={"prompts": prompts},
+        fixed={"caption": "v2"},
+        objective=Objective(lpips_unseen=1.0),
+        samples=4,
+    )
     with pytest.raises(StudyError, match="of its 1 prompts 1 are seen"):
         require_prompt_groups(study, Keys(study).content.subject(study.subject))
 

@@ -12,6 +12,7 @@ from PIL import Image
 from analysis.load import load_study_records
 from analysis.tables import ranked_trials
 from sweep.cli import main
+from sweep.damage import check_study
 from sweep.errors import RecordsError
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
@@ -176,6 +177,8 @@ def test_photographs_are_scored_once_by_a_launch_and_of_an_older_study_by_rescor
         images = [image for image in as_rows(Records(made.root).images(), IMAGES) if image["evaluation_key"] == row["evaluation_key"]]
         assert [image["prompt"] for image in images] == [f"{i}.png" for i in range(4, 9)] and row["n_images"] == 5
         assert row["lpips"] == pytest.approx(np.mean([image["lpips"] for image in images]))
+        parts = [one.part for one in check_study(made).damages]
+        assert not [part for part in parts if row["evaluation_key"] in part or PHOTOGRAPHS in part]
         assert row["adapter_file"] == "your held-out photographs" and row["fid"] is not None  # as many as a trial has pictures
         ranked = ranked_trials(load_study_records(made.root)).set_index("trial")
         assert ranked.loc["your held-out photographs", "lpips"] == row["lpips"]

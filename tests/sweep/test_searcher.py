@@ -378,6 +378,14 @@ def test_under_a_sampled_length_optuna_gets_a_value_with_the_epochs_it_was_reach
     )
 
 
+def test_a_past_trial_that_the_study_no_longer_allows_is_no_news_under_a_sampled_length(tmp_path):
+    study = sampled_length({"epochs": tune.choice([30, 300])}, 300, buckets=True)
+    class_images = {"prior_images": "women", "prior_prompt": "a woman"}  # not together with buckets
+    past = PastTrial(0, COMPLETE, {"epochs": 300, **class_images}, rungs=WORSE_AT_THE_END)
+    Searcher(study, journal=tmp_path / "optuna.journal", past=[past])
+    assert in_optuna(tmp_path / "optuna.journal")[0].state.name == "FAIL"
+
+
 def test_under_a_sampled_length_several_metrics_are_those_of_the_epochs_that_optuna_gets(tmp_path):
     study = Study(
         name="s",

@@ -12,6 +12,7 @@ from diffusers.optimization import get_scheduler
 from PIL import Image
 from prodigyopt import Prodigy
 
+from tests.trainables.closeness import assert_same_layers
 from trainables.adapters import AdapterStore
 from trainables.config import LR_SCHEDULES, TRAIN_PARAMETERS, TrainConfig, pack_signature
 from trainables.errors import ConfigError, SubjectError
@@ -19,10 +20,6 @@ from trainables.frozen import FrozenWork
 from trainables.pack import Diverged, EpochEnd, Pack, _PackedTensors
 from trainables.slots import draw, schedule_factor
 from trainables.subject import load_subject
-
-# Solo against packed: the same sums in another order. The floor, the same training solo with another number of threads,
-# is about 1e-6 of the largest weight after two epochs; Adam's division lets it grow with the steps.
-TOLERANCE = dict(rtol=1e-3, atol=2e-5)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +67,15 @@ def trained(new_pack, subject, config, epochs, neighbours=()):
     return pack.state("it"), losses
 
 
-def assert_same_training(one, other, **tolerance):
+def assert_same_training(one, other, *, exactly=False):
+    """`exactly`: the same computation done twice, on tensors of the same shapes."""
     (state, losses), (state_other, losses_other) = one, other
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(losses_other), rtol=1e-4, atol=1e-6)
-    for path, (a, b) in state.adapter.layers.items():
-        torch.testing.assert_close((a, b), state_other.adapter.layers[path], **(tolerance or TOLERANCE))
+    layers, others = state.adapter.layers, state_other.adapter.layers
+    if exactly:
+        assert all(torch.equal(x, y) for path, pair in layers.items() for x, y in zip(pair, others[path], strict=True))
+    else:
+        assert_same_layers(layers, others)
 
 
 def test_packed_training_equals_solo_training_with_mixed_ranks_rates_and_dropout(new_pack, subject, base):
@@ -110,7 +111,7 @@ def test_a_pack_that_is_empty_again_takes_other_layers(new_pack, subject, base):
     pack.remove("first")
     pack.add("it", wide, subject)
     losses = [event.mean_loss for event in pack.advance()]
-    assert_same_training((pack.state("it"), losses), trained(new_pack, subject, wide, 1), rtol=0, atol=0)
+    assert_same_training((pack.state("it"), losses), trained(new_pack, subject, wide, 1), exactly=True)
     assert any(path.startswith("text_encoder.") for path in pack.adapter("it").layers) and pack.adapter("it").kernels
 
 
@@ -138,7 +139,7 @@ def test_a_neighbour_replaced_in_mid_flight_changes_nothing(new_pack, subject, b
 
 
 def test_the_same_training_alone_is_bit_equal(new_pack, subject, base):
-    assert_same_training(trained(new_pack, subject, base, 1), trained(new_pack, subject, base, 1), rtol=0, atol=0)
+    assert_same_training(trained(new_pack, subject, base, 1), trained(new_pack, subject, base, 1), exactly=True)
 
 
 def test_gradient_checkpointing_changes_no_number(frozen, base, subject, new_pack):
@@ -285,7 +286,7 @@ def test_a_prodigy_training_goes_on_from_what_was_stored_of_it(new_pack, subject
     later.add("it", config, subject, state=store.load_state("it", 1))
     losses = [event.mean_loss for event in later.advance()]
     uninterrupted, all_losses = trained(new_pack, subject, config, 2)
-    assert_same_training((later.state("it"), losses), (uninterrupted, all_losses[1:]), rtol=0, atol=0)
+    assert_same_training((later.state("it"), losses), (uninterrupted, all_losses[1:]), exactly=True)
     assert later.state("it").prodigy.d == uninterrupted.prodigy.d
 
 
@@ -350,7 +351,7 @@ def test_a_training_continued_from_its_state_equals_one_that_never_stopped(new_p
     events = later.advance() + later.advance()
     assert [e.epoch for e in events] == [2, 3]
     uninterrupted, losses = trained(new_pack, subject, config, 3)
-    assert_same_training((later.state("it"), [e.mean_loss for e in events]), (uninterrupted, losses[1:]), rtol=0, atol=0)
+    assert_same_training((later.state("it"), [e.mean_loss for e in events]), (uninterrupted, losses[1:]), exactly=True)
 
 
 def test_a_diverging_neighbour_leaves_and_changes_nothing_for_the_others(new_pack, subject, base):

@@ -1,4 +1,5 @@
-"""Models with the outdated configurations that StableDiffusionPipeline corrects: our pictures are the pipeline's."""
+"""Models with the outdated configurations that StableDiffusionPipeline corrects: our pictures are
+the pipeline's."""
 
 import json
 
@@ -27,7 +28,9 @@ OUTDATED = {
 def outdate(folder, changes):
     path = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+    path.write_text(
+        json.dumps({name: value for name, value in config.items() if value is not None})
+    )
 
 
 def by_pipeline(pipeline, evaluation):
@@ -76,19 +79,26 @@ def test_pictures_of_an_outdated_scheduler_are_the_pipelines(tiny_model_copy, ch
 def test_pictures_are_those_of_the_pipeline_that_the_folder_names(tiny_model_copy, changes):
     outdate(tiny_model_copy, {"_class_name": "DDIMScheduler", **changes})
     index = tiny_model_copy / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", "DDIMScheduler"]}))
+    index.write_text(
+        json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", "DDIMScheduler"]})
+    )
     evaluation = an_evaluation(tiny_model_copy, denoiser="ddim")
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model_copy, safety_checker=None)
     ours = by_us(tiny_model_copy, evaluation)
     assert differ_by(ours, by_pipeline(pipeline, evaluation)) <= 1
-    # What is corrected shows: diffusers alone, told to use the file's own word, makes other pictures.
+    # What is corrected shows: diffusers alone, told to use the file's own word, makes other
+    # pictures.
     if changes.get("clip_sample"):
-        pipeline.scheduler = type(pipeline.scheduler).from_config({**pipeline.scheduler.config, **changes})
+        pipeline.scheduler = type(pipeline.scheduler).from_config(
+            {**pipeline.scheduler.config, **changes}
+        )
         assert differ_by(ours, by_pipeline(pipeline, evaluation)) > 5
 
 
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning")
-@pytest.mark.parametrize("saved_by, side", [("0.6.0", 64), ("0.9.0.dev0", 8), ("0.9.0", 8), (None, 8)])
+@pytest.mark.parametrize(
+    "saved_by, side", [("0.6.0", 64), ("0.9.0.dev0", 8), ("0.9.0", 8), (None, 8)]
+)
 def test_the_size_of_pictures_is_the_pipelines(tiny_model_copy, saved_by, side):
     change_config(tiny_model_copy / "unet", _diffusers_version=saved_by)
     if saved_by is None:

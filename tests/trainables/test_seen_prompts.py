@@ -44,10 +44,17 @@ def test_the_versions_of_the_built_in_subject_differ_in_what_they_have_seen():
     found = seen_prompts([prompt.text for prompt in DEFAULT_PROMPTS], subject)
     assert set(found) == set(subject.caption_versions) and not any(found["v1"])
     for version in subject.caption_versions[1:]:
-        pieces = [{p.strip().lower() for p in c.split(",")} for c in subject.train_captions(version)]
+        pieces = [
+            {p.strip().lower() for p in c.split(",")} for c in subject.train_captions(version)
+        ]
         for prompt, seen in zip(DEFAULT_PROMPTS, found[version], strict=True):
-            wanted = [p.strip().lower() for p in prompt.text.replace("{trigger}", "").split(",") if p.strip()]
-            # A piece that is a whole piece of a caption is seen; one that shares no word with any caption is not.
+            wanted = [
+                p.strip().lower()
+                for p in prompt.text.replace("{trigger}", "").split(",")
+                if p.strip()
+            ]
+            # A piece that is a whole piece of a caption is seen; one that shares no word with any
+            # caption is not.
             if all(any(piece in own for own in pieces) for piece in wanted):
                 assert seen, (version, prompt.text)
             words = {word for own in pieces for piece in own for word in piece.split()}
