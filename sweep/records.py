@@ -26,7 +26,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from sweep.causes import cause_of_old_reason
-from sweep.errors import RecordsError, SweepError
+from sweep.errors import LeaseLostError, RecordsError, SweepError
 from sweep.objective import best_of, more_is_better
 from sweep.record_files import LEADS_OUT, in_commands, remove, write_atomically, write_pictures
 from sweep.record_schema import (
@@ -119,7 +119,10 @@ class Records:
         self._sequences[trial] = sequence
         full = {"updated_at": self._clock(), "schema_version": SCHEMA_VERSION, **row, "sequence": sequence}
         name = f"{trial}-{sequence:06d}"
-        self._write_part(TRIALS, f"{name}-{self._launch}" if self._launch else name, [full])
+        name = f"{name}-{self._launch}" if self._launch else name
+        self._write_part(TRIALS, name, [full])
+        if self._launch:
+            self._take_back_if_lost(self._folder(TRIALS) / f"{name}.parquet")
 
     def append_evaluation(
         self, row: Mapping[str, Any], image_rows: Sequence[Mapping[str, Any]] = (), pictures: np.ndarray | None = None
@@ -187,6 +190,16 @@ class Records:
             self._compact(table, least_parts)
 
     # -- private -----------------------------------------------------------------------------------------------------
+
+    def _take_back_if_lost(self, part: Place) -> None:
+        """A process may sleep between the guard and the write. Nobody else writes this part."""
+        try:
+            self._guard()
+        except LeaseLostError:
+            remove([part])
+            raise
+        except RecordsError:  # the storage does not answer just now, but the row is there
+            return
 
     def _folder(self, table: Table) -> Place:
         return self.study_dir / "records" / table.name

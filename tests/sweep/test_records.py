@@ -315,6 +315,22 @@ def test_a_launch_that_was_replaced_overwrites_no_row_of_the_one_that_has_replac
             Records(folder).compact()
 
 
+def test_a_row_that_a_launch_wrote_while_it_was_replaced_is_taken_back(tmp_path):
+    """It slept between the question whether it still has the study and the write."""
+    answers = [None, LeaseLostError("another has taken it over")]
+
+    def guard() -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    with pytest.raises(LeaseLostError):
+        Records(tmp_path / "s", launch="slept", guard=guard).append_trial(trial_row())
+    assert not answers and Records(tmp_path / "s").trials().empty
+    answers += [None, RecordsError("the storage does not answer")]
+    Records(tmp_path / "s", launch="awake", guard=guard).append_trial(trial_row())
+    assert not answers and len(Records(tmp_path / "s").trials()) == 1
+
+
 def test_nothing_is_written_where_the_guard_refuses(tmp_path):
     def refuse() -> None:
         raise LeaseLostError("another has taken it over")
