@@ -23,7 +23,7 @@ LACKING = {
     "socket": ("AF_NETLINK", "AF_PACKET", "SOCK_CLOEXEC"),
 }
 """Names that Linux has and macOS lacks, by how they begin."""
-LOOKS = ("exists", "is_file", "is_dir", "isdir")
+LOOKS = ("exists", "is_file", "is_dir", "isdir", "suppress")
 FOLDERS = ("/proc", "/sys/", "/dev/shm", "/etc/machine-id")
 
 
@@ -44,7 +44,7 @@ def _of_linux_only(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def _is_guarded(node: ast.AST, parents: dict[ast.AST, ast.AST], tries: set[str]) -> bool:
-    questions = LOOKS if isinstance(node, ast.Constant) else ("hasattr",)
+    questions = (*LOOKS, *tries) if isinstance(node, ast.Constant) else ("hasattr",)
     handed_on = isinstance(node, ast.Constant)  # a path, to a function of the file that tries to read it
     while node in parents:
         node = parents[node]
@@ -96,6 +96,7 @@ def test_nothing_asks_for_what_only_linux_has_without_a_look(file):
         ("import signal\nsignal.sigtimedwait([1], 0)", [2]),
         ("import os\ndef f():\n    if os.path.isdir('/tmp'):\n        return os.sched_getaffinity(0)", [4]),
         ("import os\ndef f():\n    return os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else []", []),
+        ("def f(p='/proc/vmstat'):\n    with suppress(OSError):\n        return open(p)", []),
         ("import os\nos.nice(3)\nos.cpu_count()", []),
     ],
 )
