@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +75,16 @@ class Trial:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
+def equals_of(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """The trials that were scored, of equal configurations together, which are one adapter; the best
+    first, among equal ones too."""
+    scored = (trial for trial in trials if trial.rungs and trial.state != FAIL)
+    found: dict[str, list[Trial]] = {}
+    for trial in sorted(scored, key=lambda trial: trial.objective):
+        found.setdefault(_identity(trial), []).append(trial)
+    return list(found.values())
+
+
 def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
     """The trial's row in the records, as it stands."""
     best = trial.best
@@ -112,7 +123,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
         labels=row["labels"] or {},
         sampled=row.get("sampled") or {},
         state=row["state"],
-        rungs=[(int(epoch), float(value), *keys) for epoch, value, *keys in row["rung_values"] or []],
+        rungs=[(int(epoch), float(value), *keys) for epoch, value, *keys in row["rung_values"] or [] if value is not None],
         seed_objectives={int(row["best_epoch"]): tuple(row["seed_objectives"])} if row.get("seed_objectives") else {},
         train_losses={int(epoch): loss for epoch, loss in (row.get("train_losses") or {}).items()},
         training_key=row["training_key"] or "",
@@ -142,6 +153,12 @@ def past_of(trial: Trial) -> PastTrial:
         trial.vectors,
         trial.id,
     )
+
+
+def _identity(trial: Trial) -> str:
+    labels = {name: own for name, own in trial.labels.items() if name != "baseline"}
+    parts = [trial.training_key or trial.id, trial.configuration, labels]
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 def _is_unfinished(state: str, cause: Cause | None) -> bool:

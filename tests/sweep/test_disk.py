@@ -177,6 +177,19 @@ def test_the_state_of_a_study_is_that_of_its_launch(storage):
         assert standing_of(folder).state.startswith("starting on ")
 
 
+def test_status_says_that_interrupted_trials_are_tried_again(tmp_path, capsys):
+    records = Records(tmp_path / "s", clock=lambda: 1.0)
+    for number, cause in enumerate(("interrupted", "disk", "lost", "configuration")):
+        row = {"trial": f"t{number:04d}", "number": number, "configuration": {}, "state": FAIL}
+        records.append_trial({**row, "cause": cause, "reason": cause})
+    assert main(["status", "s", "--storage", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "3 not finished (tried again at the next launch), 1 failed of 4" in said
+    with StudyFolder(tmp_path, "s").held():
+        main(["status", "s", "--storage", str(tmp_path)])
+    assert "3 running, 1 failed of 4" in capsys.readouterr().out
+
+
 def test_gc_says_what_it_would_collect_asks_and_collects(storage, capsys):
     assert main(["gc", "--dry-run", "--storage", str(storage)]) == 0
     said = capsys.readouterr().out
