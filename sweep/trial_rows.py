@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweep import causes
 from sweep.causes import Cause
 from sweep.record_schema import TRIALS
 from sweep.searcher import FAIL, RUNNING, PastTrial
@@ -17,7 +18,7 @@ from sweep.values import with_prompts_read
 
 def is_unfinished(row: Mapping[str, Any]) -> bool:
     """Whether a trial runs, by its latest row, or is tried again by the next launch: what ended it was not its configuration."""
-    return _is_unfinished(row["state"], _cause(row.get("cause")))
+    return causes.is_unfinished(row["state"], causes.recorded_cause(row.get("cause")))
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Trial:
 
     @property
     def is_unfinished(self) -> bool:
-        return _is_unfinished(self.state, self.cause)
+        return causes.is_unfinished(self.state, self.cause)
 
     @property
     def objective(self) -> float:
@@ -129,7 +130,7 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
         training_key=row["training_key"] or "",
         shared_epochs=int(row["shared_epochs"] or 0),
         reason=row["reason"] or "",
-        cause=_cause(row.get("cause")),
+        cause=causes.recorded_cause(row.get("cause")),
         started_at=row["started_at"],
         seconds=row["seconds"],
         n_rows=int(row["sequence"]) + 1,
@@ -159,11 +160,3 @@ def _identity(trial: Trial) -> str:
     labels = {name: own for name, own in trial.labels.items() if name != "baseline"}
     parts = [trial.training_key or trial.id, trial.configuration, labels]
     return json.dumps(parts, sort_keys=True, default=str)
-
-
-def _is_unfinished(state: str, cause: Cause | None) -> bool:
-    return state == RUNNING or (state == FAIL and cause is not None and cause.is_tried_again)
-
-
-def _cause(word: str | None) -> Cause | None:
-    return Cause(word) if word in set(Cause) else None  # else of a damaged row: as of before there were causes
