@@ -9,7 +9,7 @@ from sweep import disk
 from sweep.cli import main
 from sweep.disk import STATE, WEIGHTS, collect, disk_of, drop_states_of_stopped, garbage_of, trainings_in, use_of
 from sweep.errors import StudyError
-from sweep.folder import StudyFolder, removing
+from sweep.folder import StudyFolder, live_studies, removing
 from sweep.launches import LaunchLog, Request, read_launches
 from sweep.plan import Rates
 from sweep.records import Records
@@ -236,6 +236,8 @@ def test_a_study_whose_records_are_damaged_can_be_removed_and_leaves_its_adapter
 def test_what_an_interrupted_removal_left_is_collected(storage):
     (storage / ".removing-x" / "records").mkdir(parents=True)
     (storage / "adapters" / "done" / ".writing-y").mkdir()
+    assert Leases(storage).acquire(".removing-x")  # who is removing it still holds the study's lease
+    assert live_studies(storage) == []
     collect(storage, garbage_of(storage))
     assert not list(storage.glob(".removing-*")) and not list((storage / "adapters").glob("*/.writing-*"))
 
