@@ -150,6 +150,8 @@ def lower_threshold(marks: Path) -> None:
 def launch_here(storage: Path) -> int:
     """As `sweep launch` does it, with a device and content that only compute; returns the exit
     code."""
+    # Of a soak in the background of a shell, it inherits that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with sigterm_interrupts():
             begun_mark(storage, os.getpid()).touch()
