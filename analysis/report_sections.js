@@ -30,7 +30,7 @@ function pictures() {
     ...ends.flatMap(([title, list]) => [h("h3", {text: `${title}, of ${data.best}`}), h("div", {class: "pairs"}, list.map(decoded).map(pair))]));
 }
 function learning() {
-  const chart = curves(data.trials.filter(t => t.is_trial), data.best, "Learning curves"), trade = scatter(data.trials, "lpips", "fid");
+  const adapted = data.trials.filter(t => t.is_trial), chart = curves(adapted, data.best, "Learning curves"), trade = scatter(data.trials, "lpips", "fid");
   if (!chart && !trade) return;
   section("curves", "Learning curves", quiet("Blue is the best trial. A cross marks where a trial was stopped early. Open a point to see its trial." + (adapted.length > MOST_CURVES ? ` Curves of the first ${MOST_CURVES} in rank.` : "")),
     h("div", {class: "charts"}, chart, trade ? h("div", {}, trade, quiet("The dashed line joins what no other trial beats in both. A square is no adapter.")) : null));

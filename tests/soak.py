@@ -41,6 +41,7 @@ from sweep.causes import Cause
 from sweep.driver import Driver, run_here
 from sweep.errors import SweepError
 from sweep.folder import StudyFolder
+from sweep.interrupting import sigterm_interrupts
 from sweep.keys import Keys
 from sweep.memory import THRESHOLD_SETTING
 from sweep.pool import Pool
@@ -74,7 +75,10 @@ OUTAGE_S = 4.0
 SHORT_S = 20.0
 """How long memory is short."""
 DISK_MB = 24
+RAY_TRIES = 3
+"""How often a fault may begin anew because Ray did not start in time on a busy machine."""
 MENDABLE, INTERRUPTED = 2, 130  # exit codes
+NO_RAY = "Ray must be able to start on this machine"
 GRID = {
     "rank": tune.choice([4, 16]),
     "learning_rate": tune.choice([1e-4, 1e-3]),
@@ -146,6 +150,21 @@ def lower_threshold(marks: Path) -> None:
 def launch_here(storage: Path) -> int:
     """As `sweep launch` does it, with a device and content that only compute; returns the exit
     code."""
+    # Of a soak in the background of a shell, it inherits that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with sigterm_interrupts():
+            begun_mark(storage, os.getpid()).touch()
+            return _launch_here(storage)
+    except SweepError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return MENDABLE
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _launch_here(storage: Path) -> int:
     from sweep.launch_commands import _exit_code
     from sweep.options import console
     from sweep.progress import Progress
@@ -156,24 +175,22 @@ def launch_here(storage: Path) -> int:
     lower_threshold(marks)
     study = a_study()
     keys, make_device = Keys(study, FakeContent()), DeviceMaker(marks)
-    try:
-        with Progress(console(), study=study.name) as view:
-            how = Launch(
-                storage,
-                make_device=make_device,
-                keys=keys,
-                max_concurrent=4,
-                lost_after_s=LOST_AFTER_S,
-                view=view,
-            )
-            driver, snapshot = launch(study, how)
-        return _exit_code(driver, snapshot)
-    except SweepError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return MENDABLE
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    with Progress(console(), study=study.name) as view:
+        how = Launch(
+            storage,
+            make_device=make_device,
+            keys=keys,
+            max_concurrent=4,
+            lost_after_s=LOST_AFTER_S,
+            view=view,
+        )
+        driver, snapshot = launch(study, how)
+    return _exit_code(driver, snapshot)
+
+
+def begun_mark(storage: Path, pid: int) -> Path:
+    """There once a launch's process has imported this module and obeys signals as `sweep` does."""
+    return marks_of(storage) / f"begun-{pid}"
 
 
 def marks_of(storage: Path) -> Path:
@@ -185,6 +202,7 @@ class Launched:
     """A launch in a process of its own, and the processes that it has started."""
 
     def __init__(self, storage: Path) -> None:
+        self._storage = storage
         marks_of(storage).mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "HOME": str(storage.with_name("home")), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "tests.soak", "--launch", str(storage)]
@@ -195,6 +213,10 @@ class Launched:
             )
         self._seen: dict[int, psutil.Process] = {}
         self._sessions: set[str] = set()
+
+    @property
+    def has_begun(self) -> bool:
+        return begun_mark(self._storage, self._process.pid).exists()
 
     @property
     def has_ended(self) -> bool:
@@ -234,20 +256,32 @@ class Launched:
         return [process for process in self._seen.values() if _lives(process)]
 
     def wait(self, until: Callable[[], Any], what: str) -> Any:
-        """What `until` gives once it gives something. Raises: TimeoutError where that takes too
-        long, or the launch has ended before."""
+        """What `until` gives once it gives something.
+
+        Raises:
+            RayTooSlow: Ray did not start in time, so the launch has ended.
+            TimeoutError: it takes too long, or the launch has ended before."""
         deadline = time.monotonic() + LAUNCH_S
         while not (found := until()):
             self.look()
             if time.monotonic() > deadline or (self.has_ended and not until()):
+                self._require_ray()
                 raise TimeoutError(f"waited for {what} in vain")
             time.sleep(0.02)
         return found
 
+    def _require_ray(self) -> None:
+        if self.has_ended and NO_RAY in self.output.read_text():
+            raise RayTooSlow
+
     def end(self) -> list[str]:
         """Waits for its end; says what of its processes still was there LINGER_S later. They are
-        killed, by their ids."""
+        killed, by their ids.
+
+        Raises:
+            RayTooSlow: it has ended because Ray did not start in time."""
         self.wait(lambda: self.has_ended, "the end of the launch")
+        self._require_ray()
         deadline = time.monotonic() + LINGER_S
         while (
             left := [p for p in self.look() if not _command_of(p).startswith(RAYS_OWN)]
@@ -272,6 +306,10 @@ class Launched:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
+
+
+class RayTooSlow(Exception):
+    """Ray did not start in time, which a busy machine is to blame for."""
 
 
 def _command_of(process: psutil.Process) -> str:
@@ -304,10 +342,7 @@ def kill(
         (marks_of(storage) / "slow").unlink(missing_ok=True)
         yield from launched.end()
         if target == "driver":
-            yield from launched.said(
-                -number if number == signal.SIGKILL else INTERRUPTED,
-                *([-number] if moment == "first seconds" else []),
-            )
+            yield from launched.said(-number if number == signal.SIGKILL else INTERRUPTED)
             yield from _still_running(storage) if number != signal.SIGKILL else []
             yield from _ends_well(storage)
         elif target == "pool":
@@ -478,6 +513,7 @@ def _sleep_until(moment: float) -> None:
 def _at(launched: Launched, storage: Path, target: str, moment: str, after: int) -> psutil.Process:
     """The target's process, when the moment has come."""
     if moment == "first seconds":
+        launched.wait(lambda: launched.has_begun, "the begin of the launch")
         victim = launched.wait(lambda: launched.find(target), f"a {target}")
         time.sleep(2.0 if target == "driver" else 0.2)
         return victim
@@ -703,29 +739,52 @@ def main() -> int:
     )
     parser.add_argument("--first", type=int, default=1, help="begin with this one")
     parser.add_argument("--step", type=int, default=1, help="take every so many of them")
+    parser.add_argument("--only", metavar="N,N", help="these alone, in this order")
     parser.add_argument("--launch", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.launch is not None:
         return launch_here(arguments.launch)
+    numbers = range(arguments.first, arguments.faults + 1, arguments.step)
+    if arguments.only:
+        numbers = [int(number) for number in arguments.only.split(",")]
     counts: Counter[str] = Counter()
-    for i in range(arguments.first - 1, arguments.faults, arguments.step):
-        fault, started = every[i % len(every)], time.monotonic()
+    for number in numbers:
+        fault, started = every[(number - 1) % len(every)], time.monotonic()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            storage = Path(folder) / "storage"
-            problems, verdict = [], "as if nothing had happened"
+            verdict, problems = "as if nothing had happened", []
             try:
-                problems += fault.happen(storage)
-            except TimeoutError as error:
-                problems.append(str(error))
+                problems = wrong_after(fault.happen, Path(folder))
             except Skipped as error:
                 verdict = f"skipped: {error}"
+            except RayTooSlow:
+                verdict = f"skipped: Ray did not start in time {RAY_TRIES} times"
             counts["wrong" if problems else "skipped" if "skipped" in verdict else "right"] += 1
             said, took_s = "; ".join(problems) or verdict, time.monotonic() - started
-            print(f"{i + 1:3}  {fault.what:32}  {took_s:5.1f} s  {said}", flush=True)
-            for output in sorted(Path(folder).glob("output-*.txt")) if problems else ():
+            print(f"{number:3}  {fault.what:32}  {took_s:5.1f} s  {said}", flush=True)
+            for output in sorted(Path(folder).glob("*/output-*.txt")) if problems else ():
                 print(output.read_text()[-2000:], flush=True)
     print(", ".join(f"{n} {what}" for what, n in sorted(counts.items())), flush=True)
     return 1 if counts["wrong"] else 0
+
+
+def wrong_after(happen: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
+    """What is wrong after a fault, which begins anew in another storage where Ray did not start.
+
+    Raises:
+        RayTooSlow: Ray did not start RAY_TRIES times.
+        Skipped: this machine does not permit the fault."""
+    for attempt in range(1, RAY_TRIES + 1):
+        problems, storage = [], folder / str(attempt) / "storage"
+        storage.parent.mkdir()
+        try:
+            problems += happen(storage)
+        except TimeoutError as error:
+            problems.append(str(error))
+        except RayTooSlow:
+            print(f"Ray did not start in time (attempt {attempt} of {RAY_TRIES})", flush=True)
+            continue
+        return problems
+    raise RayTooSlow
 
 
 if __name__ == "__main__":
