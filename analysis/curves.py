@@ -28,7 +28,12 @@ def learning_curves(records: StudyRecords) -> pd.DataFrame:
     read = sets["evaluation_key"].map(readers["evaluation_key"].value_counts()).fillna(0).astype("Int64")
     curves = sets[columns].assign(**evaluated, n_trials=read, training=sets["evaluation_key"].map(first))
     named = curves.groupby("training_key")["training"].transform("min")
-    ordered = curves.assign(training=named).sort_values(["training", "training_key", *evaluated, "epoch"], kind="stable", ignore_index=True)
+    ordered = curves.assign(training=named).sort_values(
+        ["training", "training_key", *evaluated, "epoch"],
+        key=_sortable,
+        kind="stable",
+        ignore_index=True,
+    )
     return ordered[["training", "epoch", *evaluated, "n_trials", *columns[2:], "training_key"]]
 
 
@@ -54,6 +59,11 @@ def survival(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
         rows.append({"epoch": epoch, **counts, **ends})
     columns = ["epoch", "n_reached", "n_stopped", "n_failed", "n_on", "share_on", "best", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _sortable(values: pd.Series) -> pd.Series:
+    """Numbers as they are, all else as text: prompts are lists, which have no order of their own."""
+    return values if pd.api.types.is_numeric_dtype(values) else values.map(str, na_action="ignore")
 
 
 def _readers_of_sets(records: StudyRecords) -> pd.DataFrame:

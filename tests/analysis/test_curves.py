@@ -20,6 +20,23 @@ def test_a_learning_curve_is_a_trainings_values_by_epoch(study_dir):
     assert len(curves) == 8 and set(curves["guidance"]) == {3.0}  # the control is no training
 
 
+def test_curves_of_a_study_that_searches_prompts_are_sorted(tmp_path):
+    """Values of one parameter may be lists, or of several kinds: prompts, and a scale or none."""
+    records = Records(tmp_path / "s", clock=lambda: 1.0)
+    choices = [[{"text": "b"}], [{"text": "a"}], [{"text": "a"}, {"text": "c"}]]
+    for number, prompts in enumerate(choices):
+        given = {"prompts": prompts, "denoiser": ["ddim", 3, None][number]}
+        for epoch in (6, 3):
+            row = {"training_key": "k", "epoch": epoch, "configuration": given, "lpips": 0.5}
+            records.append_evaluation({"evaluation_key": f"e{number}-{epoch}", **row}, [])
+        rungs = [[6, 0.5, f"e{number}-6"]]
+        trial = {"trial": f"t{number:04d}", "number": number, "configuration": given}
+        records.append_trial({**trial, "state": "COMPLETE", "rung_values": rungs})
+    curves = learning_curves(load_study_records(records.study_dir))
+    assert curves["epoch"].tolist() == [3, 6] * 3
+    assert curves["prompts"].tolist() == [choices[i] for i in (2, 2, 1, 1, 0, 0)]
+
+
 def test_survival_counts_who_was_stopped_who_failed_and_who_went_on(study_dir):
     records = Records(study_dir)
     early = {"configuration": {"rank": 4}, "best_epoch": 3, "objective": 0.9, "rung_values": [[3, 0.9, "e0-3"]]}
