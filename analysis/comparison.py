@@ -28,9 +28,8 @@ def compare_studies(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.Dat
     `vs_first`, its LPIPS less that of the first study's best over n common prompts and noises, with a 95 % interval and `p_holm`.
 
     Without common pictures, over another network or of another subject, differences are missing.
-    Each best was picked from its own study: see
-    `optimism_of_the_best`. Student's t of the pairs, and of what training seeds do in either study
-    where it has several (joint.py); p is
+    Each best was picked from its own study: see `optimism_of_the_best`. Student's t of the pairs,
+    and of what training seeds do in either study where it has several (joint.py); p is
     Holm-corrected for the studies. `seed` draws the intervals of `lpips`.
 
     Raises:
@@ -51,8 +50,7 @@ def ranked_together(studies: Sequence[StudyRecords], *, seed: int = 0) -> pd.Dat
     """One row per trial of any of the studies, as `ranked_trials` gives it, with its `study`, the lowest objective first.
 
     A rank across studies means something only where subject, objective and networks are the same:
-    `subject` and `objective_formula` stand
-    beside it."""
+    `subject` and `objective_formula` stand beside it."""
     frames = []
     for records, subject in zip(studies, subjects_of(studies), strict=True):
         ranked = ranked_trials(records, seed=seed).query("rank_number.notna()")
@@ -89,8 +87,7 @@ def subjects_of(studies: Sequence[StudyRecords]) -> list[str]:
 
 def protocol_notes(studies: Sequence[StudyRecords]) -> list[str]:
     """What a reader must know before comparing values of these studies: other subjects,
-    objectives, and ways to generate that neither
-    study searched."""
+    objectives, and ways to generate that neither study searched."""
     names, subjects = [records.name for records in studies], subjects_of(studies)
     notes = []
     if len(set(subjects) - {UNKNOWN}) > 1:
@@ -144,10 +141,19 @@ def _listed(what: str, names: Sequence[str], values: Sequence[str]) -> str:
 
 
 def comparison_notes(table: pd.DataFrame) -> list[str]:
-    """What a reader must know before comparing the rows of `compare_studies`: networks and numbers of pictures that differ."""
+    """What a reader must know before comparing the rows of `compare_studies`: networks and numbers
+    of pictures that differ, and of which studies `vs_first` knows no scatter of training seeds."""
     names = {"perceptual_backbone": "LPIPS", "pooled_backbone": "FID and KID", "n_images": "FID", "n_references": "FID"}
     differing = {name: table[name].dropna().unique() for name in PROTOCOL if table[name].dropna().nunique() > 1}
-    return [f"{names[name]} cannot be compared: {name} is {', '.join(map(str, values))}." for name, values in differing.items()]
+    notes = [f"{names[name]} cannot be compared: {name} is {', '.join(map(str, values))}." for name, values in differing.items()]
+    compared = table[table["vs_first"].notna() | (table.index == 0)]
+    of_one_seed = compared.loc[compared["n_train_seeds"] == 1, "study"].tolist()
+    if len(compared) > 1 and of_one_seed:
+        notes.append(
+            "vs_first does not cover what another training seed would do in "
+            f"{' and '.join(of_one_seed)}: one seed does not tell how far seeds scatter."
+        )
+    return notes
 
 
 def _best(records: StudyRecords, *, seed: int) -> pd.Series | None:
@@ -162,7 +168,7 @@ def _row(records: StudyRecords, subject: str, best: pd.Series | None) -> dict[st
         "n_trials": len(records.trials),
         "n_failed": int(failures(records)["n"].sum()),
     }
-    columns = ("trial", "best_epoch", "objective", "lpips", "lpips_low", "lpips_high", "fid", "kid", *PROTOCOL)
+    columns = ("trial", "best_epoch", "n_train_seeds", "objective", "lpips", "lpips_low", "lpips_high", "fid", "kid", *PROTOCOL)
     given = None if best is None else " ".join(f"{name}={best[name]}" for name in records.parameters if not _is_missing(best[name]))
     return {**counts, **{name: None if best is None else best[name] for name in columns}, "configuration": given}
 

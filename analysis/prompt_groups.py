@@ -31,14 +31,15 @@ def is_unlabelled(evaluations: pd.DataFrame) -> pd.Series:
     return (version < LABELLED_SINCE) & evaluations["seen_prompts"].isna()
 
 
-def label_notes(name: str, evaluations: pd.DataFrame) -> list[str]:
-    """What to say of a study with such image sets: how they are labelled."""
+def label_notes(study: str, evaluations: pd.DataFrame) -> list[str]:
+    """What to say of a study with such image sets: how they are labelled. `study`: as commands take
+    it."""
     if not (n := int(is_unlabelled(evaluations).sum())):
         return []
     return [
         f"Seen and unseen prompts of {n} image sets are not told apart: an earlier version scored "
         "them. "
-        f"`python -m sweep rescore {name}` works them out from the captions."
+        f"`python -m sweep rescore {study}` works them out from the captions."
     ]
 
 

@@ -17,7 +17,7 @@ from analysis.photographs import photograph_notes
 from analysis.prompt_groups import label_notes
 from analysis.tables import best_of_each, pivot, ranked_trials
 from analysis.text import MOST_ROWS, notes_of, print_ranked
-from sweep.records import RecordsError
+from sweep.records import RecordsError, in_commands
 
 TABLES: dict[str, str] = {
     "ranked": "every trial, best first, with intervals",
@@ -103,11 +103,11 @@ def table_of(records: StudyRecords, options: argparse.Namespace) -> tuple[pd.Dat
         return frame, [
             *notes_of(frame),
             *front_notes(records),
-            *label_notes(records.name, records.evaluations),
+            *label_notes(in_commands(records.folder), records.evaluations),
             *photograph_notes(records, frame),
         ]
     if options.table == "seen":
-        return frame, label_notes(records.name, records.evaluations)
+        return frame, label_notes(in_commands(records.folder), records.evaluations)
     if options.table == "set":
         return frame, [selection_statement(frame, optimism_of_the_best(records, seed=seed))]
     if options.table == "importance" and len(frame) and frame["importance"].isna().all():

@@ -16,7 +16,7 @@ from analysis.pareto import front_notes
 from analysis.photographs import photograph_notes
 from analysis.prompt_groups import label_notes
 from analysis.stats import Interval
-from sweep.records import NO_ADAPTER
+from sweep.records import NO_ADAPTER, in_commands
 
 NARROW = ("#", "trial", "state", "configuration", "epoch", "objective", "lpips", "fid")
 """What is left where a terminal is too narrow for every parameter and metric in a column of its own."""
@@ -46,7 +46,13 @@ def print_ranked(records: StudyRecords, ranked: pd.DataFrame, console: Console, 
     if len(shown) < len(ranked):
         console.print(f"The {most_rows} best of {len(ranked)} rows; --rows N shows more, --csv has all.", highlight=False, style="dim")
     console.print(caption_of(ranked), highlight=False, style="dim")
-    for note in (*notes_of(ranked), *front_notes(records), *label_notes(records.name, records.evaluations), *photograph_notes(records, ranked)):
+    notes = (
+        *notes_of(ranked),
+        *front_notes(records),
+        *label_notes(in_commands(records.folder), records.evaluations),
+        *photograph_notes(records, ranked),
+    )
+    for note in notes:
         console.print(note, highlight=False, style="dim")
 
 

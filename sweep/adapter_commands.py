@@ -209,7 +209,9 @@ def _score_lines(row: Mapping[str, Any], study: Any) -> list[str]:
     networks = f"LPIPS over {row['perceptual_backbone']}, FID and KID over {row['pooled_backbone']}"
     lines.append(f"{row['n_images']} pictures against {row['n_references']} images; {networks}; lower is better.")
     if study is not None:
-        lines.append(f"It is in the records of {study.name} as a row without a rank: python -m analysis tables {study.folder.root}")
+        from sweep.record_files import in_commands
+
+        lines.append(f"It is in the records of {study.name} as a row without a rank: `python -m analysis tables {in_commands(study.folder.root)}`")
     return lines
 
 

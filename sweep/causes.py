@@ -47,6 +47,17 @@ def cause_of(error: BaseException, *, passing: tuple[type[BaseException], ...]) 
     return Cause.LOST if isinstance(error, passing) else Cause.CONFIGURATION
 
 
+def recorded_cause(word: object) -> Cause | None:
+    """The cause that a row of a trial has; None where it has none, or a damaged one."""
+    return Cause(word) if word in set(Cause) else None
+
+
+def is_unfinished(state: str, cause: Cause | None) -> bool:
+    """Whether a trial of that state runs, or is tried again by the next launch: what ended it was not
+    its configuration."""
+    return state == "RUNNING" or (state == "FAIL" and cause is not None and cause.is_tried_again)
+
+
 def cause_of_old_reason(reason: str) -> Cause:
     """The cause of a FAIL of schema 5 or older, which has it only as the first word of its reason."""
     word = reason.partition(":")[0].partition(" ")[0]

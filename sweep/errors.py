@@ -26,10 +26,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import errno
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -90,11 +89,6 @@ class UnmetError(StudyError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(" ".join(problems))
         self.problems = tuple(problems)  # one line each
-
-    @classmethod
-    def of(cls, refused: OSError, text: str) -> DiskError:
-        """That a write was refused. `text` says what was being done."""
-        return cls(text, number=refused.errno or errno.ENOSPC, path=os.path.dirname(refused.filename) if isinstance(refused.filename, str) else "")
 
     def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
         return type(self), (self.problems,)

@@ -44,6 +44,8 @@ MEMORY_PAUSE_S = 10.0
 """How long at least no worker is started, and none ended, after one was ended because memory was short."""
 MEMORY_PATIENCE_S = 300.0
 """How long memory may be short while there is no worker of ours that could be ended."""
+CLOCK_STEP_S = 2.0
+"""By how much two processes may differ on when a third one began."""
 NODE_PATIENCE_S = 600.0
 """How long a cluster may be without any device: a node takes minutes to come."""
 LOOK_EVERY_S = 1.0
@@ -372,7 +374,8 @@ def kill_process(process: WorkerIdentity) -> None:
     """End this process of this machine, if it still is the one that is meant."""
     with suppress(psutil.NoSuchProcess):
         found = psutil.Process(process.pid)
-        if found.create_time() == process.created_at:
+        # Each process reckons it from the time of day and the boot, and the former may be set meanwhile.
+        if abs(found.create_time() - process.created_at) < CLOCK_STEP_S:
             found.kill()
 
 

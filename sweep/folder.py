@@ -231,6 +231,7 @@ def live_studies(storage: Place, *, but: str = "") -> list[str]:
     `but`: left out."""
     leases = Leases(storage)
     names = [path.name for path in folders_in(storage) if path.name not in (ADAPTERS, but)]
+    names = [name for name in names if not name.startswith(".")]  # one that is being removed
     return [name for name in names if leases.holder(name) is not None]
 
 

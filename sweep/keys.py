@@ -4,7 +4,7 @@ Reads subjects and hashes model files, once per launch and name; imports no torc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -167,7 +167,8 @@ class Keys:
 
     def photographs(self, subscription: Subscription) -> list[EvaluationOrder]:
         """What the subject's held-out photographs score in the place of the trial's pictures; nothing where there are none."""
-        return photographs_orders(self.content, subscription.config.subject, subscription.rungs[0].config)
+        name, evaluation = subscription.config.subject, subscription.rungs[0].config
+        return photographs_orders(self.content.subject(name), name, evaluation, self.content.resolution)
 
     def fan_out(self, subscription: Subscription, epoch: int) -> list[EvaluationOrder]:
         """The further evaluations of a trial that ended at this epoch."""
@@ -200,16 +201,23 @@ class Keys:
         )
 
 
-def photographs_orders(content: Content, subject: str, evaluation: EvalConfig) -> list[EvaluationOrder]:
-    """The evaluation of the held-out photographs beside this one, if there are any.
+def photographs_orders(
+    read: Subject,
+    name: str,
+    evaluation: EvalConfig,
+    resolution: Callable[[str, str | None], int],
+) -> list[EvaluationOrder]:
+    """The evaluation of the held-out photographs beside this one, if there are any. `name` is the
+    subject's, `resolution` as Content.resolution.
 
     Its key has what it depends on: the images, the size and the number of a trial's pictures."""
-    read = content.subject(subject)
     if not read.heldout:
         return []
-    side = content.resolution(evaluation.infer_model, evaluation.infer_vae)
-    key = content_key(PHOTOGRAPHS, NUMERICS_VERSION, read.reference_digest, side, evaluation.n_images)
-    return [EvaluationOrder(key, PHOTOGRAPHS, 0, evaluation, subject)]
+    side = resolution(evaluation.infer_model, evaluation.infer_vae)
+    key = content_key(
+        PHOTOGRAPHS, NUMERICS_VERSION, read.reference_digest, side, evaluation.n_images
+    )
+    return [EvaluationOrder(key, PHOTOGRAPHS, 0, evaluation, name)]
 
 
 def _resolution(model: str, vae: str | None) -> int:

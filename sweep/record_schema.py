@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweep.causes import Cause
+from sweep.causes import is_unfinished, recorded_cause
 from sweep.errors import RecordsError
 from sweep.objective import METRICS, is_similarity
 
@@ -185,7 +185,7 @@ SIMILARITIES = tuple(metric for metric in METRICS if is_similarity(metric))
 
 def state_word(state: str, cause: str | None = None) -> str:
     """What a trial of that state is called; `cause` is the column of its row."""
-    is_tried_again = state == "FAIL" and isinstance(cause, str) and Cause(cause).is_tried_again
+    is_tried_again = state == "FAIL" and is_unfinished(state, recorded_cause(cause))
     return NOT_FINISHED if is_tried_again else STATE_WORDS[state]
 
 

@@ -69,6 +69,7 @@ __all__ = [
     "best_of",
     "bounds_of_means",
     "half_width",
+    "in_commands",
     "line_of",
     "more_is_better",
     "p_value",

@@ -40,7 +40,7 @@ def disk_error(refusal: DiskError, folder: StudyFolder, n_trials: int) -> DiskEr
     number, where = refusal.number, refusal.path or folder.here
     free, needed = _free_bytes(where), bytes_needed(folder, n_trials)
     room = "" if number == errno.EROFS else f" ({decimal(free)} free{f'; the rest of the study needs about {decimal(needed)}' if needed else ''})"
-    is_ours = number == errno.EROFS or str(where).startswith(str(folder.storage))
+    is_ours = number == errno.EROFS or f"{where}/".startswith(f"{folder.storage}/")
     way_out = WAYS_OUT[number] if is_ours else "Make room there"
     return DiskError(
         f"A launch must be able to write until it ends, but the disk of {where} {WORDS[number]}{room}. {way_out}, and launch the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +25,13 @@ from sweep.record_schema import NOT_FINISHED
 from sweep.records import TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, FAIL, PRUNED, RUNNING
 from sweep.summary import front_lines
-from sweep.trial_rows import is_unfinished, trial_of_row
+from sweep.trial_rows import Trial, equals_of, is_unfinished, trial_of_row
 from sweep.wording import MOST_ROWS, WORDS, configuration_text
 from sweep.worker import known_outcomes
 from trainables.storage import Place
 
 KILLED, DAMAGED = "killed", "damaged"
+TRIED_AGAIN = "tried again at the next launch"
 MOST_DAMAGES = 10
 LONGEST_STATE = 40
 
@@ -85,31 +85,23 @@ def print_status(console: Console, folder: StudyFolder) -> None:
     rows = as_rows(Records(folder.root, leave_out=damaged).latest_trials(), TRIALS)
     wanted = _wanted(folder, rows)
     counts = Counter(_state(row) for row in rows)
-    words = {**WORDS, RUNNING: WORDS[RUNNING] if folder.holder is not None else NOT_FINISHED}
-    states = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
+    is_live = folder.holder is not None
+    words = WORDS if is_live else {**WORDS, RUNNING: NOT_FINISHED}
+    counted = WORDS if is_live else {**WORDS, RUNNING: f"{NOT_FINISHED} ({TRIED_AGAIN})"}
+    states = ", ".join(f"{counts[state]} {word}" for state, word in counted.items() if counts[state])
     ended = sum(_state(row) in (COMPLETE, PRUNED, FAIL) for row in rows)
     state = _known_state(folder, unfinished=ended < wanted)
     console.print(f"{folder.root.name}: {state}; {states or 'no trial yet'} of {wanted}", highlight=False, soft_wrap=True)
-    scored = sorted((row for row in rows if row["objective"] is not None and row["state"] != FAIL), key=lambda row: row["objective"])
-    for row, *equal in list(_by_configuration(scored).values())[:MOST_ROWS]:
-        configuration = configuration_text(row["configuration"] or {})
-        scored_as = f"{row['objective']:.4f} at epoch {row['best_epoch']}  {WORDS[row['state']]}"
-        also = f"  equal: {', '.join(other['trial'] for other in equal)}" if equal else ""
-        line = f"  {row['trial']}  {scored_as}  {configuration}{also}"
+    trials = [trial_of_row(row) for row in rows if row["state"] != FAIL]
+    for trial, *equal in equals_of(trials)[:MOST_ROWS]:
+        epoch, objective, *_ = trial.best
+        configuration = configuration_text(trial.configuration)
+        also = f"  equal: {', '.join(other.id for other in equal)}" if equal else ""
+        scored_as = f"{objective:.4f} at epoch {epoch}  {words[trial.state]}"
+        line = f"  {trial.id}  {scored_as}  {configuration}{also}"
         console.print(line, highlight=False, soft_wrap=True)
-    for line in (*_front(folder, scored), f"records: {folder.root}", *_disk(folder, rows), *_damage(folder, checkup)):
+    for line in (*_front(folder, trials), f"records: {folder.root}", *_disk(folder, rows), *_damage(folder, checkup)):
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def _by_configuration(scored: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The trials by what they are: of equal configurations the best one first."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in scored:
-        labels = {name: own for name, own in (row["labels"] or {}).items() if name != "baseline"}
-        parts = [row["training_key"] or row["trial"], row["configuration"], labels]
-        own = json.dumps(parts, sort_keys=True, default=str)
-        found.setdefault(own, []).append(row)
-    return found
 
 
 def _wanted(folder: StudyFolder, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -126,14 +118,13 @@ def _known_state(folder: StudyFolder, *, unfinished: bool) -> str:
         return DAMAGED
 
 
-def _front(folder: StudyFolder, scored: Iterable[Mapping[str, Any]]) -> list[str]:
+def _front(folder: StudyFolder, trials: Sequence[Trial]) -> list[str]:
     try:
         axes = folder.read_description().get("pareto", ())
         if not axes:
             return []
-        trials = [trial_of_row(row) for row in scored]
         add_vectors(trials, axes, known_outcomes(Records(folder.root)))
-        return front_lines(trials, axes, folder.root.name)
+        return front_lines(trials, axes, in_commands(folder.root))
     except (OSError, SweepError):
         return []
 

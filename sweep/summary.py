@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import statistics
 import sys
@@ -14,18 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.errors import ObjectiveError, StudyError
-from sweep.folder import DEFAULT_STORAGE
 from sweep.messages import PHOTOGRAPHS
 from sweep.moment import counts_of
 from sweep.pareto import EPOCHS, axes_text, front_of
-from sweep.records import EVALUATIONS, Records, as_rows
+from sweep.record_files import in_commands
+from sweep.records import EVALUATIONS, NO_ADAPTER, Records, as_rows
 from sweep.searcher import FAIL
+from sweep.trial_rows import equals_of
 from sweep.values import json_text
 from sweep.worker import PHOTOGRAPHS_NAME
 from sweep.wording import MOST_ROWS, WORDS, configuration_text, counts_text, number_text
-
-NO_ADAPTER = "no adapter"
-"""What a control is called: the base model alone, scored as a trial is."""
 
 WIDE = 110
 """Columns from which on a table of numbers has room for configurations, too."""
@@ -49,7 +48,9 @@ def print_summary(
     listed = driver.study.kind == "rows"  # somebody wrote each of them down
     ranked = [*ranking(driver, evaluations), *photograph_lines(driver, evaluations)]
     _print_ranking(console, ranked, n_rows=None if listed else MOST_ROWS)
-    for line in front_lines(driver.trials.values(), driver.study.pareto, folder.root.name):
+    for line in equal_lines(driver.trials.values()):
+        console.print(line, highlight=False, soft_wrap=True)
+    for line in front_lines(driver.trials.values(), driver.study.pareto, in_commands(folder.root)):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"{driver.study.name}: " + counts_text(counts_of(driver.trials.values())), highlight=False)
     console.print(sharing_text(driver, snapshot), highlight=False)
@@ -87,11 +88,12 @@ def ranked_table(rows: list[dict[str, Any]], *, n_rows: int | None = MOST_ROWS, 
 
 
 def ranking(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per scored trial, best first. evaluations: rows of the records by key.
+    """One row per scored configuration, best first. evaluations: rows of the records by key.
 
     Where all trials were scored in one way, the control that was scored in that way stands among
     them as a row of its own; else each trial has the objective of its own control, `no_adapter`."""
-    rows = [_trial_line(trial, evaluations) for trial in driver.trials.values() if trial.rungs and trial.state != FAIL]
+    found = equals_of(driver.trials.values())
+    rows = [_trial_line(best, equal, evaluations) for best, *equal in found]
     controls = _controls(driver, evaluations)
     own = {row["trial"]: controls.get(row.pop("protocol")) for row in rows}
     alike = list({id(line): line for line in own.values()}.values())
@@ -121,9 +123,22 @@ def photograph_lines(driver: Driver, evaluations: Mapping[str, Mapping[str, Any]
     return [{**lines, **{name: row.get(name) for name in ("objective", "lpips", "fid")}} for row in scored]
 
 
-def front_lines(trials: Iterable[Trial], axes: Sequence[str], study_name: str) -> list[str]:
-    """The Pareto front in words: a headline, then a line per trial; nothing where the study has none."""
-    compared = [trial for trial in trials if trial.state != FAIL and trial.vector]
+def equal_lines(trials: Iterable[Trial]) -> list[str]:
+    """Which trials stand in the ranking for others."""
+    several = [(best, equal) for best, *equal in equals_of(trials) if equal]
+    lines = [
+        f"{best.id} stands for {', '.join(trial.id for trial in equal)} too: "
+        "equal configurations are one adapter."
+        for best, equal in several[:MOST_ROWS]
+    ]
+    left_out = len(several) - MOST_ROWS
+    return [*lines, f"{left_out} more trials stand for equal ones."] if left_out > 0 else lines
+
+
+def front_lines(trials: Iterable[Trial], axes: Sequence[str], study: str) -> list[str]:
+    """The Pareto front in words: a headline, then a line per configuration; nothing where the study
+    has none. `study`: as commands take it."""
+    compared = [best for best, *_ in equals_of(trials) if best.vector]
     front = front_of(compared, axes) if axes else []
     if not front:
         return []
@@ -133,7 +148,7 @@ def front_lines(trials: Iterable[Trial], axes: Sequence[str], study_name: str) -
         epoch = "" if EPOCHS in axes else f" at epoch {trial.best[0]}"
         lines.append(f"  {trial.id}  {values}{epoch}  {configuration_text(trial.configuration)}")
     left_out = len(front) - MOST_ROWS
-    return [*lines, f"  and {left_out} more: analysis tables {study_name} --table pareto"] if left_out > 0 else lines
+    return [*lines, f"  and {left_out} more: `python -m analysis tables {study} --table pareto`"] if left_out > 0 else lines
 
 
 def sharing_text(driver: Driver, snapshot: Mapping[str, Any]) -> str:
@@ -185,30 +200,32 @@ def _shown(rows: list[dict[str, Any]], n_rows: int | None) -> list[dict[str, Any
 
 
 def _print_places(console: Console, driver: Driver, folder: StudyFolder) -> None:
-    name, storage = folder.root.name, folder.storage
-    where = "" if storage == DEFAULT_STORAGE.absolute() else f" --storage {storage}"
+    study = in_commands(folder.root)
     lines = [f"records and pictures   {folder.root}", f"adapters               {folder.adapters}"]
     if driver.best is not None:
         lines.append(f"best adapter           {folder.adapters / driver.best.training_key / f'epoch-{driver.best.best[0]:05d}'}")
-    lines.append(f"next                   {python_command()} -m analysis tables {name}{where}")
+    lines.append(f"next                   {python_command()} -m analysis tables {study}")
     if driver.n_ended < driver.n_trials:
-        lines.append(f"to go on               {python_command()} -m sweep resume {name}{where}: what is done is not done again")
+        lines.append(f"to go on               {python_command()} -m sweep resume {study}: what is done is not done again")
     elif driver.study.kind == "sampled":
         lines.append(f"more trials            the same launch command with --samples {driver.n_trials + 8}")
     # Unlike Path.exists it raises nothing where its folder cannot be looked into.
     if os.path.exists(folder.journal):
-        lines.append(f"the sampler's view     optuna-dashboard {folder.journal}")
+        lines.append(f"the sampler's view     optuna-dashboard {shlex.quote(str(folder.journal))}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _trial_line(trial: Trial, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _trial_line(
+    trial: Trial, equal: Sequence[Trial], evaluations: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     epoch, objective, *keys = trial.best
     scored = [evaluations[key] for key in keys if key in evaluations]
-    baseline = " (baseline)" if trial.labels.get("baseline") else ""
+    is_baseline = any(one.labels.get("baseline") for one in (trial, *equal))
+    marks = (" (baseline)" if is_baseline else "") + (f" (and {len(equal)} equal)" if equal else "")
     return {
         "rank": "",
-        "trial": trial.id + baseline,
+        "trial": trial.id + marks,
         "objective": objective,
         "spread": trial.spread,
         "epoch": epoch,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweep import causes
 from sweep.causes import Cause
 from sweep.record_schema import TRIALS
 from sweep.searcher import FAIL, RUNNING, PastTrial
@@ -16,7 +18,7 @@ from sweep.values import with_prompts_read
 
 def is_unfinished(row: Mapping[str, Any]) -> bool:
     """Whether a trial runs, by its latest row, or is tried again by the next launch: what ended it was not its configuration."""
-    return _is_unfinished(row["state"], _cause(row.get("cause")))
+    return causes.is_unfinished(row["state"], causes.recorded_cause(row.get("cause")))
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Trial:
 
     @property
     def is_unfinished(self) -> bool:
-        return _is_unfinished(self.state, self.cause)
+        return causes.is_unfinished(self.state, self.cause)
 
     @property
     def objective(self) -> float:
@@ -72,6 +74,16 @@ class Trial:
         """The standard deviation of its objective between training seeds; None where there is one."""
         values = self.seed_objectives.get(self.best[0], ()) if self.best else ()
         return statistics.stdev(values) if len(values) > 1 else None
+
+
+def equals_of(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """The trials that were scored, of equal configurations together, which are one adapter; the best
+    first, among equal ones too."""
+    scored = (trial for trial in trials if trial.rungs and trial.state != FAIL)
+    found: dict[str, list[Trial]] = {}
+    for trial in sorted(scored, key=lambda trial: trial.objective):
+        found.setdefault(_identity(trial), []).append(trial)
+    return list(found.values())
 
 
 def trial_row(trial: Trial, study_name: str) -> dict[str, Any]:
@@ -112,13 +124,13 @@ def trial_of_row(row: Mapping[str, Any]) -> Trial:
         labels=row["labels"] or {},
         sampled=row.get("sampled") or {},
         state=row["state"],
-        rungs=[(int(epoch), float(value), *keys) for epoch, value, *keys in row["rung_values"] or []],
+        rungs=[(int(epoch), float(value), *keys) for epoch, value, *keys in row["rung_values"] or [] if value is not None],
         seed_objectives={int(row["best_epoch"]): tuple(row["seed_objectives"])} if row.get("seed_objectives") else {},
         train_losses={int(epoch): loss for epoch, loss in (row.get("train_losses") or {}).items()},
         training_key=row["training_key"] or "",
         shared_epochs=int(row["shared_epochs"] or 0),
         reason=row["reason"] or "",
-        cause=_cause(row.get("cause")),
+        cause=causes.recorded_cause(row.get("cause")),
         started_at=row["started_at"],
         seconds=row["seconds"],
         n_rows=int(row["sequence"]) + 1,
@@ -144,9 +156,7 @@ def past_of(trial: Trial) -> PastTrial:
     )
 
 
-def _is_unfinished(state: str, cause: Cause | None) -> bool:
-    return state == RUNNING or (state == FAIL and cause is not None and cause.is_tried_again)
-
-
-def _cause(word: str | None) -> Cause | None:
-    return Cause(word) if word in set(Cause) else None  # else of a damaged row: as of before there were causes
+def _identity(trial: Trial) -> str:
+    labels = {name: own for name, own in trial.labels.items() if name != "baseline"}
+    parts = [trial.training_key or trial.id, trial.configuration, labels]
+    return json.dumps(parts, sort_keys=True, default=str)

@@ -81,7 +81,13 @@ def _photographs_of(study: RecordedStudy) -> list[EvaluationOrder]:
     if best is None:
         return []
     _, evaluation = study.configs_of(best)
-    return photographs_orders(FilesContent(), study.description["subject"], evaluation)
+    # Relative names are meant from where the study was launched.
+    return photographs_orders(
+        study.subject,
+        study.description["subject"],
+        evaluation,
+        lambda model, vae: FilesContent().resolution(*study.located(model, vae)),
+    )
 
 
 def _scored_photographs(

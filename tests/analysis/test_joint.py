@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t
 
-from analysis.comparison import compare_studies
+from analysis.comparison import compare_studies, comparison_notes
 from analysis.joint import joint_differences, joint_means, joint_recorded
 from analysis.load import load_study_records
 from analysis.report_numbers import report_numbers
@@ -167,6 +167,21 @@ def test_equal_trials_of_two_studies_differ_in_5_percent_and_far_ones_are_told_a
         ).iloc[1]
         told.append(far["vs_first_low"] > 0)
     assert np.mean(differ) <= 0.05 + 2 * (0.05 * 0.95 / 14) ** 0.5 and np.mean(told) >= 0.8
+
+
+@pytest.mark.parametrize("n_seeds", [(1, 3), (3, 1), (3, 3), (1, 1)])
+def test_a_study_of_one_training_seed_is_named_beside_what_it_is_compared_with(tmp_path, n_seeds):
+    rng = np.random.default_rng(0)
+    studies = [
+        write_study(tmp_path / name, lpips_of_trials("normal", n, rng, n_trials=3))
+        for name, n in zip(("one", "other"), n_seeds, strict=True)
+    ]
+    table = compare_studies(studies)
+    assert table["n_train_seeds"].tolist() == list(n_seeds)
+    named = [name for name, n in zip(("one", "other"), n_seeds, strict=True) if n == 1]
+    notes = [note for note in comparison_notes(table) if "training seed" in note]
+    assert len(notes) == bool(named) and all(" and ".join(named) + ": " in note for note in notes)
+    assert comparison_notes(table.assign(vs_first=np.nan)) == []
 
 
 def test_a_table_has_all_training_seeds_in_every_number(tmp_path):

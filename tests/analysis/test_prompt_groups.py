@@ -4,6 +4,7 @@ first two and v3 the first three."""
 import numpy as np
 import pytest
 
+from analysis.__main__ import main
 from analysis.load import load_study_records
 from analysis.prompt_groups import label_notes
 from analysis.prompts import seen_and_unseen
@@ -123,3 +124,12 @@ def test_labels_of_an_earlier_version_are_dropped_and_said(tmp_path):
     (note,) = label_notes("s", records.evaluations)
     assert "3 image sets" in note and "python -m sweep rescore s" in note
     assert label_notes("s", write(tmp_path / "new").evaluations) == []
+
+
+@pytest.mark.parametrize("table", ["ranked", "seen"])
+def test_the_command_that_labels_them_leads_to_the_studys_storage(tmp_path, capsys, table):
+    storage = tmp_path / "my sweeps"
+    write(storage / "s", seen_prompts=None, groups=None, caption=None, schema_version=5)
+    assert main(["tables", "s", "--storage", str(storage), "--table", table]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"`python -m sweep rescore s --storage '{storage}'`" in said

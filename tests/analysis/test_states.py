@@ -39,7 +39,7 @@ def repeated_dir(tmp_path):
 
 def test_a_state_has_one_name_everywhere(repeated_dir, capsys):
     assert (WORDS["PRUNED"], WORDS["COMPLETE"], WORDS["FAIL"], WORDS["RUNNING"]) == ("stopped early", "done", "failed", "running")
-    assert [state_word("FAIL", cause) for cause in (None, float("nan"), "configuration", "interrupted")] == ["failed"] * 3 + ["not finished"]
+    assert [state_word("FAIL", cause) for cause in (None, float("nan"), "damaged", "configuration", "interrupted")] == ["failed"] * 4 + ["not finished"]
     numbers = report_numbers(load_study_records(repeated_dir))
     assert numbers["counts"] == {"done": 3, "not finished": 1, "stopped early": 1}
     assert {trial["state"] for trial in numbers["trials"]} == {"done", "not finished", "-"}

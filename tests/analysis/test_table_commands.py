@@ -146,7 +146,7 @@ def test_a_subject_whose_images_have_changed_is_another_one(tmp_path, capsys):
     )
 
 
-def test_studies_of_one_protocol_are_compared_without_a_word_and_what_differs_is_named(
+def test_studies_of_one_protocol_are_compared_and_what_differs_is_named(
     tmp_path, capsys
 ):
     first = written(tmp_path, "anna", "12")
@@ -157,7 +157,9 @@ def test_studies_of_one_protocol_are_compared_without_a_word_and_what_differs_is
         == 0
     )
     printed = capsys.readouterr()
-    assert printed.err == "" and pd.read_csv(io.StringIO(printed.out))["vs_first"].tolist()[1] == 0
+    assert pd.read_csv(io.StringIO(printed.out))["vs_first"].tolist()[1] == 0
+    (note,) = printed.err.splitlines()
+    assert note.startswith("vs_first does not cover what another training seed would do in a and ")
     other = written(tmp_path, "anna", "12", name="b", steps=9, prompts=("q",), formula="fid")
     assert main(["compare", first, other, "--csv"]) == 0
     said = capsys.readouterr().err

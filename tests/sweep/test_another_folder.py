@@ -15,10 +15,12 @@ from sweep.cli import main
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.launches import Launches, Request, write_launches
+from sweep.messages import PHOTOGRAPHS
 from sweep.records import EVALUATIONS, Records, as_rows
 from sweep.study import Epochs, Objective, Study
 from tests.sweep.test_repeatability import launched
 from tests.trainables.conftest import write_tiny_model
+from trainables.subject import load_subject
 
 FIXED = {"caption": "v1", "steps": 2, "images_per_prompt": 1}
 TIMES = ("seconds_generate", "seconds_score", "created_at")
@@ -143,6 +145,29 @@ def test_a_file_scores_the_same_from_every_folder(root, monkeypatch):
     home, away = ({row["evaluation_key"]: {k: v for k, v in row.items() if k not in TIMES} for row in rows[f]} for f in rows)
     assert home == away and len(home) == 3
     assert {row["configuration"]["infer_model"] for row in away.values()} == {"models/tiny"}
+
+
+@pytest.mark.parametrize("n_heldout", [0, 1])
+def test_records_are_completed_from_every_folder(root, monkeypatch, n_heldout):
+    """The subject's own photographs are scored, also where the folder has others of that name."""
+    home, away = (root / folder / "photos" for folder in ("home", "away"))
+    for photos, n in ((home, n_heldout), (away, 1)):
+        rows = [{"file_name": f"{i}.png", "split": "heldout" if i < n else "train"} for i in range(4)]
+        (photos / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    digest = load_subject(home).reference_digest
+    described = json.loads((root / "sweeps" / "s" / "study.json").read_text())
+    with_description(root, content={**described["content"], "images of photos": digest})
+    keys = {}
+    for folder in ("home", "away"):
+        storage = shutil.copytree(root / "sweeps", root / f"sweeps-{folder}")
+        monkeypatch.chdir(root / folder)
+        assert run("rescore", "s", "--storage", storage) == 0
+        found = as_rows(Records(storage / "s").evaluations(), EVALUATIONS)
+        keys[folder] = {row["evaluation_key"] for row in found if row["training_key"] == PHOTOGRAPHS}
+    assert keys["home"] == keys["away"] and len(keys["home"]) == n_heldout
+    (root / "nowhere").mkdir()
+    monkeypatch.chdir(root / "nowhere")
+    assert run("rescore", "s", "--storage", root / "sweeps-away") == 0
 
 
 def test_a_project_that_was_moved_is_used_where_it_is_now(root, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from sweep import disk
 from sweep.cli import main
 from sweep.disk import STATE, WEIGHTS, collect, disk_of, drop_states_of_stopped, garbage_of, trainings_in, use_of
 from sweep.errors import StudyError
-from sweep.folder import StudyFolder, removing
+from sweep.folder import StudyFolder, live_studies, removing
 from sweep.launches import LaunchLog, Request, read_launches
 from sweep.plan import Rates
 from sweep.records import Records
@@ -177,6 +177,19 @@ def test_the_state_of_a_study_is_that_of_its_launch(storage):
         assert standing_of(folder).state.startswith("starting on ")
 
 
+def test_status_says_that_interrupted_trials_are_tried_again(tmp_path, capsys):
+    records = Records(tmp_path / "s", clock=lambda: 1.0)
+    for number, cause in enumerate(("interrupted", "disk", "lost", "configuration")):
+        row = {"trial": f"t{number:04d}", "number": number, "configuration": {}, "state": FAIL}
+        records.append_trial({**row, "cause": cause, "reason": cause})
+    assert main(["status", "s", "--storage", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "3 not finished (tried again at the next launch), 1 failed of 4" in said
+    with StudyFolder(tmp_path, "s").held():
+        main(["status", "s", "--storage", str(tmp_path)])
+    assert "3 running, 1 failed of 4" in capsys.readouterr().out
+
+
 def test_gc_says_what_it_would_collect_asks_and_collects(storage, capsys):
     assert main(["gc", "--dry-run", "--storage", str(storage)]) == 0
     said = capsys.readouterr().out
@@ -223,6 +236,8 @@ def test_a_study_whose_records_are_damaged_can_be_removed_and_leaves_its_adapter
 def test_what_an_interrupted_removal_left_is_collected(storage):
     (storage / ".removing-x" / "records").mkdir(parents=True)
     (storage / "adapters" / "done" / ".writing-y").mkdir()
+    assert Leases(storage).acquire(".removing-x")  # who is removing it still holds the study's lease
+    assert live_studies(storage) == []
     collect(storage, garbage_of(storage))
     assert not list(storage.glob(".removing-*")) and not list((storage / "adapters").glob("*/.writing-*"))
 

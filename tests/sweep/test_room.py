@@ -29,6 +29,12 @@ def test_the_line_names_the_disk_what_is_free_and_the_way_out(tmp_path, number, 
     assert (" free" in line) == (number != errno.EROFS)
 
 
+def test_the_storage_is_another_place_than_one_whose_name_it_begins(tmp_path):
+    full = DiskError("full", path=str(tmp_path / "s-of-others"))
+    line = str(disk_error(full, StudyFolder(tmp_path / "s", "a"), 10))
+    assert "Make room there" in line and "sweep gc" not in line
+
+
 def test_other_errors_are_no_refusals():
     for error in (OSError(errno.EIO, "away"), AdapterError("damaged"), PermissionError(errno.EACCES, "no"), MemoryError()):
         assert refusal_of(error) is None

@@ -12,12 +12,14 @@ import pytest
 
 from sweep.clocks import LONGEST_GAP_S, AwakeClock
 from sweep.driver import PROCESS_PATIENCE_S
+from sweep.fleet import kill_process
 from sweep.messages import Answer, Outcome, Sync
 from sweep.pool import Pool
 from sweep.progress import Progress
 from sweep.records import TRIALS, Records, as_rows
 from sweep.searcher import COMPLETE, PRUNED
 from sweep.standing_orders import STUCK_AFTER_S
+from sweep.worker_actor import WorkerIdentity
 from tests.sweep.fakes import FakeClock, a_driver, a_trial
 from tests.sweep.test_driver import Bench, listed_study
 from tests.sweep.test_standing_orders import Case, case  # noqa: F401  the latter is a fixture
@@ -34,6 +36,18 @@ def test_a_clock_stands_still_while_its_process_does():
         assert clock() == pytest.approx(time_itself.now)
     time_itself.sleep(3600.0)
     assert clock() == pytest.approx(10.0 + LONGEST_GAP_S)
+
+
+@pytest.mark.parametrize(("off_by_s", "is_killed"), [(0.0, True), (1.0, True), (-1.0, True), (60.0, False)])
+def test_a_worker_is_killed_also_where_the_time_of_day_was_set_and_another_process_of_its_number_is_not(off_by_s, is_killed):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        begun = psutil.Process(process.pid).create_time()
+        kill_process(WorkerIdentity("cpu", "node", process.pid, begun + off_by_s))
+        assert (process.wait(30) == -signal.SIGKILL) if is_killed else (process.poll() is None)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_pool_says_for_how_long_a_worker_has_shown_no_progress_and_at_what():

@@ -1,14 +1,26 @@
 """The end of a launch: the ranked table and what sharing saved, by plain stand-ins for the driver."""
 
 import io
+import shlex
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from sweep.folder import StudyFolder
 from sweep.objective import Objective
 from sweep.searcher import COMPLETE, FAIL, PRUNED
-from sweep.summary import _print_ranking, front_lines, photograph_lines, ranked_table, ranking, saved_text, sharing_text
+from sweep.summary import (
+    _print_places,
+    _print_ranking,
+    equal_lines,
+    front_lines,
+    photograph_lines,
+    ranked_table,
+    ranking,
+    saved_text,
+    sharing_text,
+)
 from tests.sweep.fakes import a_driver, a_trial
 
 
@@ -151,5 +163,42 @@ def test_the_front_is_told_by_its_first_metric_with_what_each_trial_has():
         "  t0000  lpips 0.4124  fid 60 at epoch 6  rank=8",
     ]
     many = [a_trial(n, COMPLETE, (6, 0.5), vectors={6: (n, -n)}) for n in range(15)]
-    assert front_lines(many, ("lpips", "fid"), "s")[-1] == "  and 3 more: analysis tables s --table pareto"
+    assert front_lines(many, ("lpips", "fid"), "s")[-1] == (
+        "  and 3 more: `python -m analysis tables s --table pareto`"
+    )
     assert front_lines(trials, (), "s") == front_lines([], ("lpips", "fid"), "s") == []
+
+
+def test_equal_configurations_have_one_rank_and_one_place_on_the_front():
+    same = {"training_key": "A", "vectors": {6: (0.3, 60.0)}}
+    trials = [
+        a_trial(0, COMPLETE, (3, 0.5), (6, 0.3), **same),
+        a_trial(1, COMPLETE, (6, 0.4), training_key="B", vectors={6: (0.4, 50.0)}),
+        a_trial(2, COMPLETE, (6, 0.3), labels={"baseline": True}, **same),
+        a_trial(3, COMPLETE, (6, 0.3), labels={"row": "another"}, **same),
+        a_trial(4, FAIL, (6, 0.1), **same),
+    ]
+    rows = ranking(a_driver(*trials), {})
+    assert [(row["rank"], row["trial"]) for row in rows] == [
+        ("1", "t0000 (baseline) (and 1 equal)"),
+        ("2", "t0003"),
+        ("3", "t0001"),
+    ]
+    (line,) = equal_lines(trials)
+    assert line.startswith("t0000 stands for t0002 too")
+    front = front_lines([t for t in trials if t.number != 3], ("lpips", "fid"), "s")
+    assert front[0].startswith("Pareto front: 2 of 2 ") and len(front) == 3
+
+
+def test_the_commands_at_the_end_lead_to_a_study_in_any_storage(tmp_path):
+    folder = StudyFolder(tmp_path / "my sweeps", "s")
+    folder.here.mkdir(parents=True)
+    folder.journal.touch()
+    console = Console(file=io.StringIO(), width=300)
+    study = SimpleNamespace(kind="sampled", name="s")
+    _print_places(console, a_driver(n_ended=0, study=study), folder)
+    said = dict(line.split("   ", 1) for line in console.file.getvalue().splitlines())
+    storage = str(tmp_path / "my sweeps")
+    assert shlex.split(said["next"])[-3:] == ["s", "--storage", storage]
+    assert shlex.split(said["to go on"].split(": what")[0])[-3:] == ["s", "--storage", storage]
+    assert shlex.split(said["the sampler's view"])[-1] == str(folder.journal)
