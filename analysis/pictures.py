@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,10 @@ def subject_folder(records: StudyRecords) -> Path | None:
     subject = description_of(records).get("subject")
     if not isinstance(subject, str):
         return None
-    folder = _EMBEDDED_FOLDER if subject == EMBEDDED_SUBJECT else _launched_in(records) / Path(subject).expanduser()
+    if subject == EMBEDDED_SUBJECT:
+        folder = _EMBEDDED_FOLDER
+    else:
+        folder = _launched_in(records) / os.path.expanduser(subject)
     return folder if folder.is_dir() else None
 
 

@@ -37,6 +37,7 @@ from trainables.storage import (
     place,
     reason_of,
     require_plain_name,
+    home_expanded,
 )
 
 logger = logging.getLogger(__name__)
@@ -325,7 +326,7 @@ def find_study_folder(name_or_dir: str, storage: Place | str = DEFAULT_STORAGE, 
 
 def _cache_of(store: StorePath) -> Path:
     """The folder of this machine for what belongs to a store, but cannot lie in it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    cache = home_expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return cache / "lora-sweep" / f"{store.name}-{hashlib.sha256(str(store).encode()).hexdigest()[:12]}"
 
 

@@ -17,6 +17,7 @@ from sweep.loggers import require_loggers
 from sweep.picture_counts import require_photographs, require_pictures
 from sweep.prompt_groups import require_prompt_groups
 from trainables.metric_weights import find_metric_weights, metric_name_of
+from trainables.storage import home_expanded
 from trainables.subject import read_subject
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def unmet_elsewhere(keys: Keys) -> Unmet:
 
 def _may_be_here(name: str) -> bool:
     """False for a whole path that this machine lacks: another one may have it."""
-    path = Path(name).expanduser()
+    path = home_expanded(name)
     return path.exists() or not path.is_absolute()
 
 

@@ -22,7 +22,7 @@ from sweep.space import nearest
 from sweep.values import with_prompts_read
 from trainables.config import EVAL_PARAMETERS, TRAIN_PARAMETERS, EvalConfig, TrainConfig
 from trainables.model_sources import MOVED_NAMES, SHORT_NAMES
-from trainables.storage import Place
+from trainables.storage import Place, home_expanded
 from trainables.subject import Subject, load_subject
 
 if TYPE_CHECKING:
@@ -135,21 +135,21 @@ class RecordedStudy:
     @property
     def _subject_place(self) -> str:
         place = self._place_of(self.description["subject"])
-        if self.directory is None or place.startswith("embedded:") or Path(place).expanduser().exists():
+        if self.directory is None or place.startswith("embedded:") or home_expanded(place).exists():
             return place
-        return str(self.directory / Path(place).expanduser())  # it is nowhere; this is where it was
+        return str(self.directory / home_expanded(place))  # it is nowhere; this is where it was
 
     def _place_of(self, name: str) -> str:
         """The whole path of what a launch found under a relative name, or the name itself."""
         plain = SHORT_NAMES.get(name) or MOVED_NAMES.get(name, name)
         if name.startswith("embedded:") or self.directory is None:
             return name
-        there = self.directory / Path(plain).expanduser()
+        there = self.directory / home_expanded(plain)
         return str(there) if there.exists() else name
 
     def _is_found_by_chance(self, place: str) -> bool:
         """Whether this process's own folder has something of that relative name, and that of the launch has not."""
-        path = Path(SHORT_NAMES.get(place, place)).expanduser()
+        path = home_expanded(SHORT_NAMES.get(place, place))
         return not place.startswith("embedded:") and not path.is_absolute() and path.exists()
 
     def _elsewhere(self, what: str, name: str) -> str:

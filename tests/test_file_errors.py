@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,19 @@ OF_FILES = [
     ("launch", "search_spaces/captions.py", "--set", f"subject={LONG}"),
     ("launch", "search_spaces/captions.py", "--set", f"model={LONG}"),
     ("generate", "--adapter", f"{LONG}.safetensors", "--model", "embedded:base", "--prompt", "x", "--trigger", "x"),
+]
+
+
+NOBODY = "~nobody-of-this-name/x"
+OF_NOBODY = [
+    ("check", NOBODY),
+    ("caption", NOBODY),
+    ("prepare", NOBODY, "out", "--trigger", "x"),
+    ("plan", "search_spaces/captions.py", "--set", f"subject={NOBODY}"),
+    ("plan", "search_spaces/captions.py", "--set", f"model={NOBODY}"),
+    ("plan", "search_spaces/captions.py", "--set", f"train_vae={NOBODY}"),
+    ("generate", "--adapter", NOBODY, "--model", "embedded:base", "--prompt", "x", "--trigger", "x"),
+    ("class-images", NOBODY, "women", "--prompt", "a woman"),
 ]
 
 
@@ -112,3 +126,18 @@ def test_ray_gets_a_token_where_the_home_folder_cannot_keep_one(tmp_path, monkey
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that it is taken away again
     _provide_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 32
+
+
+@pytest.mark.parametrize("arguments", OF_NOBODY, ids=" ".join)
+def test_the_home_of_a_user_that_there_is_not_is_one_line(arguments, capsys):
+    one_line(capsys, main, arguments)
+
+
+def test_a_storage_in_the_home_folder_is_that_one(monkeypatch, tmp_path, capsys):
+    """As `--storage=~/sweeps` arrives: a shell leaves `~` alone after the equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    StudyFolder("~/sweeps", "mine").write_study(Study(samples=1), {})
+    assert [file.name for file in tmp_path.iterdir()] == ["sweeps"]
+    assert main(["list", "--storage=~/sweeps"]) == 0 and "mine" in capsys.readouterr().out
+    assert place("~nobody-of-this-name") == Path("~nobody-of-this-name")

@@ -89,7 +89,7 @@ def derived(captions: Mapping[str, str], trigger: str, versions: Sequence[str], 
     tags = captions.get(TEXT_VERSION, "")
     if not tags.strip():
         return {}
-    longest = max(_tags_of(tags), key=lambda tag: len(tag.split()))
+    longest = max(_tags_of(tags), key=lambda tag: len(tag.split()), default="")  # of ", ," none
     if len(longest.split()) > MOST_WORDS_IN_A_TAG:
         raise SubjectError(
             f"{' and '.join(versions)} are made of tags of at most {MOST_WORDS_IN_A_TAG} words with commas between them, but v2 of {where} "

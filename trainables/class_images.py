@@ -19,6 +19,7 @@ from trainables.errors import ConfigError, SubjectError
 from trainables.folder_files import counted, list_folder, named, odd_files_lines
 from trainables.metadata import raise_first
 from trainables.photographs import unread_problem, why_unusable
+from trainables.storage import home_expanded
 from trainables.subject_images import SubjectImage
 
 
@@ -40,7 +41,7 @@ def load_class_images(folder: str | Path) -> ClassImages:
     """The images at the top of that folder. Captions are not read: `prior_prompt` is the caption of them all.
 
     Raises: SubjectError for a folder that is missing or has none, and for the first image that cannot be used."""
-    root = Path(folder).expanduser()
+    root = home_expanded(folder)
     if not root.is_dir():
         raise SubjectError(
             f"`prior_images` must be a folder of class images, but {str(folder)!r} is {'a file' if root.exists() else 'not there'}. "
@@ -69,7 +70,7 @@ def make_class_images(
     """Generate `config`'s pictures with the base model alone into a new folder. It appears when it is complete.
 
     Raises: ConfigError if the folder holds something; ModelError if the model cannot be used; EvaluationFailed if a picture is black."""
-    folder = folder.expanduser()
+    folder = home_expanded(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"Class images are written into a new or empty folder, but {folder} holds something. Name another one.")
     from trainables.frozen import FrozenWork

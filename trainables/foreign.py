@@ -25,6 +25,7 @@ from trainables.lora import TEXT_ENCODER
 from trainables.merging import Update, apply_updates, updatable_layers
 from trainables.model_folders import PICKLES, tensor_shapes
 from trainables.models import ModelParts
+from trainables.storage import home_expanded
 
 _OTHER_METHODS = {
     "dora_scale": "DoRA",
@@ -84,7 +85,7 @@ def find_foreign(path: Path) -> ForeignAdapter:
 
     Raises:
         AdapterError: there is none, it is a pickle or damaged, or it is of a kind that is not read."""
-    files = _files_at(path.expanduser())
+    files = _files_at(home_expanded(path))
     for file in files:
         if file.name != PEFT_CONFIG:
             _refuse_others(file, _shapes(file))

@@ -18,6 +18,7 @@ from trainables.digests import file_digest
 from trainables.errors import ModelError, NotDownloadedError
 from trainables.hub import HUB_ID, snapshot
 from trainables.model_folders import read_config
+from trainables.storage import home_expanded
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def find_metric_weights(text: str) -> MetricWeights:
 
 def _find(metric: FurtherMetric, place: str) -> tuple[Path, str]:
     """The folder, and what it is called."""
-    folder = Path(place).expanduser()
+    folder = home_expanded(place)
     if folder.is_dir():
         return folder, folder.resolve().name
     if not HUB_ID.fullmatch(place):

@@ -19,6 +19,7 @@ from trainables.errors import ModelError
 from trainables.hub import HUB_ID, from_hub
 from trainables.model_folders import PARTS, PartFiles, model_parts, refuse_other_families, require_matching_sizes, vae_part
 from trainables.single_files import looks_like_a_file, single_file_parts, single_file_vae
+from trainables.storage import home_expanded
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 EMBEDDED_NAMES = ("embedded:base", "embedded:realistic")
@@ -117,7 +118,7 @@ def _vae(name: str, *, download: bool) -> PartFiles:
 
 def _local_path(name: str) -> Path | None:
     """The folder or file behind a name; None for a hub id."""
-    path = Path(name).expanduser()
+    path = home_expanded(name)
     if name in EMBEDDED_NAMES:
         path = EMBEDDED_FOLDER / name.removeprefix("embedded:")
         if not path.is_dir():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.errors import NotDownloadedError
+from trainables.storage import home_expanded
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ PUBLISHED = {
 def torch_hub() -> Path:
     """torch hub's folder, as `torch.hub.get_dir` finds it."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))).expanduser() / "hub"
+    return home_expanded(os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))) / "hub"
 
 
 def require_network(name: str) -> None:

@@ -38,6 +38,7 @@ from trainables.metadata import TEXT_VERSION, jsonl_text, list_files, raise_firs
 from trainables.photographs import read_as_stored, read_photograph, register_heic, unread_problem
 from trainables.prepare_report import write_reports
 from trainables.quality import JUDGED_SIDE_PIXELS, detail, exposure, face_counter, sharpness
+from trainables.storage import home_expanded
 from trainables.subject import load_subject
 from trainables.subject_images import (
     OWN_NAMES,
@@ -74,7 +75,7 @@ def prepare_subject(
     """Write the subject; `progress` is told (photographs read, photographs in all).
 
     Raises: SubjectError if a place cannot be used, captions are wrong, or nothing is left to train on. Then nothing is written."""
-    raw, target = _checked_places(Path(raw_dir).expanduser(), Path(subject_dir).expanduser())
+    raw, target = _checked_places(home_expanded(raw_dir), home_expanded(subject_dir))
     found = _raw_photographs(raw)
     count, why_not = face_counter() if how.faces else (None, "")
     notes = [*found.notes, *([why_not] if why_not else [])]

@@ -239,9 +239,16 @@ def place(where: str | os.PathLike[str] | StorePath) -> Place:
         return where
     if isinstance(where, str) and "://" in where:
         return StorePath(where)
-    path = Path(where)
+    path = home_expanded(where)
     _require_short(path)
     return path
+
+
+def home_expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with a leading `~` or `~user` replaced by that home; as it is where there is none.
+
+    Shells leave `~` alone in `--storage=~/sweeps` and in `--set subject=~/photos`."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises for a user that there is not
 
 
 def require_plain_name(name: str, what: str) -> str:

@@ -27,6 +27,7 @@ from trainables.errors import SubjectError
 from trainables.folder_files import spelt_path
 from trainables.metadata import Refuse, parse_object, raise_first, read_text
 from trainables.photographs import read_rgb, size_of, why_unusable
+from trainables.storage import home_expanded
 from trainables.subject_images import DESCRIPTION_NAME, TRIGGER_VERSION, SubjectImage, images_in
 
 __all__ = ["EMBEDDED_SUBJECT", "TRIGGER_VERSION", "Subject", "SubjectImage", "load_pixels", "load_subject", "read_subject"]
@@ -150,7 +151,7 @@ def load_pixels(images: Sequence[SubjectImage], width: int, height: int | None =
 
 
 def _find_folder(name: str) -> Path:
-    root = EMBEDDED_FOLDER if name == EMBEDDED_SUBJECT else Path(name).expanduser()
+    root = EMBEDDED_FOLDER if name == EMBEDDED_SUBJECT else home_expanded(name)
     if root.is_dir():
         return root
     if name == EMBEDDED_SUBJECT:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trainables.captions import caption_subject, category_of, sentence, simplified_tags
+from trainables.captions import caption_subject, category_of, derived, sentence, simplified_tags
 from trainables.embedded.people import WORDS
 from trainables.errors import SubjectError
 from trainables.subject import load_subject
@@ -181,3 +181,9 @@ def test_the_built_in_subject_is_not_written_to():
 def test_tags_on_several_lines_and_beside_a_second_trigger_are_not_lost(caption, simplified, said):
     assert simplified_tags(caption, "zq7kx") == simplified
     assert sentence(caption, "zq7kx") == said
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+def test_a_caption_of_commas_alone_has_no_tags(version):
+    captions = derived({"v2": ", ,"}, "zq7kx", [version], "a.png")
+    assert captions == derived({"v2": "zq7kx"}, "zq7kx", [version], "a.png")
