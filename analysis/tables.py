@@ -31,13 +31,11 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     beside them (`is_file`), and one per control. None of these has a rank.
 
     `lpips_band` and `fid_band` are verdicts in words: see bands.py. Beside every metric stand
-    `n_images`, `n_references` and the networks.
-    METRIC_low and METRIC_high are 95 % intervals over the images, that of LPIPS drawn with `seed`,
-    and over the training seeds too where
+    `n_images`, `n_references` and the networks. METRIC_low and METRIC_high are 95 % intervals over
+    the images, that of LPIPS drawn with `seed`, and over the training seeds too where
     `n_train_seeds` is above 1: metrics are then means over them, `n_copies` is their sum, and
-    `objective_spread` is the standard deviation of
-    the objective between them (see joint.py). `vs_baseline` is the mean LPIPS difference to the
-    baseline's image of the same prompt and noise
+    `objective_spread` is the standard deviation of the objective between them (see joint.py).
+    `vs_baseline` is the mean LPIPS difference to the baseline's image of the same prompt and noise
     (below 0 is closer to the subject), with its interval and `vs_baseline_n` pairs."""
     trials = best_evaluations(records)
     table = pd.concat([trials, _files(records), _controls(records)], ignore_index=True)
@@ -68,9 +66,8 @@ def pivot(records: StudyRecords, *by: str, value: str = "objective", seed: int =
 
 def best_of_each(records: StudyRecords, *by: str, value: str = "objective", seed: int = 0) -> pd.DataFrame:
     """One row per combination of values of the parameters or labels `by`, e.g. "caption": its trial
-    with the best `value`, that trial's
-    metrics and the LPIPS interval over its pictures, and out of how many (`n_trials`) it was
-    picked; the best first.
+    with the best `value`, that trial's metrics and the LPIPS interval over its pictures, and out of
+    how many (`n_trials`) it was picked; the best first.
 
     The best of more trials is better by chance alone: compare rows of equal n_trials. Ties go to
     the trial of the lowest number.
@@ -103,13 +100,11 @@ def _grouped_by(records: StudyRecords, by: tuple[str, ...], value: str) -> pd.Da
 
 def best_evaluations(records: StudyRecords) -> pd.DataFrame:
     """One row per trial, with the evaluations of its best rung, one per training seed, and their
-    means;
-    trials without one keep missing metrics.
+    means; trials without one keep missing metrics.
 
     Of trials with equal configurations, which are one adapter, only the best is there:
-    `equal_trials`
-    names the others (a tuple), and the baseline stays marked. `state_word` is how a person reads
-    `state`."""
+    `equal_trials` names the others (a tuple), and the baseline stays marked. `state_word` is how a
+    person reads `state`."""
     rungs = records.rungs.rename(columns={"epoch": "best_epoch"})[["trial", "best_epoch", "evaluation_keys"]]
     rungs = rungs.astype({"best_epoch": "Int64"}).drop_duplicates(["trial", "best_epoch"], keep="last")
     own = ["best_epoch", "epochs", "objective", "reason", "training_key"]

@@ -1,9 +1,8 @@
 """A study's space in Optuna's terms: a distribution for each parameter, and values to and fro.
 
 Optuna's storage holds numbers and texts only, and has no quantum on a log scale. What it cannot
-hold has another form there: a list
-its JSON text, a quantised value on a log scale itself, without the quantum. Define-by-run spaces
-talk to Optuna themselves."""
+hold has another form there: a list its JSON text, a quantised value on a log scale itself, without
+the quantum. Define-by-run spaces talk to Optuna themselves."""
 
 from __future__ import annotations
 

@@ -114,6 +114,8 @@ class Fleet:
         self._short_until = -math.inf  # of memory
         self._enough_at = clock()
         self._launch = launch
+        # Read once: a worker that is replaced needs no storage that answers just now.
+        self._content = folder.read_description()["content"]
         self._seats: dict[tuple[str, int], _Seat] = {}
         self._keepers: list[Any] = []
         self._n_started = 0
@@ -232,7 +234,7 @@ class Fleet:
             most_slots=min(self.n_concurrent(self._study) * self._study.train_seeds, _most_trainings(self._study)),
             slots_file=self._folder.pack_size,
             pack_options=self._pack_options,
-            content=self._folder.read_description()["content"],
+            content=self._content,
         )
         seat.actor = self._on_node_of(seat, WorkerActor)
         seat.asking, seat.process = seat.actor.identity.remote(seat.site.node, seat.name), None

@@ -4,6 +4,7 @@ Reads subjects and hashes model files, once per launch and name; imports no torc
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -261,5 +262,6 @@ def _cut_of_version(subject: Subject, version: str) -> Iterator[str]:
     if n_cut := sum(n > PROMPT_TOKENS for n in counts):
         yield (
             f"CLIP reads {PROMPT_TOKENS} tokens, but {n_cut} of {len(counts)} {version} captions have more, up to {max(counts)} at least: "
-            f"their end is never read. `python -m sweep check {subject.root}` tells which."
+            "their end is never read. "
+            f"`python -m sweep check {shlex.quote(str(subject.root))}` tells which."
         )

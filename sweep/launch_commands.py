@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -367,11 +368,16 @@ def _directory_of(request: Request) -> contextlib.AbstractContextManager[None]:
 
 
 def _say_if_changed(folder: StudyFolder, request: Request) -> None:
+    from sweep.record_files import in_commands
     from sweep.study_file import read_source
 
     file = Path(request.file)
     if request.file and file.is_file() and read_source(file) != read_source(folder.source):
-        typer.echo(f"note: {file} has changed since; this goes on with {folder.source}. `sweep launch {file}` takes the changes.")
+        command = f"sweep launch {shlex.quote(str(file))} --name {in_commands(folder.root)}"
+        typer.echo(
+            f"note: {file} has changed since; this goes on with {folder.source}. `{command}` takes "
+            "the changes."
+        )
 
 
 def _exit_code(driver: Driver, snapshot: Mapping[str, Any]) -> int:

@@ -16,7 +16,7 @@ from sweep.errors import RecordsError, StudyError, SweepError
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
 from sweep.launches import Request, read_launches
-from sweep.record_files import write_atomically
+from sweep.record_files import in_commands, write_atomically
 from sweep.records import TRIALS, Records, as_rows
 from sweep.study import Study, load_study
 from sweep.study_file import read_source
@@ -130,8 +130,8 @@ def _study_of(folder: StudyFolder, source: str) -> Study:
 
 def _restore_source(folder: StudyFolder) -> None:
     """From the file that was launched, if it still says what the description does."""
-    request, name = request_of(folder), folder.root.name
-    way_out = f"Launch it with `sweep launch STUDY.py --name {name}`, which stores it."
+    request, own = request_of(folder), in_commands(folder.root)
+    way_out = f"Launch it with `sweep launch STUDY.py --name {own}`, which stores it."
     if not request.file or not Path(request.file).is_file():
         raise StudyError(f"study.py is copied from the study's file, but {request.file or 'its place'} is not there any more. {way_out}")
     source = read_source(Path(request.file))

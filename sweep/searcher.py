@@ -174,9 +174,8 @@ class Searcher:
         """The end of a trial: COMPLETE with its best value, PRUNED by its rungs, or FAIL.
 
         `vector`: what counts instead of `value` in a study with `pareto`; `vectors`: the same at
-        each rung. Where the length is sampled,
-        Optuna gets a rung's value with that rung's epochs as the length, or, where the space has
-        no such length, a PRUNED trial."""
+        each rung. Where the length is sampled, Optuna gets a rung's value with that rung's epochs
+        as the length, or, where the space has no such length, a PRUNED trial."""
         optuna_trial, asked, rungs = self._open.pop(trial), self._asked.pop(trial), self._rungs.pop(trial)
         if reason:
             optuna_trial.set_user_attr("reason", reason)

@@ -8,8 +8,8 @@ prepare.py's matter, and what a model makes of the pixels another's. No torch.
                              one line per image; split is "train" (the default) or "heldout"; metadata.py tells of further forms
 Without a list the folder is read as kohya's scripts read it: images at its top and in `<repeats>_<name>`
 sub-folders (0 repeats leave one out; else they are not used: an epoch shows every image once), each
-with its caption, version v2, in a `.txt` or
-`.caption` file beside it, or none of them with one. v1, the trigger alone, needs no captions and always exists.
+with its caption, version v2, in a `.txt` or `.caption` file beside it, or none of them with one. v1,
+the trigger alone, needs no captions and always exists.
 An image may have a mask: masks.py tells where."""
 
 from __future__ import annotations

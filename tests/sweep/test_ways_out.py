@@ -10,6 +10,7 @@ from PIL import Image
 from sweep.cli import main
 from sweep.folder import StudyFolder
 from sweep.keys import Keys
+from sweep.launch_commands import _say_if_changed
 from sweep.launches import Launches, Request, write_launches
 from sweep.record_files import in_commands
 from sweep.study import load_study
@@ -85,6 +86,21 @@ def test_a_damaged_file_of_a_study_is_mended_by_the_command_named(folder, capsys
     words = way_out(said(capsys, *command), "repair")
     assert main([*words, "--yes"]) == 0
     assert main(command) == 0
+
+
+def test_a_study_file_that_has_changed_is_taken_by_the_command_named(folder, capsys):
+    """It goes on with this study, and begins no other one of the file's own name."""
+    file = folder.storage.parent / "my file.py"
+    file.write_text(STUDY + "\n# changed\n")
+    _say_if_changed(folder, Request(file=str(file)))
+    words = way_out(capsys.readouterr().out, "launch")
+    assert words[1] == str(file) and "mine" in words
+    capsys.readouterr()
+    assert main(["plan", *words[1:]]) == 0 and "disk: " in capsys.readouterr().out
+    folder.source.unlink()
+    write_launches(folder.launches, Launches(Request(file="/no/such/file.py")))
+    words = way_out(said(capsys, *on(folder, "repair", "mine", "--yes"), code=1), "launch")
+    assert main(["plan", str(file), *words[2:]]) == 0 and "disk: " in capsys.readouterr().out
 
 
 def test_photographs_without_captions_are_planned_by_the_set_that_is_named(folder, tmp_path, capsys):
