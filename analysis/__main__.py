@@ -19,7 +19,7 @@ from rich.console import Console
 from analysis.load import DEFAULT_STORAGE, StudyRecords, load_study_records
 from analysis.table_commands import add_table_commands
 from analysis.text import print_frame
-from sweep.records import SweepError, line_of
+from sweep.records import SweepError, line_of, sigterm_interrupts
 
 EXAMPLES = {
     "tables": "python -m analysis tables captions --table pivot --by caption guidance --value lpips -o pivot.md",
@@ -31,6 +31,8 @@ EXAMPLES = {
 }
 
 
+INTERRUPTED_CODE = 130
+
 OF_SWEEP = (
     "launch", "resume", "repair", "confirm", "plan", "trial", "list", "status", "watch", "stop", "pause", "set", "rescore", "rm", "gc",
     "prepare", "caption", "class-images", "check", "export", "generate", "score", "submit", "attach",
@@ -39,19 +41,27 @@ OF_SWEEP = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 with one line on stderr for what the person can mend."""
+    """The exit code: 0, or 2 or 130 with one line on stderr for what the person can mend or has
+    interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and not words[0].startswith("-") and words[0] not in EXAMPLES:
         print(f"error: {_unknown_command(words[0])}", file=sys.stderr)
         return 2
     options = _parser().parse_args(words)
     try:
-        options.run(options)
+        with sigterm_interrupts():
+            options.run(options)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED_CODE
     except (SweepError, KeyError) as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read it has seen enough: head, less
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):  # with which rich leaves, as code 1
+            raise
     except OSError as error:  # what no reader or writer has put into words of its own
         print(f"error: {line_of(error)}", file=sys.stderr)
         return 2

@@ -7,8 +7,6 @@ of pictures, and of training seeds where trials have several (joint.py)."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 

@@ -94,6 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read it has seen enough: head, less
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):  # with which rich leaves, as code 1
+            raise
+        return 0
     except OSError as error:  # what no reader or writer has put into words of its own
         return _say_error(line_of(error), code=MENDABLE)
     except typer.Exit as error:

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.errors import ModelError, NotDownloadedError, SubjectError, SweepError, UnmetError

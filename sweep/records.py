@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from sweep.causes import cause_of_old_reason
 from sweep.errors import LeaseLostError, RecordsError, SweepError
+from sweep.interrupting import sigterm_interrupts
 from sweep.objective import best_of, more_is_better
 from sweep.record_files import LEADS_OUT, in_commands, remove, write_atomically, write_pictures
 from sweep.record_schema import (
@@ -75,6 +76,7 @@ __all__ = [
     "p_value",
     "place",
     "resample_weights",
+    "sigterm_interrupts",
     "state_word",
 ]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweep.distributions import Dimension, dimensions_of, in_optuna
+from sweep.distributions import dimensions_of, in_optuna
 from sweep.errors import SweepError
 from sweep.journal import JournalView
 from sweep.pareto import directions_of, generation_size

@@ -29,7 +29,7 @@ from trainables.metric_weights import metric_name_of
 from trainables.storage import require_plain_name
 
 if TYPE_CHECKING:
-    from sweep.study import Row, Study
+    from sweep.study import Study
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2")
 LIMITS = ("samples", "max_concurrent", "budget_hours", "budget_gpu_hours")

@@ -182,7 +182,7 @@ def python_command() -> str:
     if found and os.path.samefile(found, sys.executable):
         return "python"
     relative = os.path.relpath(sys.executable)
-    return sys.executable if relative.startswith("..") else relative
+    return shlex.quote(sys.executable if relative.startswith("..") else relative)
 
 
 def _print_ranking(console: Console, rows: list[dict[str, Any]], *, n_rows: int | None) -> None:

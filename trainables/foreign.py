@@ -251,6 +251,11 @@ def _json_object(text: str, file: Path) -> dict[str, object]:
 def _update(file: Path, path: str, own: Mapping[str, Tensor], layer: nn.Module, scale_of: Callable[[str, int], float]) -> Update:
     if lacking := [part for part in (DOWN, UP) if part not in own]:
         raise AdapterError(f"An update has two factors, but {file} has no {lacking[0]} for {path}. Copy it again.")
+    if flat := [own[part] for part in (DOWN, UP) if own[part].ndim < 2 or not own[part].is_floating_point()]:
+        raise AdapterError(
+            f"The factors of an update must be matrices of floating-point numbers, but {file} has one of "
+            f"{flat[0].dtype} and {tuple(flat[0].shape)} for {path}. Convert it, or copy it again."
+        )
     down, up = own[DOWN].flatten(1), own[UP].flatten(1)
     d_out, d_in = layer.weight.shape[0], layer.weight[0].numel()
     if down.shape[1] != d_in or up.shape != (d_out, len(down)):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +20,8 @@ from analysis.published import published_rows
 from analysis.table_commands import TABLES
 from analysis.text import texts_of
 from sweep.records import Records
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ARGUMENTS = {"pivot": ["--by", "caption", "rank"], "interaction": ["--by", "caption", "rank"]}
 
@@ -200,3 +208,25 @@ def test_the_help_of_every_command_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert f"example: python -m analysis {command} " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_says_so_in_one_line(study_dir, monkeypatch, capsys, number):
+    def interrupted(*arguments, **options) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr("analysis.table_commands.load_study_records", interrupted)
+    assert main(["tables", str(study_dir)]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@pytest.mark.parametrize("format", ["text", "csv"])
+def test_a_reader_that_has_seen_enough_is_no_failure(study_dir, format):
+    """As `| head -1` closes the pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "analysis", "tables", str(study_dir), "--format", format]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -46,6 +46,17 @@ def test_a_command_that_is_interrupted_says_so_in_one_line(monkeypatch, capsys, 
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
+def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path):
+    """As `| head -1` closes the pipe; the table is drawn by rich, which would exit with 1."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sweep", "plan", "search_spaces/captions.py"]
+    command += ["--storage", str(tmp_path)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("phase", ["importing Ray", "starting Ray"])
 @pytest.mark.parametrize("after_s", [0.0, 2.0])

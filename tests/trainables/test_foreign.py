@@ -212,6 +212,8 @@ def spoilt(tensors, which: str, how):
         ("alpha", lambda t: t * torch.nan, "NaN or infinite"),
         ("alpha", lambda t: t * torch.inf, "NaN or infinite"),
         ("alpha", lambda t: torch.ones(2), "alpha of a layer must be one number.* 2 for mid_block"),
+        ("lora_down.weight", lambda t: t.flatten(), "must be matrices.*for mid_block"),
+        ("lora_up.weight", lambda t: t.to(torch.int8), "floating-point.*torch.int8.*for mid_block"),
         ("every alpha", lambda t: t * 0, "every update in x is zero"),
         ("every lora_up.weight", lambda t: t * 0, "every update in x is zero"),
         ("every lora_down.weight", lambda t: t * 0, "every update in x is zero"),
