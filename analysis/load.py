@@ -65,7 +65,7 @@ def launches_of(records: StudyRecords) -> dict[str, Any]:
     damaged, of which `sweep status` tells."""
     try:
         said = json.loads((records.folder / "launches.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from analysis.load import StudyRecords
+from analysis.load import StudyRecords, launches_of
 
 EMBEDDED_SUBJECT = "embedded:subject"
 _EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "trainables" / "embedded" / "subject"
@@ -47,14 +47,16 @@ def subject_folder(records: StudyRecords) -> Path | None:
 
 def _launched_in(records: StudyRecords) -> Path:
     """Where relative names in the study are meant from; the current folder where nothing says it."""
-    directory = description_of(records).get("directory") or _json(records.folder / "launches.json").get("request", {}).get("directory")
+    request = launches_of(records).get("request")
+    of_launches = request.get("directory") if isinstance(request, dict) else None
+    directory = description_of(records).get("directory") or of_launches
     return Path(directory) if isinstance(directory, str) else Path()
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
         described = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return described if isinstance(described, dict) else {}
 
