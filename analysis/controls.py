@@ -6,6 +6,8 @@ import pandas as pd
 
 CONTROL = "none"
 """The training key of evaluations without an adapter."""
+PHOTOGRAPHS = "photographs"
+"""The training key of the evaluation of the subject's held-out photographs."""
 
 
 def controls_of(evaluations: pd.DataFrame) -> dict[str, str]:

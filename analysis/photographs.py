@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.controls import controls_of
+from analysis.controls import PHOTOGRAPHS, controls_of
 from analysis.load import StudyRecords
 from sweep.records import more_is_better
 
-PHOTOGRAPHS = "photographs"
-"""The training key of their evaluation."""
 COMPARED = ("lpips", "fid", "kid", "dinov2", "clip_i", "face")
 DEPENDS_ON_N = ("fid",)
 """Metrics that only compare at equal numbers of pictures."""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.bands import with_bands
+from analysis.controls import PHOTOGRAPHS
 from analysis.image_values import image_values
 from analysis.joint import joint_differences, joint_means, joint_recorded
 from analysis.load import CONTROL, FAILED, StudyRecords
@@ -168,15 +169,19 @@ def _controls(records: StudyRecords) -> pd.DataFrame:
 
 
 def _files(records: StudyRecords) -> pd.DataFrame:
-    """One row per evaluation of an adapter file that the study did not train, named after the file."""
+    """One row per evaluation of an adapter file that the study did not train, named after the file;
+    and of held-out photographs, which nothing has generated."""
     files = records.evaluations[records.evaluations["adapter_file"].notna()]
-    return _without_a_trial(files, records).assign(
+    photographs = files["training_key"].eq(PHOTOGRAPHS).to_numpy()
+    rows = _without_a_trial(files, records).assign(
         trial=list(files["adapter_file"]),
         state="FILE",
-        state_word="file",
+        state_word=np.where(photographs, "-", "file"),
         is_control=False,
         is_file=True,
     )
+    generated = [name for name in records.parameters if name in rows]
+    return rows.assign(**{name: rows[name].where(~photographs) for name in generated})
 
 
 def _without_a_trial(evaluations: pd.DataFrame, records: StudyRecords) -> pd.DataFrame:

@@ -68,7 +68,14 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Of the prompt.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of the denoising.")] = None,
     denoiser: Annotated[str | None, typer.Option(help=", ".join(DENOISERS) + ".")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first picture of each prompt; the next ones count on.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**62,  # torch's are of 63 bits, and the next ones count on
+            help="Of the first picture of each prompt; the next ones count on.",
+        ),
+    ] = 0,
     n: Annotated[int, typer.Option("--n", min=1, help="Pictures of each prompt.")] = 4,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to; files there stay.")] = Path("generated"),
     storage: Storage = DEFAULT_STORAGE,

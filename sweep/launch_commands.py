@@ -227,7 +227,7 @@ def plan(
     `sweep plan search_spaces/captions.py --samples 64`"""
     from sweep.folder import StudyFolder
     from sweep.keys import Keys
-    from sweep.plan import make_plan, measured_rates, render_plan
+    from sweep.plan import make_plan, rates_for, render_plan
     from sweep.preconditions import unmet_before_launch
 
     given = {"samples": samples, "name": name, "max_concurrent": max_concurrent, "loggers": logger}
@@ -235,7 +235,7 @@ def plan(
     folder = StudyFolder(storage, study.name)
     unmet = unmet_before_launch(Keys(study), folder)
     unmet.require_none()
-    rates = measured_rates(folder)
+    rates = rates_for(study, folder)
     typer.echo(render_plan(make_plan(study, rates=rates)), nl=False)
     for note in unmet.notes:
         typer.echo(f"note: {note}")

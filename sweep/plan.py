@@ -83,9 +83,18 @@ def measured_rates(folder: StudyFolder) -> Rates | None:
     return Rates(device=str(measured.get("device")), **rates, evaluations_per_hour=3600 / seconds)
 
 
+def rates_for(study: Study, folder: StudyFolder) -> Rates | None:
+    """`measured_rates`, where that was of trainings like the study's: of its models, batch and
+    precision. Another model's speed says nothing."""
+    like = (read_view(folder.pack_size) or {}).get("config")
+    trainings = _trainings(study, next(iter(_simulated(study, exact=_is_exact(study)))))
+    signatures = [[str(value) for value in pack_signature(training)] for training in trainings]
+    return measured_rates(folder) if like is None or like in signatures else None
+
+
 def make_plan(study: Study, *, rates: Rates | None = None) -> Plan:
     """The costs of the study, without early stopping: with it they are upper bounds, and a note says so."""
-    exact = study.kind != "sampled" or len(_complete(study, study.listed)) >= study.n_trials
+    exact = _is_exact(study)
     simulated = list(_simulated(study, exact=exact))
     simulations = [_costs(study, configurations) for configurations in simulated]
     return Plan(
@@ -116,6 +125,11 @@ def render_plan(plan: Plan, *, width: int = 110) -> str:
     for line in (_time_line(plan), *plan.notes):
         console.print(line, highlight=False, markup=False)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _is_exact(study: Study) -> bool:
+    """Whether it is known beforehand which configurations there will be."""
+    return study.kind != "sampled" or len(_complete(study, study.listed)) >= study.n_trials
 
 
 def _costs(study: Study, configurations: Iterable[dict]) -> Costs:

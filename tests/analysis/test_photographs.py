@@ -87,6 +87,7 @@ def test_photographs_have_a_row_of_their_own_without_a_rank(tmp_path):
         and not row["is_control"]
     )
     assert row["lpips_low"] < 0.2 < row["lpips_high"]
+    assert row["state_word"] == "-" and row[list(records.parameters)].isna().all()
     assert ranked["rank_number"].dropna().tolist() == [1] and ranked.loc[0, "trial"] == "t0000"
     (shown,) = [trial for trial in report_numbers(records)["trials"] if trial["trial"] == NAME]
     assert shown["is_trial"] is False and shown["lpips"] == 0.2

@@ -275,3 +275,11 @@ def test_what_cannot_be_scored_is_one_line_and_leaves_the_records_alone(own_stor
     for options, says in cases:
         assert says in error_of(capsys, "score", *options, "--storage", own_storage)
     assert Records(own_storage / "s").evaluations().equals(before)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**62 + 1, 10**30])
+def test_a_seed_that_torch_does_not_take_is_one_line(capsys, seed):
+    picture = ["generate", "mine", "--best", "--prompt", "x", "--steps", "1"]
+    assert main([*picture, "--seed", str(seed)]) == 2
+    said = capsys.readouterr().err
+    assert "--seed" in said and len(said.strip().splitlines()) == 1

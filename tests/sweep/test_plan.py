@@ -7,9 +7,10 @@ import json
 from ray import tune
 
 from sweep.folder import StudyFolder
-from sweep.plan import Costs, Rates, make_plan, measured_rates, render_plan
+from sweep.plan import Costs, Rates, make_plan, measured_rates, rates_for, render_plan
 from sweep.records import Records
 from sweep.study import Epochs, Study
+from trainables.config import TrainConfig, pack_signature
 
 RUNGS = Epochs(max=12, rungs=(3, 6))
 
@@ -101,6 +102,20 @@ def test_time_is_unknown_until_it_was_measured():
     # 10 epochs at 20 an hour, 2 evaluations and 2 controls at 8 an hour; alone 20 epochs at 10 an hour.
     measured = make_plan(study, rates=Rates(device="CPU", epochs_per_hour=20, epochs_per_hour_alone=10, evaluations_per_hour=8))
     assert measured.hours == 1.0 and "about 60 minutes, against 2.5 hours" in render_plan(measured)
+
+
+def test_rates_of_another_model_are_none_of_the_studys(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    Records(folder.root).append_evaluation({"evaluation_key": "a", "seconds_generate": 3.0, "seconds_score": 1.0})
+    measured = {"device": "cpu", "epochs_per_hour": 40.0, "epochs_per_hour_alone": 10.0}
+    like = [str(value) for value in pack_signature(TrainConfig(train_model="embedded:base"))]
+    folder.pack_size.write_text(json.dumps(measured | {"config": like}))
+    rows = [{"rank": 4}, {"rank": 16}]
+    assert rates_for(Study(rows=rows, model="embedded:base"), folder) == measured_rates(folder) is not None
+    assert rates_for(Study(rows=rows, model="sd15"), folder) is None
+    assert rates_for(Study(rows=[{"batch": 4}]), folder) is None
+    folder.pack_size.write_text(json.dumps(measured))  # of an earlier version, which did not say
+    assert rates_for(Study(rows=rows, model="sd15"), folder) == measured_rates(folder)
 
 
 def test_rates_are_what_the_last_launch_of_the_study_measured(tmp_path):
