@@ -44,6 +44,6 @@ def test_limits_that_were_set_meanwhile_are_asked_for_again(tmp_path):
 
 def test_a_damaged_log_is_one_line_with_its_path(tmp_path):
     (tmp_path / "launches.json").write_text('{"request"')
-    with pytest.raises(StudyError, match="launches.json.*Remove it"):
+    with pytest.raises(StudyError, match="launches.json.*sweep repair"):
         read_launches(tmp_path / "launches.json")
     assert read_launches(tmp_path / "none.json").entries == ()
