@@ -43,7 +43,7 @@ def ranked_trials(records: StudyRecords, *, seed: int = 0) -> pd.DataFrame:
     table = table.join(_intervals(table, records, seed=seed)).join(
         _against_baseline(table, records)
     )
-    by = ["is_control", "is_file", "failed", "objective", "number"]
+    by = ["is_control", "is_file", "failed", "objective", "number", "evaluation_key"]
     table = table.assign(failed=table["state"] == FAILED).sort_values(by, na_position="last", kind="stable", ignore_index=True)
     ranked = table.drop(columns="failed")
     has_rank = ranked["objective"].notna() & ~table["failed"] & ~ranked["is_control"] & ~ranked["is_file"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -53,6 +54,23 @@ def test_a_file_that_was_scored_beside_the_trials_is_a_row_of_its_own_without_a_
     out = io.StringIO()
     print_ranked(records, table, Console(file=out, width=300))
     assert "old" in out.getvalue() and "file" in out.getvalue()
+
+
+def test_the_order_of_rows_of_equal_objective_is_not_that_in_which_they_were_recorded(study_dir):
+    counts = {"epoch": 0, "n_images": 4, "n_references": 151, "fid": 90.0, "objective": 0.95}
+    for key, training, file in (
+        ("control-2", "none", None),
+        ("a-control", "none", None),
+        ("file-2", "file:2", "old"),
+        ("file-1", "file:1", "older"),
+    ):
+        row = {"evaluation_key": key, "training_key": training, "adapter_file": file}
+        Records(study_dir).append_evaluation({**row, "configuration": {"guidance": 2.0}, **counts}, [])
+    records = load_study_records(study_dir)
+    backwards = replace(records, evaluations=records.evaluations[::-1].reset_index(drop=True))
+    tables = [ranked_trials(one)["evaluation_key"].dropna() for one in (records, backwards)]
+    for keys in tables:
+        assert keys.tail(5).tolist() == ["file-1", "file-2", "a-control", "control", "control-2"]
 
 
 def test_trials_are_paired_with_the_baseline_image_by_image(ranked):
