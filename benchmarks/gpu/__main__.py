@@ -23,7 +23,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
-from benchmarks.gpu.run import Run, free, gib, median_s, peak_gib, product_precision, timed
+from benchmarks.gpu.run import PRODUCTS, Run, fp32_precision, free, gib, median_s, peak_gib, timed
 from benchmarks.machine import described, machine
 from benchmarks.random_sd15 import write_model
 from benchmarks.results import add_write_flag, report
@@ -142,7 +142,7 @@ def ceilings(run: Run) -> None:
         ("float32", torch.float32, "ieee"),
         ("TF32", torch.float32, "tf32"),
     ):
-        with product_precision(precision if run.cuda else "ieee"):
+        with fp32_precision(precision if run.cuda else "ieee", PRODUCTS):
             a, b = (torch.randn(n, n, device=run.device).to(dtype) for _ in range(2))
             seconds = median_s(run, lambda a=a, b=b: a @ b, n_rounds=5)
         tflops = 2 * n**3 / seconds / 1e12

@@ -115,6 +115,6 @@ def _pipeline_line(run: Run, steps: int) -> None:
         rate = n / seconds * steps / 50
         run.say(
             "generation",
-            f"StableDiffusionPipeline, {n} at once: {rate:.2f} pictures/s at 50 steps (from {steps})",
+            f"StableDiffusionPipeline, {n} at once: {rate:.2f} pictures/s, 50 steps (from {steps})",
             pictures_s=rate,
         )

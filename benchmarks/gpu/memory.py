@@ -54,9 +54,7 @@ def _on_a_smaller_card(run: Run, card_gib: int) -> None:
                 [EvaluationOrder("e", None, 0, evaluation, "embedded:subject")]
             )
         packs = [(len(pack.keys), pack.n_steps) for pack in device._packs]
-        text = (
-            f"{card_gib} GB: {len(failed)} of {len(orders)} failed, (size, steps) {packs}"
-        )
+        text = f"{card_gib} GB: {len(failed)} of {len(orders)} failed, (size, steps) {packs}"
         pictures = scored[0].error or "scored"
         why = f"; {failed[0].error}" if failed else ""
         numbers = {"failed": len(failed), "packs": packs, "peak_gib": peak()}

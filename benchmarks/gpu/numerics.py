@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from benchmarks.gpu.run import Run, convolution_precision, free, new_pack, product_precision
+from benchmarks.gpu.run import CONVOLUTIONS, PRODUCTS, Run, fp32_precision, free, new_pack
 from trainables.config import EvalConfig, TrainConfig
 from trainables.frozen import FrozenWork
 from trainables.lora import Adapter
@@ -33,7 +33,7 @@ def _embedded_deviations(run: Run) -> None:
     ):
         if not run.cuda and name == "TF32":
             continue
-        with product_precision(precision), convolution_precision(precision):
+        with fp32_precision(precision, PRODUCTS, CONVOLUTIONS):
             solo, again = (_learned(run.device, (16,), steps, dtype=dtype)[16] for _ in range(2))
             first = _learned(run.device, (16, *(r for r in ranks if r != 16)), steps, dtype=dtype)[
                 16

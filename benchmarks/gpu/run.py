@@ -25,6 +25,7 @@ from trainables.subject import load_subject
 BATCH, RANK = 2, 32
 WARM_STEPS, TIMED_STEPS = 3, 10
 GIB = 2**30
+PRODUCTS, CONVOLUTIONS = torch.backends.cuda.matmul, torch.backends.cudnn.conv
 
 
 @dataclass
@@ -112,24 +113,16 @@ def free(run: Run) -> None:
 
 
 @contextmanager
-def product_precision(precision: str) -> Iterator[None]:
-    """Of float32 matrix products on a GPU: "ieee" or "tf32"."""
-    products = torch.backends.cuda.matmul
-    before, products.fp32_precision = products.fp32_precision, precision
+def fp32_precision(precision: str, *settings: Any) -> Iterator[None]:
+    """What float32 means on a GPU, "ieee" or "tf32", in PRODUCTS, CONVOLUTIONS, or both."""
+    before = [setting.fp32_precision for setting in settings]
     try:
+        for setting in settings:
+            setting.fp32_precision = precision
         yield
     finally:
-        products.fp32_precision = before
-
-
-@contextmanager
-def convolution_precision(precision: str) -> Iterator[None]:
-    convolutions = torch.backends.cudnn.conv
-    before, convolutions.fp32_precision = convolutions.fp32_precision, precision
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
+        for setting, old in zip(settings, before, strict=True):
+            setting.fp32_precision = old
 
 
 def new_pack(

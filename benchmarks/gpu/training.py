@@ -12,15 +12,16 @@ from torch.nn import functional as F
 
 from benchmarks.gpu.run import (
     BATCH,
+    PRODUCTS,
     RANK,
     TIMED_STEPS,
     WARM_STEPS,
     Run,
+    fp32_precision,
     free,
     median_s,
     new_pack,
     peak_gib,
-    product_precision,
     timed,
     wait,
 )
@@ -57,7 +58,7 @@ def training(run: Run) -> None:
     for size in (1,) if run.small else (1, 4):
         _training_line(run, size, "float32 dropout 0.1", alone, dropout=0.1, dtype="float32")
     if run.cuda:
-        with product_precision("tf32"):
+        with fp32_precision("tf32", PRODUCTS):
             _training_line(
                 run, 4, "float32 (TF32 products) dropout 0.1", alone, dropout=0.1, dtype="float32"
             )
