@@ -264,7 +264,7 @@ def test_status_counts_the_trials_of_a_study_and_ranks_them(study_file, tmp_path
         records.append_trial(trial_row(trial, "mine"))
     assert main(["status", "mine", "--storage", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "1 not finished, 1 stopped early, 1 done of 5" in lines[0]
+    assert "1 not finished (tried again at the next launch), 1 stopped early, 1 done of 5" in lines[0]
     assert lines[1].split()[:2] == ["t0001", "0.2500"]
     assert main(["status", str(folder.root)]) == 0
 
