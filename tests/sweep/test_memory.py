@@ -68,7 +68,7 @@ def test_what_ray_says_becomes_one_line_that_is_cut_at_no_word():
 
 @pytest.mark.ray
 def test_where_memory_is_short_for_a_while_a_worker_is_ended_and_the_study_goes_on_in_the_end(tmp_path, ray_home, monkeypatch, capfd):
-    """Memory is short in some of the first looks, one a second: the reading is replaced, the killing is real. How many of them meet a
+    """Memory is short in two of the first looks, one a second: the reading is replaced, the killing is real. How many of them meet a
     worker that has started depends on the machine."""
     from rich.console import Console
 
@@ -82,7 +82,7 @@ def test_where_memory_is_short_for_a_while_a_worker_is_ended_and_the_study_goes_
 
     monkeypatch.setenv("HOME", str(ray_home))
     monkeypatch.setattr(fleet, "MEMORY_PAUSE_S", 1.0)
-    looks = iter(([0.5] * 2 + [0.99]) * 4)
+    looks = iter([0.5] * 3 + [0.99] + [0.5] * 2 + [0.99])
     monkeypatch.setattr(fleet, "memory_use", lambda: MemoryUse(int(1000 * next(looks, 0.5)), 1000))
     study = a_study()
     with Progress(Console(width=300), study="s") as view:
@@ -90,5 +90,5 @@ def test_where_memory_is_short_for_a_while_a_worker_is_ended_and_the_study_goes_
             study, Launch(tmp_path, make_device=FakeDeviceMaker(epoch_s=0.3), keys=Keys(study, FakeContent()), max_concurrent=3, view=view)
         )
     said = capfd.readouterr().out
-    assert 1 <= said.count("is ended, this machine is short of memory") <= 4 and "Traceback" not in said and "(raylet)" not in said
+    assert 1 <= said.count("is ended, this machine is short of memory") <= 2 and "Traceback" not in said and "(raylet)" not in said
     assert {trial.state for trial in driver.trials.values()} <= {COMPLETE, PRUNED} and len(driver.trials) == 10
