@@ -68,8 +68,8 @@ def test_what_ray_says_becomes_one_line_that_is_cut_at_no_word():
 
 @pytest.mark.ray
 def test_where_memory_is_short_for_a_while_a_worker_is_ended_and_the_study_goes_on_in_the_end(tmp_path, ray_home, monkeypatch, capfd):
-    """Memory is short in two of the first looks, one a second: the reading is replaced, the killing is real. How many of them meet a
-    worker that has started depends on the machine."""
+    """Memory is short in two of the first looks, one a second: the reading is replaced, the killing is real. Epochs are long enough
+    for the study to outlast both on any machine."""
     from rich.console import Console
 
     from sweep import fleet
@@ -87,8 +87,8 @@ def test_where_memory_is_short_for_a_while_a_worker_is_ended_and_the_study_goes_
     study = a_study()
     with Progress(Console(width=300), study="s") as view:
         driver, snapshot = launch(
-            study, Launch(tmp_path, make_device=FakeDeviceMaker(epoch_s=0.3), keys=Keys(study, FakeContent()), max_concurrent=3, view=view)
+            study, Launch(tmp_path, make_device=FakeDeviceMaker(epoch_s=0.8), keys=Keys(study, FakeContent()), max_concurrent=3, view=view)
         )
     said = capfd.readouterr().out
-    assert 1 <= said.count("is ended, this machine is short of memory") <= 2 and "Traceback" not in said and "(raylet)" not in said
+    assert said.count("is ended, this machine is short of memory") == 2 and "Traceback" not in said and "(raylet)" not in said
     assert {trial.state for trial in driver.trials.values()} <= {COMPLETE, PRUNED} and len(driver.trials) == 10
